@@ -1,0 +1,65 @@
+// Package audit keeps the agent's append-only record of what it granted,
+// refused and was told to do, as hash-chained JSON lines.
+package audit
+
+import "time"
+
+// Event says what a [Record] records.
+type Event string
+
+const (
+	SignGranted     Event = "sign.granted"    // charged; the signature is released once this record is on disk
+	SignDenied      Event = "sign.denied"     // the policy, a limit or the session's state refused
+	SignFailed      Event = "sign.failed"     // granted, but the device gave no good signature; the charge stays
+	AccessRefused   Event = "access.refused"  // the peer may not use that signer, or there is none
+	MessageRefused  Event = "message.refused" // a message or foreign typed data
+	SessionCreated  Event = "session.created"
+	SessionActive   Event = "session.activated"
+	SessionExpired  Event = "session.expired"
+	SessionRevoked  Event = "session.revoked"
+	SessionClosed   Event = "session.closed"
+	KeyDestroyed    Event = "key.destroyed"
+	KeyDestroyError Event = "key.destroyFailed"
+	AgentStarted    Event = "agent.started"
+	AgentStopped    Event = "agent.stopped"
+	AgentLocked     Event = "agent.locked"
+	AgentUnlocked   Event = "agent.unlocked"
+	AgentReloaded   Event = "agent.reloaded"
+)
+
+// Peer is who asked, as the kernel tells (SO_PEERCRED, unix(7)).
+type Peer struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"-"` // supplementary groups (SO_PEERGROUPS)
+	PID    int32    `json:"pid"`
+	Exe    string   `json:"exe,omitempty"` // /proc/PID/exe when it connected; "" if not readable
+}
+
+// Record is one line, without the fields that chain it. Times are UTC.
+type Record struct {
+	Time        time.Time `json:"time"`
+	Event       Event     `json:"event"`
+	Peer        *Peer     `json:"peer,omitempty"` // nil: the agent itself
+	Method      string    `json:"method,omitempty"`
+	Session     string    `json:"session,omitempty"`
+	Signer      string    `json:"signer,omitempty"`
+	Digest      string    `json:"digest,omitempty"`      // 0x-hex
+	Transaction any       `json:"transaction,omitempty"` // decoded
+	Verdict     *Verdict  `json:"verdict,omitempty"`
+	KeyURI      string    `json:"keyUri,omitempty"`
+	Protection  string    `json:"protection,omitempty"`
+	Detail      any       `json:"detail,omitempty"`
+}
+
+// Verdict is what was decided on a transaction, and why.
+type Verdict struct {
+	Allow   bool   `json:"allow"`
+	Reason  string `json:"reason,omitempty"`  // the denial's stable word
+	Message string `json:"message,omitempty"` // the denial in words, the chain's own first
+	// Charges is what the transaction counts, as policy.Charge values; of a repeated
+	// digest none, of a replacement only what it costs beyond what it replaces.
+	Charges  any    `json:"charges,omitempty"`
+	Replaces string `json:"replaces,omitempty"` // digest of an earlier signature with the same nonce
+	Repeat   bool   `json:"repeat,omitempty"`   // this digest was signed before and costs nothing
+}

@@ -1,0 +1,62 @@
+// Package session keeps sessions: their lifecycle, what they have used, and the
+// one path on which a session's key signs.
+package session
+
+import (
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/policy"
+)
+
+// ID names a session: 16 lower-case hex digits.
+type ID string
+
+// Kind says what a session's signer signs.
+type Kind string
+
+const (
+	AGW Kind = "agw" // transactions of a smart account, ZKsync type 0x71
+	EOA Kind = "eoa" // its own: the signer is the account; types 0, 1 and 2
+)
+
+// Status is where a session is in its life. It only moves forward:
+// pending → active → expired, revoked or closed; pending may end too.
+type Status string
+
+const (
+	Pending Status = "pending" // created; its owner has not approved it yet
+	Active  Status = "active"
+	Expired Status = "expired" // the spec's expiresAt, less the margin, has passed
+	Revoked Status = "revoked" // the operator ended it here
+	Closed  Status = "closed"  // the owner ended it on chain (SessionLib.Status.Closed)
+)
+
+// Ended reports whether s is final.
+func (s Status) Ended() bool { return s == Expired || s == Revoked || s == Closed }
+
+// Session is one approved use of one key. Values that callers get are snapshots
+// and must not be changed.
+type Session struct {
+	ID         ID
+	Kind       Kind
+	Account    policy.Address
+	ChainID    uint64
+	Validator  policy.Address // zero for EOA
+	Spec       *policy.Spec   // with its signer
+	Hash       policy.Hash    // session hash
+	Backend    string         // name in the configuration
+	KeyURI     string
+	PublicKey  []byte // 65 bytes, 0x04 ‖ X ‖ Y (SEC 1, 2.3.3)
+	Protection backends.Protection
+	Clients    []Client // who may use it
+
+	Status         Status
+	CreatedAt      time.Time
+	ActivatedAt    time.Time // zero: not yet
+	EndedAt        time.Time // zero: not yet
+	KeyDestroyedAt time.Time // zero: not yet
+}
+
+// Signer is the address of the session's key.
+func (s *Session) Signer() policy.Address { return s.Spec.Signer }

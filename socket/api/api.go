@@ -1,0 +1,112 @@
+// Package api has the JSON shapes and error codes of the two sockets, for the
+// server and for Go clients. docs/protocol.md says what each method does.
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/keyward/keyward/policy"
+)
+
+// Error codes (EIP-1193, EIP-1474, JSON-RPC 2.0).
+const (
+	CodeDenied         = 4001   // the policy, a limit or the session's state says no
+	CodeUnauthorized   = 4100   // not a signer that this client may use
+	CodeUnsupported    = 4200   // a method that exists elsewhere: the agent signs, it does not send
+	CodeParse          = -32700 // not JSON
+	CodeInvalidRequest = -32600
+	CodeNoMethod       = -32601
+	CodeInvalidParams  = -32602
+	CodeUnavailable    = -32000 // locked, device absent, PIN needed, timed out
+	CodeLimited        = -32005 // too many requests in flight, or too fast: send again
+)
+
+// Session is a session as both sockets show it.
+type Session struct {
+	ID          string          `json:"id"`
+	Kind        string          `json:"kind"` // "agw" or "eoa"
+	Signer      policy.Address  `json:"signer"`
+	Account     policy.Address  `json:"account"`
+	ChainID     uint64          `json:"chainId"`
+	Validator   *policy.Address `json:"validator,omitempty"` // agw only
+	Status      string          `json:"status"`
+	SessionHash policy.Hash     `json:"sessionHash"`
+	Session     *policy.Spec    `json:"session"` // the complete spec, in the SDK's shape
+
+	KeyURI     string   `json:"keyUri"`
+	Backend    string   `json:"backend"`
+	Protection string   `json:"protection"`
+	Clients    []string `json:"clients"` // "uid:1000", "gid:100"
+
+	CreatedAt      time.Time  `json:"createdAt"`
+	ActivatedAt    *time.Time `json:"activatedAt,omitempty"`
+	EndedAt        *time.Time `json:"endedAt,omitempty"`
+	KeyDestroyedAt *time.Time `json:"keyDestroyedAt,omitempty"`
+	SignsUntil     time.Time  `json:"signsUntil"` // expiresAt less the operator's margin
+
+	// Only where one session is asked for.
+	Limits                []Limit `json:"limits,omitempty"`
+	Outstanding           *int    `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
+	CreateSessionCalldata string  `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
+}
+
+// Limit is one usage limit and what is left of it now. Integers are decimal strings in JSON.
+type Limit struct {
+	Tracker   policy.Tracker `json:"tracker"`
+	Limit     policy.Decimal `json:"limit"`
+	Used      policy.Decimal `json:"used"`
+	Remaining policy.Decimal `json:"remaining"`
+}
+
+// CreateSession is the parameter of admin_createSession.
+type CreateSession struct {
+	Kind    string          `json:"kind,omitempty"`    // default "agw"
+	Spec    json.RawMessage `json:"spec"`              // SessionConfig without signer
+	Account *policy.Address `json:"account,omitempty"` // agw only
+	Chain   string          `json:"chain"`             // a configured chain's name or its id in decimal
+	Clients []string        `json:"clients"`           // "uid:N" or "gid:N"
+	Backend string          `json:"backend,omitempty"` // needed if there are several
+}
+
+// Backend is one configured backend.
+type Backend struct {
+	Name   string `json:"name"`
+	Type   string `json:"type"`
+	State  string `json:"state"` // "ready", "locked", "unavailable"
+	Detail string `json:"detail,omitempty"`
+}
+
+// Key is one key in a device, and the session it belongs to.
+type Key struct {
+	Backend    string         `json:"backend"`
+	URI        string         `json:"keyUri"`
+	Signer     policy.Address `json:"signer"`
+	Protection string         `json:"protection"`
+	Session    string         `json:"session,omitempty"` // "": no session here has it
+	Status     string         `json:"status,omitempty"`  // the session's
+}
+
+// Status is the agent's own.
+type Status struct {
+	Version   string    `json:"version"`
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"startedAt"`
+	State     string    `json:"state"` // "ready", "locked" (by the operator), "halted" (state could not be written)
+	Detail    string    `json:"detail,omitempty"`
+
+	Sessions    map[string]int `json:"sessions"` // number by status
+	Backends    []Backend      `json:"backends"`
+	Connections int            `json:"connections"`
+	InFlight    int            `json:"inFlight"` // requests
+	Granted     uint64         `json:"granted"`  // signatures since the start
+	Denied      uint64         `json:"denied"`
+	Failed      uint64         `json:"failed"`
+	AuditHead   AuditHead      `json:"auditHead"`
+}
+
+// AuditHead is the audit trail's last record.
+type AuditHead struct {
+	Seq  uint64      `json:"seq"`  // from 1; 0: none yet
+	Hash policy.Hash `json:"hash"` // SHA-256 of the line
+}
