@@ -59,7 +59,7 @@ type Verdict struct {
 	Message string `json:"message,omitempty"` // the denial in words, the chain's own first
 	// Charges is what the transaction counts, as policy.Charge values; of a repeated
 	// digest none, of a replacement only what it costs beyond what it replaces.
-	Charges  any    `json:"charges,omitempty"`
-	Replaces string `json:"replaces,omitempty"` // digest of an earlier signature with the same nonce
-	Repeat   bool   `json:"repeat,omitempty"`   // this digest was signed before and costs nothing
+	Charges  any  `json:"charges,omitempty"`
+	Replaces bool `json:"replaces,omitempty"` // another transaction with the same nonce was signed before
+	Repeat   bool `json:"repeat,omitempty"`   // this digest was signed before and costs nothing
 }

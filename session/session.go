@@ -38,24 +38,24 @@ func (s Status) Ended() bool { return s == Expired || s == Revoked || s == Close
 // Session is one approved use of one key. Values that callers get are snapshots
 // and must not be changed.
 type Session struct {
-	ID         ID
-	Kind       Kind
-	Account    policy.Address
-	ChainID    uint64
-	Validator  policy.Address // zero for EOA
-	Spec       *policy.Spec   // with its signer
-	Hash       policy.Hash    // session hash
-	Backend    string         // name in the configuration
-	KeyURI     string
-	PublicKey  []byte // 65 bytes, 0x04 ‖ X ‖ Y (SEC 1, 2.3.3)
-	Protection backends.Protection
-	Clients    []Client // who may use it
+	ID         ID                  `json:"id"`
+	Kind       Kind                `json:"kind"`
+	Account    policy.Address      `json:"account"`
+	ChainID    uint64              `json:"chainId"`
+	Validator  policy.Address      `json:"validator"` // zero for EOA
+	Spec       *policy.Spec        `json:"spec"`      // with its signer
+	Hash       policy.Hash         `json:"sessionHash"`
+	Backend    string              `json:"backend"` // name in the configuration
+	KeyURI     string              `json:"keyUri"`
+	PublicKey  []byte              `json:"publicKey"` // 65 bytes, 0x04 ‖ X ‖ Y (SEC 1, 2.3.3)
+	Protection backends.Protection `json:"protection"`
+	Clients    []Client            `json:"clients"` // who may use it
 
-	Status         Status
-	CreatedAt      time.Time
-	ActivatedAt    time.Time // zero: not yet
-	EndedAt        time.Time // zero: not yet
-	KeyDestroyedAt time.Time // zero: not yet
+	Status         Status    `json:"status"`
+	CreatedAt      time.Time `json:"createdAt"`
+	ActivatedAt    time.Time `json:"activatedAt,omitzero"`
+	EndedAt        time.Time `json:"endedAt,omitzero"`
+	KeyDestroyedAt time.Time `json:"keyDestroyedAt,omitzero"`
 }
 
 // Signer is the address of the session's key.

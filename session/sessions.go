@@ -1,9 +1,17 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
@@ -26,89 +34,235 @@ var (
 
 // Config is what [Open] needs.
 type Config struct {
-	LedgerPath   string                      // bbolt file, created if missing together with the audit trail
+	LedgerPath   string                      // bbolt file, made together with the audit trail if both are missing
 	AuditPath    string                      // JSON lines
 	Backends     map[string]backends.Backend // by name in the configuration
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration               // an ended session's key is destroyed after this
 	Now          func() time.Time            // nil: time.Now
-}
-
-// CreateRequest is what the operator gives to make a session.
-type CreateRequest struct {
-	Kind      Kind
-	Spec      *policy.Spec   // without a signer
-	Account   policy.Address // AGW only; of an EOA session it is the new signer
-	ChainID   uint64
-	Validator policy.Address // AGW only
-	Clients   []Client       // at least one
-	Backend   string         // "" if there is only one
-}
-
-// Usage is one limit of a session and what is left of it now.
-type Usage struct {
-	Tracker   policy.Tracker `json:"tracker"`
-	Limit     policy.Decimal `json:"limit"`
-	Used      policy.Decimal `json:"used"` // signed for, whether or not it landed
-	Remaining policy.Decimal `json:"remaining"`
+	Logger       *slog.Logger                // nil: slog.Default
 }
 
 // Sessions is every session of an agent, on disk and in memory. Methods are safe
 // for concurrent use. Every change is recorded in the audit trail and durable when the
 // method returns.
 type Sessions struct {
-	_ struct{}
+	cfg    Config
+	ledger *Ledger
+	nudge  chan struct{} // tells Run that there may be something to do
+
+	keysMu   sync.Mutex
+	keys     map[ID]backends.Key // found before
+	creating map[ID]bool         // being created: Run leaves their intents alone
 }
 
 // Open opens or makes the state. It refuses state that is missing, cut short or older than
-// the audit trail's last record; the error says how to repair it.
-func Open(ctx context.Context, cfg Config) (*Sessions, error) { panic("to be written") }
-
-// Close waits for what is in flight, then closes the files. Backends are not closed.
-func (s *Sessions) Close() error { panic("to be written") }
-
-// Run expires sessions and destroys keys when their time comes, until ctx is done.
-func (s *Sessions) Run(ctx context.Context) { panic("to be written") }
-
-// Create makes a key and a pending session around it; an EOA session, which nobody
-// else has to approve, is active at once. Errors wrap [ErrInvalid], a *policy.Denial,
-// or one of package backends.
-func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest) (*Session, error) {
-	panic("to be written")
+// the audit trail's last record; the error says how to repair it: [ErrInUse], [ErrDamaged],
+// audit.ErrDamaged, audit.ErrAhead.
+func Open(cfg Config) (*Sessions, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	l, err := openLedger(cfg.LedgerPath, cfg.AuditPath)
+	if err != nil {
+		return nil, err
+	}
+	return &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}, nil
 }
+
+// Close makes what waits durable and closes the files. Backends are not closed.
+func (s *Sessions) Close() error { return s.ledger.close() }
 
 // Activate says that the owner has approved the session on chain.
 func (s *Sessions) Activate(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
-	panic("to be written")
+	return s.move(ctx, &by, id, Active, audit.SessionActive)
 }
 
 // Revoke ends a session here: nothing more is signed once it returns.
 func (s *Sessions) Revoke(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
-	panic("to be written")
+	return s.move(ctx, &by, id, Revoked, audit.SessionRevoked)
 }
 
 // CloseSession says that the owner ended the session on chain.
 func (s *Sessions) CloseSession(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
-	panic("to be written")
+	return s.move(ctx, &by, id, Closed, audit.SessionClosed)
+}
+
+// move brings a session to status to. by is nil when the agent itself does it.
+func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, event audit.Event) (*Session, error) {
+	now := s.cfg.Now().UTC()
+	next, err := s.change(ctx, id, by, event, func(sess *Session) error {
+		if !sess.Status.mayBecome(to) {
+			return fmt.Errorf("%w: session %s is %s and can't become %s", ErrInvalid, id, sess.Status, to)
+		}
+		if to == Active && s.pastExpiry(sess, now) {
+			return fmt.Errorf("%w: session %s has expired", ErrInvalid, id)
+		}
+		sess.Status = to
+		if to == Active {
+			sess.ActivatedAt = now
+		} else {
+			sess.EndedAt = now
+		}
+		return nil
+	})
+	s.wakeRun()
+	return next, err
+}
+
+// mayBecome says which steps a session's life has.
+func (s Status) mayBecome(to Status) bool {
+	return s == Pending && to != Pending || s == Active && to.Ended()
+}
+
+// change edits a copy of a session and makes it the session, in memory at once and on
+// disk with its record when change returns.
+func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audit.Event, edit func(*Session) error) (*Session, error) {
+	l := s.ledger
+	l.mu.Lock()
+	b := l.books[id]
+	if b == nil {
+		l.mu.Unlock()
+		return nil, fmt.Errorf("session %q: %w", id, ErrUnknownSigner)
+	}
+	next := *b.sess
+	if err := edit(&next); err != nil {
+		l.mu.Unlock()
+		return nil, err
+	}
+	e := &entry{
+		rec:   s.record(event, by, &next),
+		apply: func(tx *bolt.Tx) error { return putJSON(tx, sessionsBucket, []byte(id), &next) },
+	}
+	err := l.enqueueLocked(e)
+	if err == nil {
+		b.sess = &next
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return &next, e.wait(ctx)
+}
+
+// record starts an audit record about sess.
+func (s *Sessions) record(event audit.Event, by *audit.Peer, sess *Session) *audit.Record {
+	return &audit.Record{
+		Time: s.cfg.Now().UTC(), Event: event, Peer: by,
+		Session: string(sess.ID), Signer: sess.Signer().String(),
+		KeyURI: sess.KeyURI, Protection: string(sess.Protection),
+	}
 }
 
 // Get returns the session with that ID, or ErrUnknownSigner.
-func (s *Sessions) Get(id ID) (*Session, error) { panic("to be written") }
+func (s *Sessions) Get(id ID) (*Session, error) {
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	if b := s.ledger.books[id]; b != nil {
+		return b.sess, nil
+	}
+	return nil, fmt.Errorf("session %q: %w", id, ErrUnknownSigner)
+}
 
 // List returns all sessions, oldest first.
-func (s *Sessions) List() []*Session { panic("to be written") }
+func (s *Sessions) List() []*Session {
+	return s.filter(func(*Session) bool { return true })
+}
 
 // VisibleTo returns the sessions that peer may use and that have not ended, oldest first.
-func (s *Sessions) VisibleTo(peer audit.Peer) []*Session { panic("to be written") }
+func (s *Sessions) VisibleTo(peer audit.Peer) []*Session {
+	return s.filter(func(sess *Session) bool { return !sess.Status.Ended() && sess.allows(peer) })
+}
 
-// Usage returns each limit of the session with what is left of it now.
-func (s *Sessions) Usage(id ID) ([]Usage, error) { panic("to be written") }
+func (s *Sessions) filter(keep func(*Session) bool) []*Session {
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	var all []*Session
+	for _, b := range s.ledger.books {
+		if keep(b.sess) {
+			all = append(all, b.sess)
+		}
+	}
+	slices.SortFunc(all, func(a, b *Session) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
+// allows reports whether peer is one of the session's clients.
+func (s *Session) allows(peer audit.Peer) bool {
+	return slices.ContainsFunc(s.Clients, func(c Client) bool { return c.Is(peer) })
+}
 
 // Outstanding is the number of nonces that were signed for and not settled on chain.
-func (s *Sessions) Outstanding(id ID) (int, error) { panic("to be written") }
+func (s *Sessions) Outstanding(id ID) (n int, err error) {
+	err = s.ledger.db.View(func(tx *bolt.Tx) error {
+		n = countLiabilities(tx, id)
+		return nil
+	})
+	return n, err
+}
 
-// Record writes an audit record and returns when it is on disk.
-func (s *Sessions) Record(ctx context.Context, rec audit.Record) error { panic("to be written") }
+// Record writes an audit record and returns when it is on disk. A zero Time becomes now.
+func (s *Sessions) Record(ctx context.Context, rec audit.Record) error {
+	if rec.Time.IsZero() {
+		rec.Time = s.cfg.Now().UTC()
+	}
+	return s.enqueue(ctx, &entry{rec: &rec})
+}
 
-// AuditHead is the last record that is on disk: its number, from 1, and its SHA-256.
-func (s *Sessions) AuditHead() (seq uint64, hash [32]byte) { panic("to be written") }
+// enqueue returns when e is on disk.
+func (s *Sessions) enqueue(ctx context.Context, e *entry) error {
+	s.ledger.mu.Lock()
+	err := s.ledger.enqueueLocked(e)
+	s.ledger.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return e.wait(ctx)
+}
+
+// AuditHead identifies the last record that is on disk.
+func (s *Sessions) AuditHead() audit.Head {
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	return s.ledger.head
+}
+
+// Halted returns ErrHalted with what failed, once the state could not be written; else nil.
+func (s *Sessions) Halted() error {
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	return s.ledger.halted
+}
+
+// SignsUntil is the last second in which sess signs: its spec's expiresAt less the
+// operator's margin. It ends with the year 9999, which is the last that RFC 3339 can write.
+func (s *Sessions) SignsUntil(sess *Session) time.Time {
+	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	expires := &sess.Spec.ExpiresAt
+	if !expires.IsUint64() || expires.Uint64() > math.MaxInt64 || int64(expires.Uint64()) > last.Unix() {
+		return last
+	}
+	return time.Unix(int64(expires.Uint64()), 0).UTC().Add(-s.cfg.ExpiryMargin)
+}
+
+// pastExpiry compares whole seconds, as the chain does with block times.
+func (s *Sessions) pastExpiry(sess *Session, now time.Time) bool {
+	return now.Unix() > s.SignsUntil(sess).Unix()
+}
+
+// notActive is the denial for a session that can't sign in its present state; b may be nil.
+func notActive(b *book) *policy.Denial {
+	switch {
+	case b == nil:
+		return policy.SessionNotActive("there is no such session")
+	case b.sess.Status == Pending:
+		return policy.SessionNotActive(fmt.Sprintf("session %s is pending until its owner has approved it on chain "+
+			"and the operator has said so (keyward session activate)", b.sess.ID))
+	}
+	return policy.SessionNotActive(fmt.Sprintf("session %s is %s since %s", b.sess.ID, b.sess.Status, b.sess.EndedAt.Format(time.RFC3339)))
+}

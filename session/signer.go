@@ -2,27 +2,35 @@ package session
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 )
 
-// SignRequest asks for a signature over a transaction. Exactly one of Signer, Session
-// and neither is given; with neither, Tx.From and Tx.ChainID have to fit one session.
+// ErrLocked: the operator has locked the agent; nothing is signed until it is unlocked.
+var ErrLocked = errors.New("the agent is locked by its operator")
+
+// SignRequest asks for a signature over a transaction. Session or Signer names the
+// key; with neither, From and ChainID of Tx have to fit one session only.
 type SignRequest struct {
-	Signer  policy.Address // zero: not given
 	Session ID             // "": not given
+	Signer  policy.Address // zero: not given
 	Tx      *zktx.Transaction
 	Method  string // as the client called it, for the audit trail
 }
 
-// Signed is a released signature. Charge and audit record are on disk.
+// Signed is a released signature. Its charge and audit record are on disk.
 type Signed struct {
 	Session   *Session
 	Digest    policy.Hash
 	Signature [65]byte // R ‖ S ‖ V, low S, V 27 or 28
-	PeriodIDs []uint64 // at the time of signing; nil for EOA
+	PeriodIDs []uint64 // at the time of signing
 }
 
 // Verdict is what [Signer.Simulate] finds.
@@ -34,30 +42,224 @@ type Verdict struct {
 	PeriodIDs []uint64
 }
 
+// Counts is what a Signer did since it was made.
+type Counts struct {
+	Granted, Denied, Failed uint64
+}
+
 // Signer is the only way to a session's key.
 type Signer struct {
 	Sessions *Sessions
+
+	locked                  atomic.Bool
+	granted, denied, failed atomic.Uint64
 }
 
-// Sign judges, counts, records and signs, in that order of authority: see the
-// steps in its body. Errors: [ErrUnknownSigner], [ErrAmbiguous], a *policy.Denial,
-// [ErrHalted], a *zktx.FieldError, or those of package backends.
+// SetLocked locks or unlocks the agent. A request that is past the lock is still answered.
+func (s *Signer) SetLocked(locked bool) { s.locked.Store(locked) }
+
+// Locked reports whether the agent is locked.
+func (s *Signer) Locked() bool { return s.locked.Load() }
+
+// Counts returns what was granted, denied and failed so far.
+func (s *Signer) Counts() Counts {
+	return Counts{Granted: s.granted.Load(), Denied: s.denied.Load(), Failed: s.failed.Load()}
+}
+
+// Sign judges, counts, records and signs: this function is the order of these steps.
+//
+// The digest that is signed is computed here from the very transaction that the policy
+// judged. The signature is released once the charge and the audit record are on disk and it
+// recovers to the session's key; the device signs while they are being written.
+//
+// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], a *policy.Denial, [ErrHalted],
+// those of package backends, or the context's.
 func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*Signed, error) {
-	panic("to be written")
+	if s.Locked() {
+		return nil, ErrLocked
+	}
+	sess, err := s.find(peer, req)
+	if err != nil {
+		return nil, s.refuseAccess(ctx, peer, req, err)
+	}
+	j := s.judge(sess, req.Tx)
+	var key backends.Key
+	if j.refused == nil && j.denied == nil {
+		if key, err = s.Sessions.key(ctx, sess); err != nil {
+			return nil, err // before anything is counted
+		}
+	}
+	rec := s.grantRecord(peer, req, j)
+	res, err := s.reserve(j, rec)
+	if err != nil {
+		return nil, s.deny(ctx, rec, err)
+	}
+	signature, signErr := signDigest(ctx, key, sess, j.digest)
+	if err := res.Durable(ctx); err != nil {
+		return nil, err
+	}
+	if signErr != nil {
+		return nil, s.fail(ctx, rec, signErr)
+	}
+	s.granted.Add(1)
+	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs}, nil
 }
 
 // Simulate gives the verdict that Sign would give now. Nothing is counted or recorded.
-func (s *Signer) Simulate(ctx context.Context, peer audit.Peer, req *SignRequest) (*Verdict, error) {
-	panic("to be written")
+func (s *Signer) Simulate(_ context.Context, peer audit.Peer, req *SignRequest) (*Verdict, error) {
+	sess, err := s.find(peer, req)
+	if err != nil {
+		return nil, err
+	}
+	j := s.judge(sess, req.Tx)
+	v := &Verdict{Session: sess, Digest: j.digest, PeriodIDs: j.periodIDs}
+	if j.refused == nil {
+		v.Charges, j.refused = s.Sessions.ledger.Preview(sess.ID, j.grant())
+	}
+	if j.refused != nil && !errors.As(j.refused, &v.Denial) {
+		return nil, j.refused
+	}
+	return v, nil
 }
 
-// Lookup finds the session that peer means by a signer's address, as Sign does.
-func (s *Signer) Lookup(peer audit.Peer, signer policy.Address) (*Session, error) {
-	panic("to be written")
+// judgement is what can be said of a transaction without the ledger.
+type judgement struct {
+	sess      *Session
+	nonce     uint64
+	digest    policy.Hash
+	periodIDs []uint64
+	charges   []policy.Charge
+	denied    error // by the policy; a limit among charges may deny before it
+	refused   error // before the policy: the state of the session, or not its transaction
 }
 
-// RefuseMessage records that peer asked for a signature over something that is no
-// transaction, and returns the *policy.Denial to answer with.
+func (j *judgement) grant() Grant {
+	return Grant{Nonce: j.nonce, Digest: j.digest, Charges: j.charges, Denied: j.denied}
+}
+
+// judge computes the digest and asks the policy.
+func (s *Signer) judge(sess *Session, tx *zktx.Transaction) *judgement {
+	now := s.Sessions.cfg.Now()
+	j := &judgement{sess: sess, nonce: tx.Nonce, digest: tx.Digest()}
+	if j.refused = s.checkFits(sess, tx, now); j.refused != nil {
+		return j
+	}
+	call := tx.Call(sess.Validator)
+	j.periodIDs = sess.Spec.PeriodIDs(call, uint64(now.Unix()))
+	j.charges, j.denied = sess.Spec.Check(call, j.periodIDs, uint64(now.Unix()))
+	return j
+}
+
+// checkFits refuses a transaction that is not the session's, or comes too early or too late.
+func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) error {
+	refuse := func(reason, format string, args ...any) error {
+		return &policy.Denial{Reason: reason, Detail: fmt.Sprintf(format, args...), Policy: -1, Constraint: -1}
+	}
+	zk := tx.Type == zktx.TypeZKsync
+	switch {
+	case sess.Status != Active:
+		return notActive(&book{sess: sess})
+	case now.Unix() < 0 || s.Sessions.pastExpiry(sess, now):
+		d := policy.SessionNotActive(fmt.Sprintf("session %s signs until %s, %v before it expires on chain",
+			sess.ID, s.Sessions.SignsUntil(sess).Format(time.RFC3339), s.Sessions.cfg.ExpiryMargin))
+		d.Reason = policy.ReasonSessionExpired
+		return d
+	case tx.ChainID != sess.ChainID:
+		return refuse("wrongChain", "the session is for chain %d, the transaction for chain %d", sess.ChainID, tx.ChainID)
+	case tx.From != sess.Account:
+		return refuse("wrongAccount", "the session is for account %s, the transaction is from %s", sess.Account, tx.From)
+	case zk != (sess.Kind == AGW):
+		return refuse("wrongType", "transaction type 0x%02x is not one that a session of kind %q signs", tx.Type, sess.Kind)
+	}
+	return nil
+}
+
+// reserve counts the charges, unless the transaction was refused before that.
+func (s *Signer) reserve(j *judgement, rec *audit.Record) (*Reservation, error) {
+	if j.refused != nil {
+		return nil, j.refused
+	}
+	return s.Sessions.ledger.Reserve(j.sess.ID, j.grant(), rec)
+}
+
+// signDigest asks the device and believes it only what recovers to the session's key.
+func signDigest(ctx context.Context, key backends.Key, sess *Session, digest policy.Hash) ([65]byte, error) {
+	sig, err := key.SignDigest(ctx, digest)
+	if err != nil {
+		return [65]byte{}, fmt.Errorf("signing with %s: %w", sess.KeyURI, err)
+	}
+	return backends.Recoverable(sess.PublicKey, digest, sig)
+}
+
+// grantRecord is the record of a granted signature; deny and fail make theirs from it.
+func (s *Signer) grantRecord(peer audit.Peer, req *SignRequest, j *judgement) *audit.Record {
+	rec := s.Sessions.record(audit.SignGranted, &peer, j.sess)
+	rec.Method, rec.Digest, rec.Transaction = req.Method, j.digest.String(), req.Tx
+	return rec
+}
+
+// deny records a denial and returns it once that is on disk.
+func (s *Signer) deny(ctx context.Context, rec *audit.Record, err error) error {
+	var d *policy.Denial
+	if !errors.As(err, &d) {
+		return err
+	}
+	s.denied.Add(1)
+	rec.Event = audit.SignDenied
+	rec.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error()}
+	if recErr := s.Sessions.Record(ctx, *rec); recErr != nil {
+		return recErr
+	}
+	return err
+}
+
+// fail records that a granted signature was not released. Its charge stays: the device may
+// have made a signature that somebody else has seen.
+func (s *Signer) fail(ctx context.Context, granted *audit.Record, err error) error {
+	s.failed.Add(1)
+	rec := *granted // the committer may still read the granted one
+	rec.Event, rec.Verdict, rec.Transaction, rec.Detail = audit.SignFailed, nil, nil, err.Error()
+	rec.Time = s.Sessions.cfg.Now().UTC()
+	if recErr := s.Sessions.Record(context.WithoutCancel(ctx), rec); recErr != nil {
+		return errors.Join(err, recErr)
+	}
+	return err
+}
+
+// refuseAccess records that peer named a signer that it may not use, or that there is none.
+func (s *Signer) refuseAccess(ctx context.Context, peer audit.Peer, req *SignRequest, err error) error {
+	if !errors.Is(err, ErrUnknownSigner) {
+		return err
+	}
+	rec := audit.Record{Event: audit.AccessRefused, Peer: &peer, Method: req.Method, Session: string(req.Session)}
+	if req.Signer != (policy.Address{}) {
+		rec.Signer = req.Signer.String()
+	}
+	if req.Tx != nil {
+		rec.Transaction = req.Tx
+	}
+	if recErr := s.Sessions.Record(ctx, rec); recErr != nil {
+		return recErr
+	}
+	return err
+}
+
+// RefuseMessage records that peer asked for a signature over what is no transaction, and
+// returns the error to answer with: ErrUnknownSigner or a *policy.Denial.
 func (s *Signer) RefuseMessage(ctx context.Context, peer audit.Peer, signer policy.Address, method, what string) error {
-	panic("to be written")
+	sess, err := s.Lookup(peer, signer)
+	if err != nil {
+		return s.refuseAccess(ctx, peer, &SignRequest{Signer: signer, Method: method}, err)
+	}
+	s.denied.Add(1)
+	d := &policy.Denial{
+		Reason: "messageNotAllowed", Policy: -1, Constraint: -1,
+		Detail: what + " is not signed: a session key signs transactions only",
+	}
+	rec := s.Sessions.record(audit.MessageRefused, &peer, sess)
+	rec.Method, rec.Verdict = method, &audit.Verdict{Reason: d.Reason, Message: d.Error()}
+	if err := s.Sessions.Record(ctx, *rec); err != nil {
+		return err
+	}
+	return d
 }

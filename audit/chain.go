@@ -1,0 +1,73 @@
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+)
+
+// Head identifies the last record of a trail. The zero Head is that of an empty one.
+type Head struct {
+	Seq  uint64   // the record's number, from 1
+	Hash [32]byte // SHA-256 of its line without the newline
+	Size int64    // of the file up to and with its newline, in bytes
+}
+
+// Body renders rec for [Head.Seal]. It needs no lock, so that many callers can
+// do this part of the work side by side.
+func Body(rec *Record) ([]byte, error) {
+	body, err := json.Marshal(rec)
+	if err != nil {
+		return nil, fmt.Errorf("encoding audit record: %w", err)
+	}
+	return body, nil
+}
+
+// Seal makes the line that follows h, newline included, and the head after it:
+//
+//	{"seq":N,"prev":"<hex SHA-256 of the line before>",<body's fields>}
+//
+// The prev of record 1 is 64 zeros.
+func (h Head) Seal(body []byte) (line []byte, next Head) {
+	line = make([]byte, 0, len(body)+112)
+	line = append(line, `{"seq":`...)
+	line = strconv.AppendUint(line, h.Seq+1, 10)
+	line = append(line, `,"prev":"`...)
+	line = hex.AppendEncode(line, h.Hash[:])
+	line = append(line, `",`...)
+	line = append(line, body[1:]...)
+	next = Head{Seq: h.Seq + 1, Hash: sha256.Sum256(line), Size: h.Size + int64(len(line)) + 1}
+	return append(line, '\n'), next
+}
+
+// follows checks that line (without its newline) is the record after h, and returns the head after it.
+func (h Head) follows(line []byte) (Head, error) {
+	want := append([]byte(`{"seq":`), strconv.FormatUint(h.Seq+1, 10)...)
+	rest, ok := bytes.CutPrefix(line, append(want, ','))
+	if !ok {
+		return Head{}, fmt.Errorf("record %d was expected here, found %s: records were removed, inserted or put in another order", h.Seq+1, seqOf(line))
+	}
+	prev := append([]byte(`"prev":"`), hex.EncodeToString(h.Hash[:])...)
+	if !bytes.HasPrefix(rest, append(prev, `",`...)) {
+		return Head{}, fmt.Errorf("record %d does not continue record %d: record %d was edited or inserted, or the link in record %d was",
+			h.Seq+1, h.Seq, h.Seq, h.Seq+1)
+	}
+	if !json.Valid(line) {
+		return Head{}, fmt.Errorf("record %d is not valid JSON", h.Seq+1)
+	}
+	return Head{Seq: h.Seq + 1, Hash: sha256.Sum256(line), Size: h.Size + int64(len(line)) + 1}, nil
+}
+
+// seqOf describes the record that line claims to be.
+func seqOf(line []byte) string {
+	var rec struct {
+		Seq uint64 `json:"seq"`
+	}
+	if json.Unmarshal(line, &rec) != nil || rec.Seq == 0 {
+		return "a line that is no record"
+	}
+	return "record " + strconv.FormatUint(rec.Seq, 10)
+}

@@ -1,0 +1,154 @@
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyward/keyward/internal/durable"
+)
+
+// Errors of [OpenTrail]. What wraps them says how to repair.
+var (
+	// ErrDamaged: the file is not what was written to it.
+	ErrDamaged = errors.New("audit trail is damaged")
+	// ErrAhead: the file has records that the ledger doesn't know, so the ledger is an old copy.
+	ErrAhead = errors.New("audit trail is ahead of the ledger")
+)
+
+// Trail is the file of records, open for appending. It is not safe for concurrent
+// use: the ledger's committer owns it.
+//
+// The ledger keeps the newest lines too (its journal), until Sync has put them on
+// disk here. So the file may lag behind the ledger after a power cut, never the other way round.
+type Trail struct {
+	f    *os.File
+	path string
+	size int64
+}
+
+// OpenTrail opens the file at path, which must hold the records up to head; journal
+// is the last len(journal) bytes of them, and what the file lacks of it is written.
+// The file is made if head is zero.
+func OpenTrail(path string, head Head, journal []byte) (*Trail, error) {
+	flags := os.O_RDWR
+	if head.Size == int64(len(journal)) { // no byte was ever said to be on disk
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s is gone, with %d records; put it back from a backup", ErrDamaged, path, head.Seq)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening audit trail: %w", err)
+	}
+	t := &Trail{f: f, path: path}
+	if err := t.complete(head, journal); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// complete checks the file's end against head and writes what is missing of journal.
+func (t *Trail) complete(head Head, journal []byte) error {
+	fi, err := t.f.Stat()
+	if err != nil {
+		return err
+	}
+	base := head.Size - int64(len(journal))
+	switch {
+	case fi.Size() > head.Size:
+		return fmt.Errorf("%w: %s has %d bytes after record %d, the last that the ledger knows: "+
+			"the ledger was replaced by an old copy; put the newest one back", ErrAhead, t.path, fi.Size()-head.Size, head.Seq)
+	case fi.Size() < base:
+		return fmt.Errorf("%w: %s has %d bytes, %d are missing before record %d; put the whole file back from a backup",
+			ErrDamaged, t.path, fi.Size(), base-fi.Size(), head.Seq)
+	}
+	tail := make([]byte, fi.Size()-base)
+	if _, err := t.f.ReadAt(tail, base); err != nil && err != io.EOF {
+		return fmt.Errorf("reading audit trail: %w", err)
+	}
+	if !bytes.HasPrefix(journal, tail) {
+		return fmt.Errorf("%w: the end of %s is not what the ledger wrote there; 'keyward audit verify' names the record", ErrDamaged, t.path)
+	}
+	t.size = fi.Size()
+	if err := t.Append(journal[len(tail):]); err != nil {
+		return err
+	}
+	if err := t.checkLast(head); err != nil {
+		return err
+	}
+	if err := t.Sync(); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(t.path))
+}
+
+// checkLast compares the file's last line with head.
+func (t *Trail) checkLast(head Head) error {
+	if head.Seq == 0 {
+		return nil
+	}
+	line, err := t.lastLine()
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(line) != head.Hash {
+		return fmt.Errorf("%w: record %d in %s is not the one that was written; 'keyward audit verify' says more", ErrDamaged, head.Seq, t.path)
+	}
+	return nil
+}
+
+// lastLine returns the last line without its newline.
+func (t *Trail) lastLine() ([]byte, error) {
+	for n := int64(4096); ; n *= 4 {
+		n = min(n, t.size)
+		buf := make([]byte, n)
+		if _, err := t.f.ReadAt(buf, t.size-n); err != nil {
+			return nil, fmt.Errorf("reading audit trail: %w", err)
+		}
+		body, ok := bytes.CutSuffix(buf, []byte{'\n'})
+		if i := bytes.LastIndexByte(body, '\n'); ok && (i >= 0 || n == t.size) {
+			return body[i+1:], nil
+		}
+		if n == t.size || !ok {
+			return nil, fmt.Errorf("%w: %s does not end with a whole record", ErrDamaged, t.path)
+		}
+	}
+}
+
+// Append writes whole lines. They are on disk after the next Sync.
+func (t *Trail) Append(lines []byte) error {
+	n, err := t.f.WriteAt(lines, t.size)
+	t.size += int64(n)
+	if err != nil {
+		return fmt.Errorf("writing audit trail: %w", err)
+	}
+	return nil
+}
+
+// Sync returns when every line is on disk. It fails if the file is no longer the one
+// at its path: records must not go to a file that nobody can find.
+func (t *Trail) Sync() error {
+	open, err := t.f.Stat()
+	if err != nil {
+		return err
+	}
+	if named, err := os.Stat(t.path); err != nil || !os.SameFile(open, named) {
+		return fmt.Errorf("audit trail %s was moved, removed or replaced while in use", t.path)
+	}
+	if err := unix.Fdatasync(int(t.f.Fd())); err != nil {
+		return fmt.Errorf("syncing audit trail: %w", err)
+	}
+	return nil
+}
+
+// Close closes the file without syncing it.
+func (t *Trail) Close() error { return t.f.Close() }

@@ -1,0 +1,84 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Report is what [Verify] found in order.
+type Report struct {
+	Head  Head   // of the last record that was read
+	After uint64 // records beyond the head that was asked about
+}
+
+// Verify reads the trail at path from its first record and checks that each one
+// continues the one before, and that the trail reaches head: so any edit, insertion,
+// deletion or truncation is an error that wraps [ErrDamaged] and names the record.
+//
+// journal holds lines up to head that may not have reached the file yet, see [OpenTrail].
+// live says that an agent may be appending: then records after head are no damage.
+func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) && head.Seq == 0 {
+		return Report{}, nil
+	}
+	if err != nil {
+		return Report{}, err
+	}
+	defer f.Close()
+	rep, err := verify(withJournal(f, head, journal), head, live)
+	if err != nil {
+		return rep, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
+	}
+	return rep, nil
+}
+
+// withJournal appends to f the part of journal that f lacks.
+func withJournal(f *os.File, head Head, journal []byte) io.Reader {
+	fi, err := f.Stat()
+	if err != nil {
+		return f // the first read fails as Stat did
+	}
+	lacks := head.Size - fi.Size()
+	if lacks <= 0 || lacks > int64(len(journal)) {
+		return f
+	}
+	return io.MultiReader(f, bytes.NewReader(journal[int64(len(journal))-lacks:]))
+}
+
+func verify(r io.Reader, head Head, live bool) (Report, error) {
+	var at Head
+	br := bufio.NewReaderSize(r, 1<<16)
+	for {
+		line, err := br.ReadBytes('\n')
+		if err == io.EOF && (len(line) == 0 || live && at.Seq >= head.Seq) {
+			break // a live agent may be in the middle of its next line
+		}
+		if err == io.EOF {
+			return Report{Head: at}, fmt.Errorf("record %d is cut short", at.Seq+1)
+		}
+		if err != nil {
+			return Report{Head: at}, err
+		}
+		next, err := at.follows(line[:len(line)-1])
+		if err != nil {
+			return Report{Head: at}, err
+		}
+		at = next
+		if at.Seq == head.Seq && at.Hash != head.Hash {
+			return Report{Head: at}, fmt.Errorf("record %d is not the one that the ledger knows: it was edited, or one before it and all links since", at.Seq)
+		}
+	}
+	if at.Seq < head.Seq {
+		return Report{Head: at}, fmt.Errorf("the trail ends at record %d, records %d to %d are missing", at.Seq, at.Seq+1, head.Seq)
+	}
+	rep := Report{Head: at, After: at.Seq - head.Seq}
+	if rep.After > 0 && !live {
+		return rep, fmt.Errorf("records %d to %d were added after the last that the ledger knows", head.Seq+1, at.Seq)
+	}
+	return rep, nil
+}

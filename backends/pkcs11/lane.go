@@ -1,0 +1,165 @@
+package pkcs11
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keyward/keyward/backends"
+	p11 "github.com/miekg/pkcs11"
+)
+
+// p11Session is a PKCS#11 session, not one of ours.
+type p11Session = p11.SessionHandle
+
+// lane is the right to be in the module, and the p11Session to be there with.
+type lane struct {
+	conn    *conn // that session belongs to; nil: there is none
+	session p11Session
+}
+
+// operation is what do runs: C_ calls on one p11Session.
+type operation[T any] func(*conn, p11Session) (T, error)
+
+// do runs op on a p11Session that is logged in, and returns when it ends or when ctx
+// or the operation timeout does. If the connection turns out to be lost, op is run once
+// more on a new one; if a handle turns out to be stale, once more without it.
+//
+// When nobody waits any more for op's success, undo takes it back; nil: nothing to undo.
+func do[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
+	defer cancel()
+	for reconnected, refreshed := false, false; ; {
+		v, err := once(ctx, b, op, undo)
+		switch {
+		case err == nil:
+			return v, nil
+		case isLost(err) && !reconnected:
+			reconnected = true
+		case isStale(err) && !refreshed:
+			refreshed = true
+		default:
+			return v, b.wrap(what, err)
+		}
+		b.log.Warn("trying again", "operation", what, "error", err)
+	}
+}
+
+// once is do without the second chance.
+func once[T any](ctx context.Context, b *Backend, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+	var zero T
+	if err := b.connected(ctx); err != nil {
+		return zero, err
+	}
+	l, err := b.acquire(ctx)
+	if err != nil {
+		return zero, err
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	answer, gone := make(chan result), make(chan struct{})
+	go func() {
+		defer func() { b.lanes <- l }()
+		c, v, err := onLane(b, l, op)
+		select {
+		case answer <- result{v, err}:
+		case <-gone:
+			if err == nil && undo != nil {
+				undo(c, l.session, v)
+			}
+		}
+		if err != nil {
+			b.hangUp(l, err)
+		}
+	}()
+	select {
+	case r := <-answer:
+		return r.v, r.err
+	case <-ctx.Done():
+		close(gone)
+		return zero, gaveUp(ctx, "the token did not answer in time")
+	}
+}
+
+// onLane runs op on l's p11Session, opening one if need be.
+func onLane[T any](b *Backend, l *lane, op operation[T]) (c *conn, v T, err error) {
+	// c can't be replaced while we hold a lane, though somebody may drop it.
+	if c = b.current(); c == nil {
+		return nil, v, errLost
+	}
+	if l.conn != c {
+		l.session, err = b.mod.OpenSession(c.slotID, sessionFlags)
+		if err != nil {
+			l.conn = nil
+			b.dropIfLost(c, err)
+			return c, v, fmt.Errorf("opening a p11Session: %w", err)
+		}
+		l.conn = c
+	}
+	v, err = op(c, l.session)
+	b.dropIfLost(c, err) // before the answer, so that who repeats the call finds it dropped
+	return c, v, err
+}
+
+// sessionFlags: CKF_SERIAL_SESSION is always set; C_GenerateKeyPair needs a read-write session.
+const sessionFlags = p11.CKF_SERIAL_SESSION | p11.CKF_RW_SESSION
+
+// hangUp gives up l's p11Session after err: a failed C_Sign can leave its operation active,
+// which every later C_SignInit would trip over.
+func (b *Backend) hangUp(l *lane, err error) {
+	if l.conn != nil && !isLost(err) {
+		if err := b.mod.CloseSession(l.session); err != nil {
+			b.log.Warn("closing a p11Session", "error", err)
+		}
+	}
+	l.conn = nil
+}
+
+// acquire takes a lane.
+func (b *Backend) acquire(ctx context.Context) (*lane, error) {
+	if ctx.Err() != nil { // select picks at random when a lane is free too
+		return nil, gaveUp(ctx, "waiting for the token")
+	}
+	select {
+	case l := <-b.lanes:
+		if b.life.Err() == nil {
+			return l, nil
+		}
+		b.lanes <- l
+		return nil, errClosed
+	case <-ctx.Done():
+		return nil, gaveUp(ctx, "waiting for the token")
+	case <-b.life.Done():
+		return nil, errClosed
+	}
+}
+
+var errClosed = fmt.Errorf("%w: the backend is closed", backends.ErrUnavailable)
+
+// drain takes all lanes, so that nobody is in the module until refill. Calls that hang make
+// it fail when ctx is done.
+func (b *Backend) drain(ctx context.Context) (refill func(), err error) {
+	select {
+	case b.draining <- struct{}{}: // two at a time would wait for each other
+	case <-ctx.Done():
+		return nil, gaveUp(ctx, "waiting for calls in flight")
+	}
+	var taken []*lane
+	refill = func() {
+		for _, l := range taken {
+			b.lanes <- l
+		}
+		<-b.draining
+	}
+	for range cap(b.lanes) {
+		select {
+		case l := <-b.lanes:
+			taken = append(taken, l)
+		case <-ctx.Done():
+			refill()
+			return nil, gaveUp(ctx, "waiting for calls in flight")
+		}
+	}
+	return refill, nil
+}

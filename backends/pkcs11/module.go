@@ -1,0 +1,123 @@
+package pkcs11
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	p11 "github.com/miekg/pkcs11"
+)
+
+// module is a PKCS#11 library that one Backend has to itself.
+type module struct {
+	*p11.Ctx
+	path string
+	env  map[string]string
+
+	initialized bool // by us; changed by whoever holds all lanes
+}
+
+// process is what all modules of a process share, whether they know it or not.
+var process = struct {
+	mu     sync.Mutex
+	loaded map[string]*p11.Ctx // by path; never unloaded: libraries leave exit handlers and threads behind
+	inUse  map[string]bool     // by path
+	env    map[string]envUse   // variables that modules in use were promised
+}{
+	loaded: map[string]*p11.Ctx{},
+	inUse:  map[string]bool{},
+	env:    map[string]envUse{},
+}
+
+type envUse struct {
+	value string
+	users int
+}
+
+// acquireModule loads the library at path, unless it is loaded, and sets env for it.
+// The module is the caller's alone until release.
+func acquireModule(path string, env map[string]string) (*module, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("module %q: give its absolute path", path)
+	}
+	real, err := filepath.EvalSymlinks(path) // dlopen knows a library by its file, not its name
+	if err != nil {
+		return nil, fmt.Errorf("module: %w", err)
+	}
+	process.mu.Lock()
+	defer process.mu.Unlock()
+	if process.inUse[real] {
+		return nil, fmt.Errorf("module %q is used by another backend of this process; a module serves one token at a time", path)
+	}
+	for name, value := range env {
+		if use, ok := process.env[name]; ok && use.value != value {
+			return nil, fmt.Errorf("module %q needs %s=%q, and another backend of this process needs %q", path, name, value, use.value)
+		}
+	}
+	ctx := process.loaded[real]
+	if ctx == nil {
+		if ctx = p11.New(real); ctx == nil {
+			return nil, fmt.Errorf("module %q can't be loaded: it is no PKCS#11 module for this machine, or a library that it needs is missing (see: ldd %s)", path, path)
+		}
+		process.loaded[real] = ctx
+	}
+	m := &module{Ctx: ctx, path: real, env: env}
+	if err := m.setEnv(); err != nil {
+		return nil, err
+	}
+	process.inUse[real] = true
+	return m, nil
+}
+
+// setEnv promises and sets m's variables. process.mu is held. With cgo, os.Setenv also sets
+// the environment that C code reads.
+func (m *module) setEnv() error {
+	for name, value := range m.env {
+		if err := os.Setenv(name, value); err != nil {
+			return fmt.Errorf("setting %s for module %q: %w", name, m.path, err)
+		}
+	}
+	for name, value := range m.env {
+		process.env[name] = envUse{value, process.env[name].users + 1}
+	}
+	return nil
+}
+
+// release lets another Backend have the module. Variables stay set, but may be changed.
+func (m *module) release() {
+	process.mu.Lock()
+	defer process.mu.Unlock()
+	delete(process.inUse, m.path)
+	for name, value := range m.env {
+		if n := process.env[name].users - 1; n > 0 {
+			process.env[name] = envUse{value, n}
+		} else {
+			delete(process.env, name)
+		}
+	}
+}
+
+// initialize calls C_Initialize. The caller holds all lanes.
+func (m *module) initialize() error {
+	if err := m.Initialize(); err != nil {
+		return fmt.Errorf("initializing module: %w", err)
+	}
+	m.initialized = true
+	return nil
+}
+
+// finalize undoes initialize. The caller holds all lanes: a call in the module
+// now would crash the process.
+func (m *module) finalize() error {
+	if !m.initialized {
+		return nil
+	}
+	m.initialized = false
+	err := m.Finalize()
+	if err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_NOT_INITIALIZED)) {
+		return fmt.Errorf("finalizing module: %w", err)
+	}
+	return nil
+}

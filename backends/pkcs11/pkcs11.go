@@ -1,0 +1,216 @@
+// Package pkcs11 keeps secp256k1 keys in a PKCS#11 token (PKCS #11 v2.40).
+//
+// # Calls, lanes and time
+//
+// A C_ function can't be interrupted, and may hang for as long as the device does. Every
+// call is therefore made by a goroutine that holds a lane, one of a fixed number, each
+// with a p11Session of its own. Who asked for the call waits for it, or leaves
+// when its context is done; the call then goes on, and its lane with it.
+//
+// Holding all lanes means that nobody is in the module. That alone is when it
+// is finalized, initialized, logged in to or logged out of: modules crash when that
+// happens beside a call. No mutex is held across a call.
+//
+// # Connections
+//
+// A conn is what was learned since the last C_Initialize and C_Login: the slot, the
+// handles of all keys. When a call fails in a way that says the device is gone, the conn
+// is dropped; the next who needs it starts one attempt to connect again, all others wait
+// for that one, and each repeats its own call once. Failed attempts are spaced out.
+//
+// # PINs
+//
+// The token's flags are read before each login, and the last try is never spent. A PIN
+// that the token refused is not tried again until [Backend.Unlock].
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// Config says which token to use, and how.
+type Config struct {
+	Name   string // in errors and logs
+	Module string // absolute path of the shared library
+	// Env is set in the process's environment before the module is initialized: SOFTHSM2_CONF
+	// and the like. Two backends can't set one variable to different values.
+	Env map[string]string
+
+	// At least one. Given both, both must match. Slot numbers move, so there is none here.
+	TokenLabel  string
+	TokenSerial string
+
+	// PIN gets the user PIN for the first login and for Unlock without a PIN; it may
+	// ask a person. What it returned is kept in locked memory for later logins.
+	// Nil: the token stays locked until Unlock brings the PIN.
+	PIN func(ctx context.Context) (*secret.Buffer, error)
+
+	Sessions  int           // p11Sessions, and so calls at a time; 0: 6
+	OpTimeout time.Duration // of one operation, reconnecting included; 0: 10 s
+	Logger    *slog.Logger  // nil: nothing is logged
+}
+
+const (
+	defaultSessions  = 6
+	defaultOpTimeout = 10 * time.Second
+)
+
+// errTokenAmbiguous is the one thing about a token, rather than about the
+// configuration, that Open refuses: waiting does not help.
+var errTokenAmbiguous = errors.New("more than one token matches")
+
+// Backend is a PKCS#11 token.
+type Backend struct {
+	cfg Config
+	log *slog.Logger
+	mod *module
+
+	lanes    chan *lane    // free ones
+	draining chan struct{} // holds one element while somebody takes all lanes
+
+	life   context.Context // done when Close begins
+	end    context.CancelFunc
+	closed chan struct{} // closed when Close is done; see closeErr
+
+	mu       sync.Mutex // never held across a call into the module or a wait
+	closing  bool
+	closeErr error
+	conn     *conn          // nil: not connected
+	attempt  *attempt       // under way; nil: none
+	refused  error          // why no attempt is made until Unlock; nil: one may be made
+	pin      *secret.Buffer // for the next login; nil: unknown
+	wrongPIN *secret.Buffer // the last one that the token refused
+	failures int            // attempts in a row that failed
+	failure  error          // of the last of them
+	retryAt  time.Time      // no attempt before
+}
+
+var (
+	_ backends.Backend  = (*Backend)(nil)
+	_ backends.Lister   = (*Backend)(nil)
+	_ backends.Unlocker = (*Backend)(nil)
+	_ backends.Prober   = (*Backend)(nil)
+)
+
+// Open loads the module and tries to log in to the token. When the token is absent or its
+// PIN is missing or wrong, Open succeeds all the same: the Backend says so in Status and in
+// errors, and recovers by itself or with Unlock. An error means that the configuration
+// is wrong: the module does not load, or several tokens match.
+//
+// A process can have one Backend for a module: initializing and finalizing
+// are the module's, not a token's.
+func Open(ctx context.Context, cfg Config) (*Backend, error) {
+	if cfg.TokenLabel == "" && cfg.TokenSerial == "" {
+		return nil, fmt.Errorf("pkcs11 %s: neither a token label nor a serial is configured", cfg.Name)
+	}
+	if cfg.Sessions < 0 || cfg.OpTimeout < 0 {
+		return nil, fmt.Errorf("pkcs11 %s: sessions and timeout can't be negative", cfg.Name)
+	}
+	cfg.Sessions = orDefault(cfg.Sessions, defaultSessions)
+	cfg.OpTimeout = orDefault(cfg.OpTimeout, defaultOpTimeout)
+	mod, err := acquireModule(cfg.Module, cfg.Env)
+	if err != nil {
+		return nil, fmt.Errorf("pkcs11 %s: %w", cfg.Name, err)
+	}
+	b := newBackend(cfg, mod)
+	if err := b.unlock(ctx, nil, automatic); errors.Is(err, errTokenAmbiguous) {
+		return nil, errors.Join(err, b.Close())
+	} else if err != nil {
+		b.log.Warn("token is not ready", "error", err)
+	}
+	return b, nil
+}
+
+func newBackend(cfg Config, mod *module) *Backend {
+	b := &Backend{
+		cfg: cfg, mod: mod, log: cfg.Logger,
+		lanes:    make(chan *lane, cfg.Sessions),
+		draining: make(chan struct{}, 1),
+		closed:   make(chan struct{}),
+	}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	b.log = b.log.With("backend", cfg.Name)
+	b.life, b.end = context.WithCancel(context.Background())
+	for range cfg.Sessions {
+		b.lanes <- &lane{}
+	}
+	return b
+}
+
+func orDefault[T int | time.Duration](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// Close waits for calls in flight, then logs out and finalizes the module. If a call hangs
+// for longer than the operation timeout the module is left as it is, since finalizing it
+// would crash the process, and the error says so. Later calls of anything give
+// [backends.ErrUnavailable].
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	first := !b.closing
+	b.closing = true
+	b.mu.Unlock()
+	if first {
+		b.end()
+		err := b.shutdown()
+		b.mu.Lock()
+		b.closeErr = err
+		b.mu.Unlock()
+		close(b.closed)
+	}
+	<-b.closed
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closeErr
+}
+
+// shutdown is Close's work, done once.
+func (b *Backend) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.OpTimeout)
+	defer cancel()
+	if err := b.waitAttempt(ctx); err != nil {
+		return fmt.Errorf("pkcs11 %s: closing: the module hangs and was not finalized: %w", b.cfg.Name, err)
+	}
+	// The lanes are kept: nobody gets one any more.
+	if _, err := b.drain(ctx); err != nil {
+		return fmt.Errorf("pkcs11 %s: closing: a call hangs, so the module was not finalized: %w", b.cfg.Name, err)
+	}
+	b.mu.Lock()
+	b.conn = nil
+	pin, wrong := b.pin, b.wrongPIN
+	b.pin, b.wrongPIN = nil, nil
+	b.mu.Unlock()
+	err := errors.Join(pin.Close(), wrong.Close(), b.mod.finalize())
+	b.mod.release()
+	if err != nil {
+		return fmt.Errorf("pkcs11 %s: closing: %w", b.cfg.Name, err)
+	}
+	return nil
+}
+
+// Status reports the token's state, having asked the token.
+func (b *Backend) Status(ctx context.Context) backends.Status {
+	detail, err := do(ctx, b, "asking the token", func(c *conn, _ p11Session) (string, error) {
+		return c.describe(), c.present()
+	}, nil)
+	switch {
+	case err == nil:
+		return backends.Status{State: "ready", Detail: detail}
+	case needsOperator(err):
+		return backends.Status{State: "locked", Detail: err.Error()}
+	}
+	return backends.Status{State: "unavailable", Detail: err.Error()}
+}

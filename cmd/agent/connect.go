@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/socket/client"
+)
+
+// place is where a command's agent is.
+type place struct {
+	dirs config.Dirs
+	conf *config.Config // nil if this user can't read it, or there is none
+}
+
+// findPlace finds the agent that a command is about.
+func findPlace(c *cli.Context) (*place, error) {
+	dirs, err := config.FindDirs(c.String("dir"), true)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := config.Load(dirs.ConfigFile())
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return &place{dirs: dirs}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &place{dirs, conf}, nil
+}
+
+// agent is the part of the configuration that says where the sockets are.
+func (p *place) agent() config.Agent {
+	if p.conf == nil {
+		return config.Defaults().Agent
+	}
+	return p.conf.Agent
+}
+
+// dialAgent connects to the apps' socket.
+func (t *tool) dialAgent(c *cli.Context) (*client.Client, error) {
+	p, err := findPlace(c)
+	if err != nil {
+		return nil, err
+	}
+	return p.dial(c.Context, p.agent().Socket)
+}
+
+// dialAdmin connects to the operator's socket.
+func (t *tool) dialAdmin(c *cli.Context) (*client.Client, error) {
+	p, err := findPlace(c)
+	if err != nil {
+		return nil, err
+	}
+	return p.dial(c.Context, p.agent().AdminSocket)
+}
+
+// dialTimeout bounds connecting to a socket of this machine.
+const dialTimeout = 5 * time.Second
+
+func (p *place) dial(ctx context.Context, socket string) (*client.Client, error) {
+	path, err := p.dirs.Socket(socket)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	cl, err := client.Dial(ctx, path)
+	switch {
+	case err == nil:
+		return cl, nil
+	case errors.Is(err, fs.ErrPermission):
+		return nil, withHint(withCode(exitUnreachable, err), "run this as the user that the agent runs as")
+	case !p.dirs.Configured():
+		return nil, withHint(withCode(exitUnreachable, fmt.Errorf("no agent: %w", err)), "keyward init --dir %s", p.dirs.Config)
+	}
+	return nil, withHint(withCode(exitUnreachable, fmt.Errorf("no agent is running: %w", err)), "keyward serve --dir %s", p.dirs.Config)
+}

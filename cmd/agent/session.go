@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/socket/api"
+	"github.com/keyward/keyward/socket/client"
+)
+
+func (t *tool) sessionCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "session",
+		Usage: "make, see and end sessions",
+		Subcommands: []*cli.Command{
+			t.sessionCreateCommand(),
+			{Name: "list", Usage: "list all sessions", Action: t.sessionList},
+			{Name: "show", Usage: "show a session, its policy in plain words and what is left of its limits", ArgsUsage: "ID", Action: t.sessionShow},
+			t.sessionMove("activate", "say that the account's owner has approved the session on chain", (*client.Client).ActivateSession),
+			t.sessionMove("revoke", "end a session here: nothing more is signed", (*client.Client).RevokeSession),
+			t.sessionMove("close", "say that the account's owner has ended the session on chain", (*client.Client).CloseSession),
+		},
+	}
+}
+
+// sessionMove is a command that brings the session ID into another status.
+func (t *tool) sessionMove(name, usage string, move func(*client.Client, context.Context, string) (*api.Session, error)) *cli.Command {
+	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "ID", Action: func(c *cli.Context) error {
+		args, err := operands(c, "ID")
+		if err != nil {
+			return err
+		}
+		cl, err := t.dialAdmin(c)
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		s, err := move(cl, c.Context, args[0])
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			return t.printJSON(s)
+		}
+		t.print("session %s is %s", s.ID, s.Status)
+		return nil
+	}}
+}
+
+// dialReader connects to the operator's socket or, for a user who may not use that, to
+// the apps' one, which shows the sessions that this user may use.
+func (t *tool) dialReader(c *cli.Context) (*client.Client, bool, error) {
+	cl, err := t.dialAdmin(c)
+	if errors.Is(err, fs.ErrPermission) {
+		cl, err = t.dialAgent(c)
+		return cl, false, err
+	}
+	return cl, true, err
+}
+
+func (t *tool) sessionList(c *cli.Context) error {
+	if err := required(c); err != nil {
+		return err
+	}
+	cl, admin, err := t.dialReader(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	list := cl.Sessions
+	if admin {
+		list = cl.AllSessions
+	}
+	sessions, err := list(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return t.printJSON(sessions)
+	}
+	if len(sessions) == 0 {
+		t.note("no sessions")
+		return nil
+	}
+	rows := [][]string{{"ID", "STATUS", "KIND", "CHAIN", "ACCOUNT", "SIGNER", "SIGNS UNTIL", "CLIENTS"}}
+	for _, s := range sessions {
+		rows = append(rows, []string{
+			s.ID, s.Status, s.Kind, strconv.FormatUint(s.ChainID, 10), s.Account.String(), s.Signer.String(),
+			when(&s.SignsUntil), fmt.Sprint(s.Clients),
+		})
+	}
+	return t.table(rows)
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/socket/api"
+)
+
+func (t *tool) sessionShow(c *cli.Context) error {
+	args, err := operands(c, "ID")
+	if err != nil {
+		return err
+	}
+	cl, _, err := t.dialReader(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	s, err := cl.Session(c.Context, args[0])
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return t.printJSON(s)
+	}
+	if err := t.printSession(s); err != nil {
+		return err
+	}
+	t.print("\nWhat it may do:")
+	for _, line := range s.Session.Describe() {
+		t.print("  %s", line)
+	}
+	if len(s.Limits) == 0 {
+		return nil
+	}
+	t.print("\nWhat is left of its limits:")
+	return t.printLimits(s.Limits)
+}
+
+// printSession prints everything but the policy and its limits.
+func (t *tool) printSession(s *api.Session) error {
+	validator, outstanding := "", ""
+	if s.Validator != nil {
+		validator = s.Validator.String()
+	}
+	if s.Outstanding != nil {
+		outstanding = fmt.Sprintf("%d signed and not settled on chain", *s.Outstanding)
+	}
+	return t.facts(
+		[2]string{"id", s.ID},
+		[2]string{"status", s.Status},
+		[2]string{"kind", s.Kind},
+		[2]string{"signer", s.Signer.String()},
+		[2]string{"account", s.Account.String()},
+		[2]string{"chain", fmt.Sprint(s.ChainID)},
+		[2]string{"validator", validator},
+		[2]string{"session hash", s.SessionHash.String()},
+		[2]string{"key", s.KeyURI},
+		[2]string{"protection", s.Protection + ", in backend " + s.Backend},
+		[2]string{"clients", strings.Join(s.Clients, ", ")},
+		[2]string{"created", when(&s.CreatedAt)},
+		[2]string{"activated", when(s.ActivatedAt)},
+		[2]string{"signs until", when(&s.SignsUntil)},
+		[2]string{"ended", when(s.EndedAt)},
+		[2]string{"key destroyed", when(s.KeyDestroyedAt)},
+		[2]string{"transactions", outstanding},
+	)
+}
+
+func (t *tool) printLimits(limits []api.Limit) error {
+	rows := [][]string{{"  LIMIT", "OF", "USED", "REMAINING"}}
+	for _, l := range limits {
+		rows = append(rows, []string{"  " + l.Tracker.String(), l.Limit.String(), l.Used.String(), l.Remaining.String()})
+	}
+	return t.table(rows)
+}

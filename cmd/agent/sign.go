@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/socket/api"
+)
+
+func (t *tool) signCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "sign",
+		Usage: "sign a transaction as an app would, and print the raw transaction",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "session", Usage: "`ID` of the session to sign with"},
+			&cli.StringFlag{Name: "signer", Usage: "`ADDRESS` of the signer, instead of --session"},
+			&cli.StringFlag{Name: "tx", TakesFile: true, Usage: "`FILE` with the transaction as JSON, or - for stdin"},
+			&cli.BoolFlag{Name: "simulate", Usage: "only ask for the verdict; nothing is signed or counted"},
+		},
+		Action: t.sign,
+	}
+}
+
+func (t *tool) sign(c *cli.Context) error {
+	if err := required(c, "tx"); err != nil {
+		return err
+	}
+	tx, err := t.transaction(c)
+	if err != nil {
+		return err
+	}
+	cl, err := t.dialAgent(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if c.Bool("simulate") {
+		var verdict api.Verdict
+		if err := cl.Call(c.Context, &verdict, "session_simulate", tx); err != nil {
+			return err
+		}
+		return t.printVerdict(c, &verdict)
+	}
+	var signed json.RawMessage
+	if err := cl.Call(c.Context, &signed, "session_signTransaction", tx); err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return t.printJSON(signed)
+	}
+	var raw struct{ Raw string }
+	if err := json.Unmarshal(signed, &raw); err != nil {
+		return err
+	}
+	t.print("%s", raw.Raw)
+	return nil
+}
+
+// transaction reads the transaction and puts --session or --signer into it. The rest of
+// the text is left as it is, since the agent is the one to judge it.
+func (t *tool) transaction(c *cli.Context) (json.RawMessage, error) {
+	name := c.String("tx")
+	data, err := t.readInput(name)
+	if err != nil {
+		return nil, err
+	}
+	data = bytes.TrimSpace(data)
+	if !json.Valid(data) || data[0] != '{' {
+		return nil, inFile(name, usageError("not a JSON object"))
+	}
+	if c.IsSet("session") && c.IsSet("signer") {
+		return nil, usageError("give --session or --signer, not both")
+	}
+	for _, key := range []string{"session", "signer"} {
+		if c.IsSet(key) {
+			data = withMember(data, key, c.String(key))
+		}
+	}
+	return data, nil
+}
+
+// withMember adds a member to a JSON object. If it is there already the agent refuses the
+// object for having it twice.
+func withMember(object []byte, key, value string) []byte {
+	text, _ := json.Marshal(map[string]string{key: value}) // {"key":"value"}
+	rest := bytes.TrimSpace(object[1:])
+	if rest[0] != '}' {
+		text[len(text)-1] = ','
+		return append(text, rest...)
+	}
+	return text
+}

@@ -1,0 +1,121 @@
+// Package config reads an agent's one configuration file and says where its
+// other files are.
+//
+// The file is TOML and read strictly: an unknown key, a value of the wrong type or
+// one that makes no sense is an error with line and column, and where a name is mistyped
+// the nearest known one. Every key, its meaning and its default stand in one
+// place, the tables in schema.go; [Template] and the operator's guide are made of them.
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/keyward/keyward/policy"
+)
+
+// Config is a whole configuration file, with defaults where it says nothing.
+// Paths are as written; [Dirs] makes them absolute.
+type Config struct {
+	Agent    Agent
+	Session  Session
+	Limits   Limits
+	Backends map[string]*Backend // by name
+	Chains   map[string]*Chain   // by name; the built-in ones too
+}
+
+// Agent is what concerns the process as a whole.
+type Agent struct {
+	Socket      string      // for apps
+	SocketMode  fs.FileMode // of Socket
+	AdminSocket string      // for the operator; its mode is always 0600
+	LogLevel    string      // "debug", "info", "warn" or "error"
+	LogFormat   string      // "text" or "json"
+
+	ShutdownTimeout time.Duration // for answers in flight when the agent stops
+}
+
+// Session is what holds for every session.
+type Session struct {
+	ExpiryMargin time.Duration // a session ends this long before its spec's expiresAt
+	KeyGrace     time.Duration // an ended session's key is destroyed after this
+}
+
+// Limits bound what clients can make the agent hold or do; see socket.Limits.
+type Limits struct {
+	Connections       int           // open at once, on each socket
+	InFlight          int           // requests being worked on
+	InFlightPerConn   int           // the same, of one connection
+	InFlightBytes     Size          // of requests being read or worked on
+	MessageBytes      Size          // one JSON document or HTTP body
+	Depth             int           // nesting of a JSON document
+	Batch             int           // requests in a JSON-RPC batch
+	PendingOutput     Size          // answers that a connection does not fetch
+	RequestTimeout    time.Duration // for one request
+	WriteTimeout      time.Duration // for a client to take an answer
+	RefusalsPerSecond int           // of one user, each of which is audited
+	RefusalBurst      int           // refusals that one user may have at once
+}
+
+// Backend is one place that keeps keys.
+type Backend struct {
+	Type string // "pkcs11"
+
+	Module string // path of the PKCS#11 library
+	Token  string // the token's label
+	Serial string // the token's serial number
+
+	// Where the PIN comes from; exactly one is set.
+	PINFile       string // a file
+	PINCredential string // a systemd credential's name
+	PINEnv        string // an environment variable's name
+	PINPrompt     bool   // keyward unlock asks the operator
+
+	Sessions int               // p11 sessions to sign with; 0: as many as the backend finds good
+	Timeout  time.Duration     // for one operation of the device
+	Env      map[string]string // set in the environment before the module is loaded
+}
+
+// Chain is one chain that sessions may be for.
+type Chain struct {
+	ID        uint64
+	Validator policy.Address // SessionKeyValidator; zero: none, so only eoa sessions
+}
+
+// ChainNamed finds a chain by its name or its ID in decimal. The error names the nearest one.
+func (c *Config) ChainNamed(s string) (string, *Chain, error) {
+	if chain := c.Chains[s]; chain != nil {
+		return s, chain, nil
+	}
+	names := slices.Sorted(maps.Keys(c.Chains))
+	for _, name := range names {
+		if fmt.Sprint(c.Chains[name].ID) == s {
+			return name, c.Chains[name], nil
+		}
+	}
+	return "", nil, fmt.Errorf("unknown chain %q%s", s, didYouMean(s, names))
+}
+
+// Load reads the file at path. What is wrong in it is an *[Error].
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	return Parse(data, path)
+}
+
+// An Error is something wrong in a configuration file, and where.
+type Error struct {
+	File         string
+	Line, Column int // from 1
+	Msg          string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Msg)
+}

@@ -1,0 +1,93 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// lonely takes away what the surroundings of the test say about directories.
+func lonely(t *testing.T) (home string) {
+	t.Helper()
+	home = t.TempDir()
+	t.Setenv("HOME", home)
+	for _, name := range []string{"KEYWARD_DIR", "CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"} {
+		t.Setenv(name, "")
+	}
+	return home
+}
+
+func TestFindDirs(t *testing.T) {
+	home := lonely(t)
+	own := Dirs{Config: home + "/.keyward", State: home + "/.keyward/state", Runtime: home + "/.keyward"}
+	find := func(dir string, want Dirs) {
+		t.Helper()
+		got, err := FindDirs(dir, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("FindDirs(%q) (-want +got):\n%s", dir, d)
+		}
+	}
+	find("", own)
+	t.Setenv("STATE_DIRECTORY", "/s:/t")
+	find("", Dirs{Config: "/etc/keyward", State: "/s", Runtime: "/run/keyward"})
+	t.Setenv("RUNTIME_DIRECTORY", "/r")
+	t.Setenv("CONFIGURATION_DIRECTORY", "/c")
+	find("", Dirs{Config: "/c", State: "/s", Runtime: "/r"})
+	t.Setenv("KEYWARD_DIR", "/k")
+	find("", Dirs{Config: "/k", State: "/k/state", Runtime: "/k"})
+	find("/d", Dirs{Config: "/d", State: "/d/state", Runtime: "/d"})
+}
+
+func TestFindDirsOfClient(t *testing.T) {
+	home := lonely(t)
+	etc := t.TempDir()
+	saved := systemDirs
+	t.Cleanup(func() { systemDirs = saved })
+	systemDirs = Dirs{Config: etc, State: "/var", Runtime: "/run"}
+	client := func() Dirs {
+		t.Helper()
+		dirs, err := FindDirs("", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dirs
+	}
+	own := filepath.Join(home, ".keyward")
+	if got := client(); got.Config != own {
+		t.Errorf("with nothing there: %v", got)
+	}
+	if err := os.WriteFile(filepath.Join(etc, "config.toml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := client(); got != systemDirs {
+		t.Errorf("with a system agent only: %v, want %v", got, systemDirs)
+	}
+	if err := os.Mkdir(own, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := client(); got.Config != own {
+		t.Errorf("with an agent of its own: %v", got)
+	}
+}
+
+func TestSocketPath(t *testing.T) {
+	d := Dirs{Config: "/c", Runtime: "/" + strings.Repeat("r", 100)}
+	if got, err := d.Socket("/abs/./x.sock"); got != "/abs/x.sock" || err != nil {
+		t.Errorf("absolute: %q, %v", got, err)
+	}
+	if got, err := d.Socket("x.soc"); len(got) != 107 || err != nil {
+		t.Errorf("107 bytes: %q, %v", got, err)
+	}
+	if _, err := d.Socket("x.sock"); err == nil || !strings.Contains(err.Error(), "has 108 bytes, and the system allows 107") {
+		t.Errorf("108 bytes: %v", err)
+	}
+	if got := d.Path("pin"); got != "/c/pin" {
+		t.Errorf("Path = %q", got)
+	}
+}

@@ -1,0 +1,131 @@
+package config
+
+import (
+	"time"
+
+	"github.com/keyward/keyward/policy"
+)
+
+// A field is one key of a section: its name, where its value goes (which also
+// says its type, and holds its default), and what it means.
+type field struct {
+	key string
+	dst any      // pointer; see [document.assign] for the types
+	one []string // if not nil, the only values allowed
+	doc string
+}
+
+// Defaults returns what a file that says nothing means. Without a backend the
+// agent can hold no keys, so this alone is no valid configuration.
+func Defaults() *Config {
+	return &Config{
+		Agent: Agent{
+			Socket:      "agent.sock",
+			SocketMode:  0o660,
+			AdminSocket: "admin.sock",
+			LogLevel:    "info",
+			LogFormat:   "text",
+
+			ShutdownTimeout: 10 * time.Second,
+		},
+		Session: Session{
+			ExpiryMargin: 60 * time.Second,
+			KeyGrace:     24 * time.Hour,
+		},
+		Limits: Limits{
+			Connections:       16384,
+			InFlight:          4096,
+			InFlightPerConn:   1024,
+			InFlightBytes:     64 << 20,
+			MessageBytes:      1 << 20,
+			Depth:             64,
+			Batch:             100,
+			PendingOutput:     16 << 20,
+			RequestTimeout:    60 * time.Second,
+			WriteTimeout:      30 * time.Second,
+			RefusalsPerSecond: 200,
+			RefusalBurst:      2000,
+		},
+		Backends: map[string]*Backend{},
+		Chains:   builtInChains(),
+	}
+}
+
+// SessionKeyValidator is the module's address on both of Abstract's chains
+// (https://docs.abs.xyz, session keys).
+var SessionKeyValidator = policy.Address{
+	0x34, 0xca, 0x15, 0x01, 0xfa, 0xe2, 0x31, 0xcc, 0x2e, 0xbc,
+	0x99, 0x5c, 0xe0, 0x13, 0xdb, 0xe8, 0x82, 0xd7, 0xd0, 0x81,
+}
+
+func builtInChains() map[string]*Chain {
+	return map[string]*Chain{
+		"abstract":         {ID: 2741, Validator: SessionKeyValidator},
+		"abstract-testnet": {ID: 11124, Validator: SessionKeyValidator},
+	}
+}
+
+func defaultBackend() *Backend {
+	return &Backend{Timeout: 10 * time.Second}
+}
+
+// backendTypes are the kinds of backend that there are.
+var backendTypes = []string{"pkcs11"}
+
+func (a *Agent) fields() []field {
+	return []field{
+		{key: "socket", dst: &a.Socket, doc: "Unix socket for apps"},
+		{key: "socket_mode", dst: &a.SocketMode, doc: "permissions of the app socket; who may use a session is checked apart from them"},
+		{key: "admin_socket", dst: &a.AdminSocket, doc: "Unix socket for the operator, always 0600"},
+		{key: "log_level", dst: &a.LogLevel, one: []string{"debug", "info", "warn", "error"}, doc: "debug, info, warn or error"},
+		{key: "log_format", dst: &a.LogFormat, one: []string{"text", "json"}, doc: "text or json"},
+		{key: "shutdown_timeout", dst: &a.ShutdownTimeout, doc: "for answers in flight when the agent stops"},
+	}
+}
+
+func (s *Session) fields() []field {
+	return []field{
+		{key: "expiry_margin", dst: &s.ExpiryMargin, doc: "stop signing this long before a session's expiresAt; nodes refuse the last 60s"},
+		{key: "key_grace", dst: &s.KeyGrace, doc: "destroy an ended session's key in the device after this"},
+	}
+}
+
+func (l *Limits) fields() []field {
+	return []field{
+		{key: "connections", dst: &l.Connections, doc: "open at once, on each socket; one user gets three quarters at most"},
+		{key: "in_flight", dst: &l.InFlight, doc: "requests being worked on"},
+		{key: "in_flight_per_connection", dst: &l.InFlightPerConn, doc: "the same, of one connection"},
+		{key: "in_flight_bytes", dst: &l.InFlightBytes, doc: "size of all requests being read or worked on"},
+		{key: "message_bytes", dst: &l.MessageBytes, doc: "size of one request"},
+		{key: "depth", dst: &l.Depth, doc: "nesting of a request's JSON"},
+		{key: "batch", dst: &l.Batch, doc: "requests in one JSON-RPC batch"},
+		{key: "pending_output_bytes", dst: &l.PendingOutput, doc: "size of answers that a connection does not fetch"},
+		{key: "request_timeout", dst: &l.RequestTimeout, doc: "to answer one request"},
+		{key: "write_timeout", dst: &l.WriteTimeout, doc: "for a client to take its answer"},
+		{key: "refusals_per_second", dst: &l.RefusalsPerSecond, doc: "audited refusals of one user, before more are turned away unseen"},
+		{key: "refusal_burst", dst: &l.RefusalBurst, doc: "refusals that one user may have at once"},
+	}
+}
+
+func (b *Backend) fields() []field {
+	return []field{
+		{key: "type", dst: &b.Type, one: backendTypes, doc: "what keeps the keys: pkcs11"},
+		{key: "module", dst: &b.Module, doc: "the vendor's PKCS#11 library"},
+		{key: "token", dst: &b.Token, doc: "the token's label; slot numbers move, so they are not used"},
+		{key: "serial", dst: &b.Serial, doc: "the token's serial number, instead of its label or beside it"},
+		{key: "pin_file", dst: &b.PINFile, doc: "the PIN is in this file, which only the agent's user can read"},
+		{key: "pin_credential", dst: &b.PINCredential, doc: "the PIN is this systemd credential"},
+		{key: "pin_env", dst: &b.PINEnv, doc: "the PIN is in this environment variable"},
+		{key: "pin_prompt", dst: &b.PINPrompt, doc: "the operator gives the PIN: keyward unlock"},
+		{key: "sessions", dst: &b.Sessions, doc: "p11 sessions to sign with; 0 leaves it to the agent"},
+		{key: "timeout", dst: &b.Timeout, doc: "for one operation of the device"},
+		{key: "env", dst: &b.Env, doc: "environment variables for the PKCS#11 library"},
+	}
+}
+
+func (c *Chain) fields() []field {
+	return []field{
+		{key: "id", dst: &c.ID, doc: "chain id"},
+		{key: "validator", dst: &c.Validator, doc: "SessionKeyValidator's address; without it, only eoa sessions"},
+	}
+}

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keyward/keyward/policy"
+)
+
+// Template is a configuration file for b under the given name, in which every
+// other key stands as a comment with its meaning and default.
+// Values of b that are not given become comments too, with a word for what goes there.
+func Template(name string, b *Backend) []byte {
+	c := Defaults()
+	var w bytes.Buffer
+	w.WriteString("# Keyward's configuration. Lines that start with # show the defaults.\n" +
+		"# Relative paths start from this file's directory.\n")
+	section(&w, "agent", c.Agent.fields(), nil)
+	section(&w, "session", c.Session.fields(), nil)
+	section(&w, "limits", c.Limits.fields(), nil)
+	section(&w, "backends."+name, b.fields(), defaultBackend().fields())
+	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. Others, for example:\n" +
+		"# [chains.my-chain]\n# id = 1234\n# validator = \"0x…\"  # SessionKeyValidator's address; without it, only eoa sessions\n")
+	return w.Bytes()
+}
+
+// section writes one section. Keys are commented out, except those that differ from defaults,
+// if that is not nil.
+func section(w *bytes.Buffer, name string, fields, defaults []field) {
+	fmt.Fprintf(w, "\n[%s]\n", name)
+	for i, f := range fields {
+		line := f.key + " = " + literal(f.dst)
+		if defaults == nil || literal(f.dst) == literal(defaults[i].dst) {
+			line = "# " + line
+		}
+		fmt.Fprintf(w, "%-34s # %s\n", line, f.doc)
+	}
+}
+
+// literal writes a field's value as TOML.
+func literal(dst any) string {
+	switch v := dst.(type) {
+	case *string:
+		return strconv.Quote(*v)
+	case *time.Duration:
+		return strconv.Quote(shortDuration(*v))
+	case *fs.FileMode:
+		return fmt.Sprintf(`"%04o"`, *v)
+	case *Size:
+		return strconv.Quote(v.String())
+	case *policy.Address:
+		return fmt.Sprintf(`"0x%x"`, v[:])
+	case *map[string]string:
+		return inlineTable(*v)
+	case *bool:
+		return strconv.FormatBool(*v)
+	case *int:
+		return strconv.Itoa(*v)
+	case *uint64:
+		return strconv.FormatUint(*v, 10)
+	}
+	panic(fmt.Sprintf("config: a field of type %T", dst))
+}
+
+func inlineTable(m map[string]string) string {
+	if len(m) == 0 {
+		return "{}"
+	}
+	var pairs []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		pairs = append(pairs, strconv.Quote(k)+" = "+strconv.Quote(m[k]))
+	}
+	return "{ " + strings.Join(pairs, ", ") + " }"
+}
+
+// shortDuration is d without the zero units that String gives: "24h", not "24h0m0s".
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// validate finds what no single key can be blamed for by its type.
+func (d *document) validate(c *Config) error {
+	if err := d.validateLimits(&c.Limits); err != nil {
+		return err
+	}
+	if c.Agent.Socket == c.Agent.AdminSocket {
+		return d.errorf(path{"agent", "admin_socket"}, "socket and admin_socket are the same: %q", c.Agent.Socket)
+	}
+	if len(c.Backends) == 0 {
+		return d.errorf(path{"backends"}, "no backend: the agent needs a place to keep keys; add a section [backends.NAME]")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
+		if err := d.validateBackend(path{"backends", name}, c.Backends[name]); err != nil {
+			return err
+		}
+	}
+	return d.validateChains(c.Chains)
+}
+
+// validateLimits refuses a bound of zero, which would admit nothing.
+func (d *document) validateLimits(l *Limits) error {
+	for _, f := range l.fields() {
+		if isZero(f.dst) {
+			return d.errorf(path{"limits", f.key}, "%s: must be more than 0", f.key)
+		}
+	}
+	return nil
+}
+
+func (d *document) validateBackend(p path, b *Backend) error {
+	switch {
+	case b.Type == "":
+		return d.errorf(p, `backend %q has no type; add type = "pkcs11"`, p[1])
+	case b.Module == "":
+		return d.errorf(p, `backend %q has no module; add module = "/path/of/the/vendors/pkcs11.so"`, p[1])
+	case b.Token == "" && b.Serial == "":
+		return d.errorf(p, "backend %q names no token; add token = (its label) or serial =", p[1])
+	case b.Timeout == 0:
+		return d.errorf(p.in("timeout"), "timeout: must be more than 0")
+	}
+	return d.validatePIN(p, b)
+}
+
+// validatePIN wants exactly one source, so that it is never in doubt which PIN is tried.
+func (d *document) validatePIN(p path, b *Backend) error {
+	var given []string
+	for _, f := range b.fields() {
+		if isPIN(f.key) && !isZero(f.dst) {
+			given = append(given, f.key)
+		}
+	}
+	switch len(given) {
+	case 1:
+		return nil
+	case 0:
+		return d.errorf(p, "backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true", p[1])
+	}
+	return d.errorf(p.in(given[1]), "backend %q has two sources for its PIN, %s and %s; keep one", p[1], given[0], given[1])
+}
+
+func isPIN(key string) bool { return len(key) > 4 && key[:4] == "pin_" }
+
+// validateChains refuses an ID of 0, and one that two names share: a session's chain is its ID.
+func (d *document) validateChains(chains map[string]*Chain) error {
+	byID := map[uint64]string{}
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		id := chains[name].ID
+		p := path{"chains", name}
+		if id == 0 {
+			return d.errorf(p, "chain %q has no id; add id = (its chain id)", name)
+		}
+		if other, ok := byID[id]; ok {
+			if _, inFile := d.at[p.id()]; !inFile {
+				p, name, other = path{"chains", other}, other, name
+			}
+			return d.errorf(p, "chains %q and %q have the same id, %d", name, other, id)
+		}
+		byID[id] = name
+	}
+	return nil
+}
+
+// isZero reports whether a field holds its type's zero value.
+func isZero(dst any) bool { return reflect.ValueOf(dst).Elem().IsZero() }

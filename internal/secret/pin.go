@@ -1,0 +1,132 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Source gets a PIN. The caller closes the Buffer. Errors say what the operator has to do.
+type Source func(ctx context.Context) (*Buffer, error)
+
+// maxPIN bounds a PIN, in bytes. Tokens take far shorter ones.
+const maxPIN = 1024
+
+// FromFile reads the PIN from a file that nobody but its owner may read, the owner being
+// root or this process's user. One newline at its end is dropped. The file is read
+// again each time.
+func FromFile(path string) Source {
+	return func(context.Context) (*Buffer, error) { return readFile(path, 0o077) }
+}
+
+// FromCredential reads the PIN from the systemd credential of that name
+// (LoadCredential=, LoadCredentialEncrypted=), which systemd puts into the
+// directory $CREDENTIALS_DIRECTORY.
+func FromCredential(name string) Source {
+	return func(context.Context) (*Buffer, error) {
+		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		if dir == "" {
+			return nil, fmt.Errorf("PIN credential %q: $CREDENTIALS_DIRECTORY is not set; add LoadCredential=%s:PATH to the systemd unit", name, name)
+		}
+		if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
+			return nil, fmt.Errorf("PIN credential %q: not a credential's name", name)
+		}
+		// systemd gives the service's user access by an ACL, whose mask shows as group bits.
+		return readFile(filepath.Join(dir, name), 0o007)
+	}
+}
+
+// FromEnv takes the PIN from an environment variable, which it removes, so that no child
+// process inherits it. The PIN is then kept locked in memory for the next time.
+//
+// A PIN that was in the environment when the process started can still be read in
+// /proc/PID/environ by the same user: a file or a credential is better.
+func FromEnv(name string) Source {
+	var (
+		mu   sync.Mutex
+		kept *Buffer
+	)
+	return func(context.Context) (*Buffer, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if kept == nil {
+			v, ok := os.LookupEnv(name)
+			if !ok || v == "" {
+				return nil, fmt.Errorf("PIN: environment variable %s is not set", name)
+			}
+			if err := os.Unsetenv(name); err != nil {
+				return nil, fmt.Errorf("PIN: removing %s from the environment: %w", name, err)
+			}
+			b, err := Take([]byte(v))
+			if err != nil {
+				return nil, err
+			}
+			kept = b
+		}
+		return kept.Clone()
+	}
+}
+
+// readFile reads a PIN straight into locked memory. forbidden are the permission bits
+// that the file must not have.
+func readFile(path string, forbidden fs.FileMode) (*Buffer, error) {
+	// O_NONBLOCK so that a named pipe in the file's place can't hang us.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("PIN file: %w", err)
+	}
+	defer f.Close()
+	if err := checkFile(f, forbidden); err != nil {
+		return nil, err
+	}
+	b, err := New(maxPIN + 1)
+	if err != nil {
+		return nil, err
+	}
+	n, err := io.ReadFull(f, b.data)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, errors.Join(fmt.Errorf("PIN file: %w", err), b.Close())
+	}
+	return trimmed(b, n, "PIN file "+path)
+}
+
+// trimmed cuts b to its first n bytes less one newline, and refuses what can't be a PIN.
+func trimmed(b *Buffer, n int, what string) (*Buffer, error) {
+	if n > 0 && n <= maxPIN && b.data[n-1] == '\n' {
+		n--
+	}
+	if n == 0 || n > maxPIN {
+		reason := "it is empty"
+		if n > maxPIN {
+			reason = fmt.Sprintf("it is longer than %d bytes", maxPIN)
+		}
+		return nil, errors.Join(fmt.Errorf("%s: %s", what, reason), b.Close())
+	}
+	b.truncate(n)
+	return b, nil
+}
+
+// checkFile refuses a PIN file that others can read, or could have written.
+func checkFile(f *os.File, forbidden fs.FileMode) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("PIN file %s: %w", f.Name(), err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("PIN file %s: not a regular file", f.Name())
+	}
+	if perm := fs.FileMode(st.Mode) & 0o777; perm&forbidden != 0 {
+		return fmt.Errorf("PIN file %s: others may read or change it (mode %04o); run chmod 600 on it", f.Name(), perm)
+	}
+	if uid := uint32(os.Geteuid()); st.Uid != uid && st.Uid != 0 {
+		return fmt.Errorf("PIN file %s: it belongs to uid %d, want root or uid %d", f.Name(), st.Uid, uid)
+	}
+	return nil
+}

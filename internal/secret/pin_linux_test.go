@@ -1,0 +1,227 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestFromFile(t *testing.T) {
+	tests := []struct {
+		name    string
+		content string
+		mode    os.FileMode
+		want    string // "": refused
+		wantErr string
+	}{
+		{"plain", "1234", 0o600, "1234", ""},
+		{"newline", "1234\n", 0o600, "1234", ""},
+		{"read only", "1234\n", 0o400, "1234", ""},
+		{"only one newline goes", "1234\n\n", 0o600, "1234\n", ""},
+		{"spaces stay", " 12 34 ", 0o600, " 12 34 ", ""},
+		{"longest", strings.Repeat("1", maxPIN), 0o600, strings.Repeat("1", maxPIN), ""},
+		{"empty", "", 0o600, "", "empty"},
+		{"newline alone", "\n", 0o600, "", "empty"},
+		{"too long", strings.Repeat("1", maxPIN+1), 0o600, "", "longer"},
+		{"group reads", "1234", 0o640, "", "chmod 600"},
+		{"others read", "1234", 0o604, "", "chmod 600"},
+		{"group writes", "1234", 0o620, "", "chmod 600"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := writeFile(t, t.TempDir(), "pin", tt.content, tt.mode)
+			b, err := FromFile(path)(t.Context())
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) || strings.Contains(err.Error(), "1234") {
+					t.Fatalf("FromFile = %v, want an error with %q", err, tt.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			if got := reveal(b); got != tt.want {
+				t.Errorf("PIN = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestFromFileRefusesOtherKinds(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, fifo, filepath.Join(dir, "missing")} {
+		if b, err := FromFile(path)(t.Context()); err == nil {
+			b.Close()
+			t.Errorf("FromFile(%q) succeeded", path)
+		}
+	}
+}
+
+func TestFromCredential(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir, "pin", "1234\n", 0o440)
+	writeFile(t, dir, "open", "1234\n", 0o444)
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	b, err := FromCredential("pin")(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if got := reveal(b); got != "1234" {
+		t.Errorf("PIN = %q, want 1234", got)
+	}
+	for _, name := range []string{"", "..", "../pin", "/etc/passwd", "absent", "open"} {
+		if b, err := FromCredential(name)(t.Context()); err == nil {
+			b.Close()
+			t.Errorf("FromCredential(%q) succeeded", name)
+		}
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	if _, err := FromCredential("pin")(t.Context()); err == nil || !strings.Contains(err.Error(), "LoadCredential=pin") {
+		t.Errorf("FromCredential without a directory = %v, want a hint", err)
+	}
+}
+
+func TestFromEnvRemovesTheVariable(t *testing.T) {
+	t.Setenv("TEST_PIN", "1234")
+	source := FromEnv("TEST_PIN")
+	for range 2 {
+		b, err := source(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := reveal(b); got != "1234" {
+			t.Errorf("PIN = %q, want 1234", got)
+		}
+		b.Close()
+		if v, ok := os.LookupEnv("TEST_PIN"); ok {
+			t.Errorf("TEST_PIN is still %q", v)
+		}
+	}
+	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil || !strings.Contains(err.Error(), "TEST_PIN") {
+		t.Errorf("FromEnv of an unset variable = %v", err)
+	}
+}
+
+func TestFromTerminal(t *testing.T) {
+	master, path := openPTY(t)
+	type result struct {
+		pin string
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		b, err := ask(t.Context(), path, "PIN: ")
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer b.Close()
+		done <- result{pin: reveal(b)}
+	}()
+	shown := readUntil(t, master, "PIN: ") // echo is off by now
+	if _, err := master.WriteString("1234\n"); err != nil {
+		t.Fatal(err)
+	}
+	got := <-done
+	if got.err != nil || got.pin != "1234" {
+		t.Fatalf("ask = %q, %v", got.pin, got.err)
+	}
+	if shown += readUntil(t, master, "\n"); strings.Contains(shown, "12") {
+		t.Errorf("the terminal showed %q", shown)
+	}
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	modes, err := termios(tty, nil)
+	if err != nil || modes.Lflag&unix.ECHO == 0 {
+		t.Errorf("echo is still off after the prompt (%v)", err)
+	}
+}
+
+func TestFromTerminalCancelled(t *testing.T) {
+	master, path := openPTY(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := ask(ctx, path, "PIN: ")
+		done <- err
+	}()
+	readUntil(t, master, "PIN: ")
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ask = %v, want context.Canceled", err)
+	}
+}
+
+func TestFromTerminalWithoutOne(t *testing.T) {
+	path := writeFile(t, t.TempDir(), "tty", "1234\n", 0o600)
+	if _, err := ask(t.Context(), path, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
+		t.Errorf("ask on a file = %v", err)
+	}
+}
+
+// openPTY makes a pseudo-terminal: the side that a person sits at, and the path
+// of the side that a program opens.
+func openPTY(t *testing.T) (master *os.File, path string) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = fmt.Sprintf("/dev/pts/%d", n)
+	// Held open, so that the terminal's modes outlive the prompt.
+	slave, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	return master, path
+}
+
+// readUntil reads from f until what was read ends in end.
+func readUntil(t *testing.T, f *os.File, end string) (got string) {
+	t.Helper()
+	for buf := make([]byte, 64); !strings.HasSuffix(got, end); {
+		n, err := f.Read(buf)
+		if err != nil {
+			t.Fatalf("read %q, then %v", got, err)
+		}
+		got += string(buf[:n])
+	}
+	return got
+}
+
+func writeFile(t *testing.T, dir, name, content string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // not cut by the umask
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,141 @@
+// Package secret keeps PINs out of swap, core dumps, logs and the Go heap.
+package secret
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Buffer holds a secret in pages of its own: locked in memory, left out of core
+// dumps, with an inaccessible page on either side, and wiped by Close. It prints as
+// "[secret]". Methods are safe for concurrent use.
+type Buffer struct {
+	mu   sync.Mutex
+	mem  []byte // the whole mapping, guard pages included; nil once closed
+	data []byte // at the end of the pages between the guards
+}
+
+// New returns a zeroed Buffer of size bytes. Close it after use.
+func New(size int) (*Buffer, error) {
+	page := unix.Getpagesize()
+	inner := (size + page - 1) / page * page
+	mem, err := unix.Mmap(-1, 0, inner+2*page, unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, fmt.Errorf("allocating memory for a secret: %w", err)
+	}
+	pages := mem[page : page+inner]
+	if err := protect(pages); err != nil {
+		return nil, errors.Join(err, unix.Munmap(mem))
+	}
+	return &Buffer{mem: mem, data: pages[inner-size : inner : inner]}, nil
+}
+
+// protect makes pages usable, and keeps them out of swap and core dumps.
+func protect(pages []byte) error {
+	if len(pages) == 0 {
+		return nil
+	}
+	if err := unix.Mprotect(pages, unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return fmt.Errorf("allocating memory for a secret: %w", err)
+	}
+	if err := unix.Mlock(pages); err != nil {
+		return fmt.Errorf("locking memory for a secret: %w (raise RLIMIT_MEMLOCK: ulimit -l, or LimitMEMLOCK= in the systemd unit)", err)
+	}
+	if err := excludeFromDumps(pages); err != nil {
+		return fmt.Errorf("keeping a secret out of core dumps: %w", err)
+	}
+	return nil
+}
+
+// Take moves b into a new Buffer: b is wiped, also when Take fails.
+func Take(b []byte) (*Buffer, error) {
+	defer clear(b)
+	s, err := New(len(b))
+	if err != nil {
+		return nil, err
+	}
+	copy(s.data, b)
+	return s, nil
+}
+
+// Use calls f with the secret, or with nil once the Buffer is closed. The slice
+// is valid until f returns and must not be kept; Close waits for f.
+func (s *Buffer) Use(f func(secret []byte) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f(s.data)
+}
+
+// Clone returns a copy with a life of its own.
+func (s *Buffer) Clone() (*Buffer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := New(len(s.data))
+	if err != nil {
+		return nil, err
+	}
+	copy(c.data, s.data)
+	return c, nil
+}
+
+// Len is the secret's length in bytes.
+func (s *Buffer) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.data)
+}
+
+// Equal compares two secrets, in a time that depends on their lengths alone.
+// A nil or closed Buffer equals nothing.
+func (s *Buffer) Equal(o *Buffer) bool {
+	if s == nil || o == nil {
+		return false
+	}
+	if s == o {
+		return true
+	}
+	c, err := o.Clone() // so that only one lock is held at a time
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data != nil && subtle.ConstantTimeCompare(s.data, c.data) == 1
+}
+
+// truncate shortens the secret to its first n bytes and wipes the rest.
+func (s *Buffer) truncate(n int) {
+	clear(s.data[n:])
+	s.data = s.data[:n]
+}
+
+// Close wipes the secret and gives its memory back. Closing a nil or closed Buffer does nothing.
+func (s *Buffer) Close() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mem == nil {
+		return nil
+	}
+	clear(s.data)
+	mem := s.mem
+	s.mem, s.data = nil, nil
+	if err := unix.Munmap(mem); err != nil {
+		return fmt.Errorf("freeing a secret: %w", err)
+	}
+	return nil
+}
+
+const redacted = "[secret]"
+
+func (s *Buffer) String() string               { return redacted }
+func (s *Buffer) GoString() string             { return redacted }
+func (s *Buffer) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
+func (s *Buffer) MarshalText() ([]byte, error) { return []byte(redacted), nil }

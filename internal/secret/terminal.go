@@ -1,0 +1,94 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// FromTerminal asks for the PIN on the terminal that controls the process, with
+// echo off. It asks anew each time, and gives up when ctx is done.
+func FromTerminal(prompt string) Source {
+	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, "/dev/tty", prompt) }
+}
+
+// ask is FromTerminal on the terminal at path.
+func ask(ctx context.Context, path, prompt string) (_ *Buffer, err error) {
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("PIN prompt: there is no terminal to ask on: %w", err)
+	}
+	defer tty.Close()
+	restore, err := echoOff(tty)
+	if err != nil {
+		return nil, fmt.Errorf("PIN prompt: %w", err)
+	}
+	defer func() { err = errors.Join(err, restore()) }()
+	if _, err := tty.WriteString(prompt); err != nil {
+		return nil, fmt.Errorf("PIN prompt: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = tty.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	b, err := New(maxPIN + 1)
+	if err != nil {
+		return nil, err
+	}
+	n, err := readLine(tty, b.data)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, errors.Join(fmt.Errorf("PIN prompt: %w", err), b.Close())
+	}
+	_, _ = tty.WriteString("\n") // the one that was typed was not echoed
+	return trimmed(b, n, "PIN")
+}
+
+// readLine reads into line until a newline, which it includes, or until line is full.
+func readLine(tty *os.File, line []byte) (n int, err error) {
+	for n < len(line) && (n == 0 || line[n-1] != '\n') {
+		m, err := tty.Read(line[n:])
+		if err != nil {
+			return n, err
+		}
+		n += m
+	}
+	return n, nil
+}
+
+// echoOff stops tty from showing what is typed; restore undoes that.
+func echoOff(tty *os.File) (restore func() error, err error) {
+	old, err := termios(tty, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a terminal: %w", tty.Name(), err)
+	}
+	quiet := *old
+	quiet.Lflag &^= unix.ECHO
+	quiet.Lflag |= unix.ICANON | unix.ISIG
+	quiet.Iflag |= unix.ICRNL
+	if _, err := termios(tty, &quiet); err != nil {
+		return nil, fmt.Errorf("turning echo off: %w", err)
+	}
+	return func() error { _, err := termios(tty, old); return err }, nil
+}
+
+// termios sets the terminal's modes, if set is not nil, and returns what they are.
+func termios(tty *os.File, set *unix.Termios) (got *unix.Termios, err error) {
+	conn, err := tty.SyscallConn() // not Fd, which would make reads deaf to the deadline
+	if err != nil {
+		return nil, err
+	}
+	ctlErr := conn.Control(func(fd uintptr) {
+		if set != nil {
+			err = unix.IoctlSetTermios(int(fd), ioctlSetTermios, set)
+		}
+		if err == nil {
+			got, err = unix.IoctlGetTermios(int(fd), ioctlGetTermios)
+		}
+	})
+	return got, errors.Join(ctlErr, err)
+}

@@ -1,0 +1,35 @@
+package suggest
+
+import "testing"
+
+func TestNearest(t *testing.T) {
+	known := []string{"session", "status", "serve", "sign", "policy", "key"}
+	for _, tt := range []struct{ word, want string }{
+		{"sesion", "session"},
+		{"stauts", "status"}, // two neighbours swapped
+		{"serv", "serve"},
+		{"sgin", "sign"},
+		{"polcies", "policy"},
+		{"kye", "key"},
+		{"frobnicate", ""},
+		{"", ""},
+	} {
+		if got := Nearest(tt.word, known); got != tt.want {
+			t.Errorf("Nearest(%q) = %q, want %q", tt.word, got, tt.want)
+		}
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0},
+		{"abc", "acb", 1}, {"abc", "axc", 1}, {"abc", "abcd", 1}, {"kitten", "sitting", 3},
+	} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}

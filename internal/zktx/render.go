@@ -1,0 +1,129 @@
+package zktx
+
+import (
+	"encoding/json"
+
+	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/policy"
+)
+
+// decoded is a transaction as the audit trail has it. Its names are those of a
+// transaction request; integers are decimal strings.
+type decoded struct {
+	Type                 hexutil.Uint64  `json:"type"`
+	ChainID              uint64          `json:"chainId"`
+	Nonce                uint64          `json:"nonce,string"`
+	From                 policy.Address  `json:"from"`
+	To                   policy.Address  `json:"to"`
+	Value                policy.Decimal  `json:"value"`
+	Data                 hexutil.Bytes   `json:"data,omitempty"`
+	Gas                  policy.Decimal  `json:"gas"`
+	GasPrice             *policy.Decimal `json:"gasPrice,omitempty"`
+	MaxFeePerGas         *policy.Decimal `json:"maxFeePerGas,omitempty"`
+	MaxPriorityFeePerGas *policy.Decimal `json:"maxPriorityFeePerGas,omitempty"`
+	AccessList           *[]AccessTuple  `json:"accessList,omitempty"`
+	GasPerPubdata        *policy.Decimal `json:"gasPerPubdata,omitempty"`
+	FactoryDepsHash      []policy.Hash   `json:"factoryDepsHash,omitempty"`
+	Paymaster            *policy.Address `json:"paymaster,omitempty"`
+	PaymasterInput       *hexutil.Bytes  `json:"paymasterInput,omitempty"`
+}
+
+// MarshalJSON returns the decoded form for the audit trail. Without factory dependencies,
+// which it has by their hashes only, it is also a request that [ParseTransaction] reads.
+func (t *Transaction) MarshalJSON() ([]byte, error) {
+	d := decoded{
+		Type: hexutil.Uint64(t.Type), ChainID: t.ChainID, Nonce: t.Nonce,
+		From: t.From, To: t.To, Value: policy.Decimal(t.Value), Data: t.Data,
+		Gas: policy.Decimal(t.GasLimit), FactoryDepsHash: t.FactoryDepsHash,
+	}
+	switch t.Type {
+	case TypeLegacy, TypeAccessList:
+		d.GasPrice = decimal(&t.MaxFeePerGas)
+	default:
+		d.MaxFeePerGas, d.MaxPriorityFeePerGas = decimal(&t.MaxFeePerGas), decimal(&t.MaxPriorityFeePerGas)
+	}
+	// A type 1 transaction is one by its access list, even where that is empty.
+	if t.Type == TypeAccessList || len(t.AccessList) > 0 {
+		d.AccessList = &t.AccessList
+	}
+	if t.Type == TypeZKsync {
+		d.GasPerPubdata = decimal(&t.GasPerPubdata)
+	}
+	if t.paymasterParams() != nil {
+		d.Paymaster, d.PaymasterInput = &t.Paymaster, (*hexutil.Bytes)(&t.PaymasterInput)
+	}
+	return json.Marshal(&d)
+}
+
+func decimal(x *uint256.Int) *policy.Decimal { return (*policy.Decimal)(x) }
+
+// rpcTransaction is a signed type 0x71 transaction as a node's API shows one that is not in
+// a block (eth_getTransactionByHash), with the eip712Meta of the API's requests.
+type rpcTransaction struct {
+	Type                 hexutil.Uint64 `json:"type"`
+	Hash                 policy.Hash    `json:"hash"`
+	ChainID              hexutil.Uint64 `json:"chainId"`
+	Nonce                hexutil.Uint64 `json:"nonce"`
+	From                 policy.Address `json:"from"`
+	To                   policy.Address `json:"to"`
+	Value                *hexutil.U256  `json:"value"`
+	Gas                  *hexutil.U256  `json:"gas"`
+	MaxFeePerGas         *hexutil.U256  `json:"maxFeePerGas"`
+	MaxPriorityFeePerGas *hexutil.U256  `json:"maxPriorityFeePerGas"`
+	Input                hexutil.Bytes  `json:"input"`
+	Meta                 rpcMeta        `json:"eip712Meta"`
+}
+
+type rpcMeta struct {
+	GasPerPubdata   *hexutil.U256       `json:"gasPerPubdata"`
+	FactoryDeps     []hexutil.Bytes     `json:"factoryDeps"`
+	CustomSignature hexutil.Bytes       `json:"customSignature"`
+	PaymasterParams *rpcPaymasterParams `json:"paymasterParams,omitempty"`
+}
+
+type rpcPaymasterParams struct {
+	Paymaster      policy.Address `json:"paymaster"`
+	PaymasterInput hexutil.Bytes  `json:"paymasterInput"`
+}
+
+// RPCJSON returns the complete signed transaction in the form of a node's API: for types 0,
+// 1 and 2 as go-ethereum's types.Transaction reads it, for type 0x71 with eip712Meta.
+// The signature and the errors are as for [Transaction.Raw].
+func (t *Transaction) RPCJSON(signature []byte) (json.RawMessage, error) {
+	if t.Type == TypeZKsync {
+		return t.rpcZKsync(signature)
+	}
+	signed, err := t.signedEthereum(signature)
+	if err != nil {
+		return nil, err
+	}
+	return signed.MarshalJSON()
+}
+
+func (t *Transaction) rpcZKsync(customSignature []byte) (json.RawMessage, error) {
+	if len(t.FactoryDeps) != len(t.FactoryDepsHash) {
+		return nil, ErrUnknownBytecode
+	}
+	tx := rpcTransaction{
+		Type: TypeZKsync, Hash: t.hashZKsync(customSignature),
+		ChainID: hexutil.Uint64(t.ChainID), Nonce: hexutil.Uint64(t.Nonce),
+		From: t.From, To: t.To, Value: (*hexutil.U256)(&t.Value), Gas: (*hexutil.U256)(&t.GasLimit),
+		MaxFeePerGas:         (*hexutil.U256)(&t.MaxFeePerGas),
+		MaxPriorityFeePerGas: (*hexutil.U256)(&t.MaxPriorityFeePerGas),
+		Input:                t.Data,
+		Meta: rpcMeta{
+			GasPerPubdata:   (*hexutil.U256)(&t.GasPerPubdata),
+			FactoryDeps:     make([]hexutil.Bytes, len(t.FactoryDeps)),
+			CustomSignature: customSignature,
+		},
+	}
+	for i, code := range t.FactoryDeps {
+		tx.Meta.FactoryDeps[i] = code
+	}
+	if t.paymasterParams() != nil {
+		tx.Meta.PaymasterParams = &rpcPaymasterParams{t.Paymaster, t.PaymasterInput}
+	}
+	return json.Marshal(&tx)
+}

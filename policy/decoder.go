@@ -1,0 +1,220 @@
+package policy
+
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/holiman/uint256"
+)
+
+// decoder takes values from a tree. It keeps the first error and goes on with zero
+// values, so that what reads a shape stays a list of its fields.
+type decoder struct {
+	err *SpecError
+	// anyEnum takes enum numbers that the contract can't decode, as far as a byte goes,
+	// to rehearse what it then does.
+	anyEnum bool
+}
+
+func (d *decoder) fail(path, format string, args ...any) {
+	if d.err == nil {
+		d.err = &SpecError{path, fmt.Sprintf(format, args...)}
+	}
+}
+
+// jsonObjectReader takes the members of one object.
+type jsonObjectReader struct {
+	d    *decoder
+	v    *jsonValue
+	path string
+}
+
+// object checks that v is an object with no key but those.
+func (d *decoder) object(v *jsonValue, path string, keys ...string) jsonObjectReader {
+	o := jsonObjectReader{d, v, path}
+	if v.kind != jsonObject {
+		d.fail(path, "must be an object, not %v", v.kind)
+		return o
+	}
+	for _, m := range v.members {
+		if slices.Contains(keys, m.key) {
+			continue
+		}
+		hint := ""
+		if i := slices.IndexFunc(keys, func(k string) bool { return strings.EqualFold(k, m.key) }); i >= 0 {
+			hint = fmt.Sprintf("; did you mean %q?", keys[i])
+		}
+		d.fail(path, "unknown key %s%s", quoted(m.key), hint)
+	}
+	return o
+}
+
+func (o jsonObjectReader) at(key string) string {
+	if o.path == "" {
+		return key
+	}
+	return o.path + "." + key
+}
+
+func (o jsonObjectReader) has(key string) bool { return o.v.member(key) != nil }
+
+// member returns the value at key; nil, and an error is kept, if it is missing.
+func (o jsonObjectReader) member(key string) *jsonValue {
+	v := o.v.member(key)
+	if v == nil {
+		o.d.fail(o.at(key), "missing")
+	}
+	return v
+}
+
+// text reads a string into an [Address], [Hash] or [Selector].
+func (o jsonObjectReader) text(key string, into interface{ UnmarshalText([]byte) error }) {
+	v := o.member(key)
+	if v == nil {
+		return
+	}
+	if v.kind != jsonString {
+		o.d.fail(o.at(key), "must be a string, not %v", v.kind)
+		return
+	}
+	if err := into.UnmarshalText([]byte(v.text)); err != nil {
+		o.d.fail(o.at(key), "%v", err)
+	}
+}
+
+func (o jsonObjectReader) uint(key string) uint256.Int {
+	v := o.member(key)
+	if v == nil {
+		return uint256.Int{}
+	}
+	return o.d.uint(v, o.at(key))
+}
+
+func (d *decoder) uint(v *jsonValue, path string) (x uint256.Int) {
+	var err error
+	switch v.kind {
+	case jsonString:
+		x, err = parseUint(v.text)
+	case jsonNumber:
+		x, err = parseNumber(v.text)
+	default:
+		d.fail(path, "must be an integer, not %v", v.kind)
+	}
+	if err != nil {
+		d.fail(path, "%v", err)
+	}
+	return x
+}
+
+func (o jsonObjectReader) uint64(key string) uint64 {
+	v := o.member(key)
+	if v == nil {
+		return 0
+	}
+	return o.d.uint64(v, o.at(key))
+}
+
+func (d *decoder) uint64(v *jsonValue, path string) uint64 {
+	x := d.uint(v, path)
+	if !x.IsUint64() {
+		d.fail(path, "does not fit into 64 bits")
+	}
+	return x.Uint64()
+}
+
+func (o jsonObjectReader) limit(key string) (l UsageLimit) {
+	v := o.member(key)
+	if v == nil {
+		return l
+	}
+	in := o.d.object(v, o.at(key), "limitType", "limit", "period")
+	l.LimitType = LimitType(in.enum("limitType", limitTypeNames))
+	l.Limit = in.uint("limit")
+	l.Period = in.uint("period")
+	return l
+}
+
+// enum reads a number or one of the names.
+func (o jsonObjectReader) enum(key string, names [][]string) uint8 {
+	v := o.member(key)
+	if v == nil {
+		return 0
+	}
+	switch v.kind {
+	case jsonNumber:
+		n := o.d.uint64(v, o.at(key))
+		if n < uint64(len(names)) || o.d.anyEnum && n <= 0xff {
+			return uint8(n)
+		}
+		o.d.fail(o.at(key), "%d is out of range: 0 to %d", n, len(names)-1)
+	case jsonString:
+		for n, words := range names {
+			if slices.Contains(words, v.text) {
+				return uint8(n)
+			}
+		}
+		o.d.fail(o.at(key), "unknown name %s", quoted(v.text))
+	default:
+		o.d.fail(o.at(key), "must be a number or a name, not %v", v.kind)
+	}
+	return 0
+}
+
+// array calls each for every item, with the item's path.
+func (o jsonObjectReader) array(key string, each func(item *jsonValue, path string)) {
+	v := o.member(key)
+	if v == nil {
+		return
+	}
+	if v.kind != jsonArray {
+		o.d.fail(o.at(key), "must be an array, not %v", v.kind)
+		return
+	}
+	for i := range v.items {
+		each(&v.items[i], fmt.Sprintf("%s[%d]", o.at(key), i))
+	}
+}
+
+func (o jsonObjectReader) uintOr(key string, absent uint64) uint256.Int {
+	if !o.has(key) {
+		return *uint256.NewInt(absent)
+	}
+	return o.uint(key)
+}
+
+func (o jsonObjectReader) boolOr(key string, absent bool) bool {
+	v := o.v.member(key)
+	if v == nil {
+		return absent
+	}
+	if v.kind != jsonBool {
+		o.d.fail(o.at(key), "must be a boolean, not %v", v.kind)
+	}
+	return v.text == "true"
+}
+
+func (o jsonObjectReader) string(key string) string {
+	v := o.member(key)
+	if v == nil {
+		return ""
+	}
+	if v.kind != jsonString {
+		o.d.fail(o.at(key), "must be a string, not %v", v.kind)
+	}
+	return v.text
+}
+
+// bytes reads 0x-hex of any even length; nil if it is missing.
+func (o jsonObjectReader) bytes(key string) []byte {
+	if !o.has(key) {
+		return nil
+	}
+	digits, ok := strings.CutPrefix(o.string(key), "0x")
+	b, err := hex.DecodeString(digits)
+	if !ok || err != nil {
+		o.d.fail(o.at(key), "must be 0x and an even number of hex digits")
+	}
+	return b
+}

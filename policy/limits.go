@@ -1,0 +1,66 @@
+package policy
+
+import (
+	"fmt"
+
+	"github.com/holiman/uint256"
+)
+
+// Charge is one amount that a transaction counts against one tracker.
+type Charge struct {
+	Tracker Tracker `json:"tracker"`
+	Limit   Decimal `json:"limit"`
+	Amount  Decimal `json:"amount"`
+}
+
+// Apply returns used plus the charge, or a *[Denial] where that is more than the limit
+// or overflows.
+func (c Charge) Apply(used uint256.Int) (uint256.Int, error) {
+	limit, amount := c.Limit.Int(), c.Amount.Int()
+	sum, overflow := new(uint256.Int).AddOverflow(&used, &amount)
+	if !overflow && !sum.Gt(&limit) {
+		return *sum, nil
+	}
+	return uint256.Int{}, c.exceeded(&limit, &used, &amount, overflow)
+}
+
+// exceeded is the denial of a charge that its limit has no room for.
+func (c Charge) exceeded(limit, used, amount *uint256.Int, overflow bool) *Denial {
+	remaining := new(uint256.Int)
+	if limit.Gt(used) {
+		remaining.Sub(limit, used)
+	}
+	text := c.Tracker.noun() + " " + limit.Dec()
+	if c.Tracker.Allowance {
+		text += fmt.Sprintf(" in period %d", c.Tracker.PeriodID)
+	}
+	reason, revert := ReasonLifetimeExceeded, "Lifetime limit exceeded"
+	switch {
+	case overflow: // the contract adds before it compares
+		reason, revert = ReasonOverflow, revertOverflow
+	case c.Tracker.Allowance:
+		reason, revert = ReasonAllowanceExceeded, "Allowance limit exceeded"
+	}
+	denial := deny(reason, revert, "%s, used %s, asked %s, remaining %s",
+		text, used.Dec(), amount.Dec(), remaining.Dec())
+	tracker := c.Tracker
+	denial.Tracker = &tracker
+	denial.Limit, denial.Used, denial.Asked, denial.Remaining = limit, used, amount, remaining
+	if tracker.Kind == CallParamTracker {
+		denial.Constraint = int(tracker.Position)
+	}
+	return denial
+}
+
+// Settle returns the chain's own first refusal: that of the first charge which
+// used does not leave room for, else denied, else nil. used gives what each tracker
+// has counted so far and must not change meanwhile. charges and denied are what
+// [Spec.Check] returned.
+func Settle(charges []Charge, denied error, used func(Tracker) uint256.Int) error {
+	for _, charge := range charges {
+		if _, err := charge.Apply(used(charge.Tracker)); err != nil {
+			return err
+		}
+	}
+	return denied
+}

@@ -1,0 +1,67 @@
+package session
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/policy"
+)
+
+// find returns the session that a request means. ErrUnknownSigner if there is none that
+// peer may use, whether or not there is one at all.
+func (s *Signer) find(peer audit.Peer, req *SignRequest) (*Session, error) {
+	switch {
+	case req.Session != "":
+		return s.visible(peer, req.Session)
+	case req.Signer != (policy.Address{}):
+		return s.Lookup(peer, req.Signer)
+	}
+	return s.FindAccount(peer, req.Tx.From, req.Tx.ChainID)
+}
+
+func (s *Signer) visible(peer audit.Peer, id ID) (*Session, error) {
+	sess, err := s.Sessions.Get(id)
+	if err != nil || !sess.allows(peer) {
+		return nil, ErrUnknownSigner
+	}
+	return sess, nil
+}
+
+// Lookup finds the session that peer means by a signer's address. One that has ended
+// is found too, so that the answer can say so.
+func (s *Signer) Lookup(peer audit.Peer, signer policy.Address) (*Session, error) {
+	l := s.Sessions.ledger
+	l.mu.Lock()
+	id, ok := l.bySigner[signer]
+	l.mu.Unlock()
+	if !ok {
+		return nil, ErrUnknownSigner
+	}
+	return s.visible(peer, id)
+}
+
+// FindAccount finds the one session, not ended, that peer may use for an account; if all have
+// ended, the last one, so that the answer can say so. ErrAmbiguous names them if there are several.
+func (s *Signer) FindAccount(peer audit.Peer, account policy.Address, chainID uint64) (*Session, error) {
+	var live []string
+	var last *Session
+	for _, sess := range s.Sessions.List() {
+		if sess.Account != account || sess.ChainID != chainID || !sess.allows(peer) {
+			continue
+		}
+		if last == nil || last.Status.Ended() || !sess.Status.Ended() {
+			last = sess
+		}
+		if !sess.Status.Ended() {
+			live = append(live, string(sess.ID))
+		}
+	}
+	if len(live) > 1 {
+		return nil, fmt.Errorf("%w (session): account %s has %s", ErrAmbiguous, account, strings.Join(live, ", "))
+	}
+	if last == nil {
+		return nil, ErrUnknownSigner
+	}
+	return last, nil
+}

@@ -1,0 +1,188 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/backends"
+)
+
+const (
+	longestPause  = time.Minute // the wall clock may be set while we wait
+	deviceTimeout = 30 * time.Second
+)
+
+// Run expires sessions, destroys the keys of ended ones after the grace period, and
+// cleans up after a creation that was cut short, until ctx is done.
+func (s *Sessions) Run(ctx context.Context) {
+	failing := map[ID]bool{} // told once, tried again at every pause
+	for {
+		pause := s.sweep(ctx, failing)
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-s.nudge:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *Sessions) wakeRun() {
+	select {
+	case s.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// sweep does all that is due and returns when to look again.
+func (s *Sessions) sweep(ctx context.Context, failing map[ID]bool) time.Duration {
+	pause := longestPause
+	for _, sess := range s.List() {
+		due := s.dueAt(sess)
+		if due.IsZero() {
+			continue
+		}
+		if wait := due.Sub(s.cfg.Now()); wait > 0 {
+			pause = min(pause, wait)
+			continue
+		}
+		s.report(ctx, sess, failing, s.doDue(ctx, sess))
+	}
+	s.undoCreates(ctx, failing)
+	return max(pause, 10*time.Millisecond)
+}
+
+// dueAt is when the next thing happens to sess by itself; zero: nothing does.
+func (s *Sessions) dueAt(sess *Session) time.Time {
+	switch {
+	case !sess.Status.Ended():
+		return s.SignsUntil(sess).Add(time.Second)
+	case sess.KeyDestroyedAt.IsZero():
+		return sess.EndedAt.Add(s.cfg.KeyGrace)
+	}
+	return time.Time{}
+}
+
+func (s *Sessions) doDue(ctx context.Context, sess *Session) error {
+	if !sess.Status.Ended() {
+		_, err := s.move(ctx, nil, sess.ID, Expired, audit.SessionExpired)
+		return err
+	}
+	return s.destroyKey(ctx, sess)
+}
+
+// destroyKey deletes an ended session's key in its device. A key that is gone already counts.
+func (s *Sessions) destroyKey(ctx context.Context, sess *Session) error {
+	backend := s.cfg.Backends[sess.Backend]
+	if backend == nil {
+		return fmt.Errorf("backend %q is not in the configuration: the key of session %s can't be destroyed", sess.Backend, sess.ID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deviceTimeout)
+	defer cancel()
+	if err := backend.Destroy(ctx, sess.KeyURI); err != nil && !errors.Is(err, backends.ErrKeyNotFound) {
+		return fmt.Errorf("destroying the key of session %s: %w", sess.ID, err)
+	}
+	s.keepKey(sess.ID, nil)
+	_, err := s.change(ctx, sess.ID, nil, audit.KeyDestroyed, func(next *Session) error {
+		next.KeyDestroyedAt = s.cfg.Now().UTC()
+		return nil
+	})
+	return err
+}
+
+// report logs and records a failure once, until it is over.
+func (s *Sessions) report(ctx context.Context, sess *Session, failing map[ID]bool, err error) {
+	if err == nil || ctx.Err() != nil {
+		delete(failing, sess.ID)
+		return
+	}
+	if failing[sess.ID] {
+		return
+	}
+	failing[sess.ID] = true
+	s.cfg.Logger.Error("session upkeep failed, trying again every minute", "session", sess.ID, "error", err)
+	if !sess.Status.Ended() {
+		return // what failed is writing the state
+	}
+	rec := s.record(audit.KeyDestroyError, nil, sess)
+	rec.Detail = err.Error()
+	if err := s.Record(ctx, *rec); err != nil {
+		s.cfg.Logger.Error("recording it failed too", "session", sess.ID, "error", err)
+	}
+}
+
+// intent says that a key may exist for a session that was never stored.
+type intent struct {
+	Backend string `json:"backend"`
+}
+
+func (s *Sessions) putIntent(ctx context.Context, id ID, in intent) error {
+	return s.enqueue(ctx, &entry{apply: func(tx *bolt.Tx) error { return putJSON(tx, creatingBucket, []byte(id), in) }})
+}
+
+// intents returns the IDs of keys that may exist without a session.
+func (s *Sessions) intents() (map[ID]intent, error) {
+	all := map[ID]intent{}
+	err := s.ledger.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket(creatingBucket).ForEach(func(k, v []byte) error {
+			var in intent
+			err := json.Unmarshal(v, &in)
+			all[ID(k)] = in
+			return err
+		})
+	})
+	return all, err
+}
+
+// undoCreates cleans up after creations that were cut short, by a crash or a failing device.
+func (s *Sessions) undoCreates(ctx context.Context, failing map[ID]bool) {
+	all, err := s.intents()
+	if err != nil {
+		s.cfg.Logger.Error("reading unfinished creations", "error", err)
+	}
+	for id, in := range all {
+		if s.isCreating(id) || ctx.Err() != nil {
+			continue
+		}
+		err := s.undoCreate(ctx, id, in)
+		if err != nil && !failing[id] {
+			s.cfg.Logger.Error("a session's creation was cut short and its key may be left in the device; trying again every minute", "session", id, "error", err)
+		}
+		failing[id] = err != nil
+	}
+}
+
+// undoCreate destroys the key, if there is one, of a session that was never stored.
+func (s *Sessions) undoCreate(ctx context.Context, id ID, in intent) error {
+	backend := s.cfg.Backends[in.Backend]
+	lister, ok := backend.(backends.Lister)
+	if !ok {
+		return fmt.Errorf("backend %q is not configured or can't list its keys: destroy key %q there by hand", in.Backend, KeyLabelPrefix+string(id))
+	}
+	ctx, cancel := context.WithTimeout(ctx, deviceTimeout)
+	defer cancel()
+	keys, err := lister.Keys(ctx, KeyLabelPrefix+string(id))
+	if err != nil {
+		return err
+	}
+	rec := &audit.Record{Time: s.cfg.Now().UTC(), Event: audit.KeyDestroyed, Session: string(id), Detail: "the session was never stored"}
+	for _, k := range keys {
+		if err := backend.Destroy(ctx, k.Key.URI()); err != nil && !errors.Is(err, backends.ErrKeyNotFound) {
+			return err
+		}
+		rec.KeyURI = k.Key.URI()
+	}
+	if len(keys) == 0 {
+		rec = nil
+	}
+	return s.enqueue(ctx, &entry{rec: rec, apply: func(tx *bolt.Tx) error { return tx.Bucket(creatingBucket).Delete([]byte(id)) }})
+}

@@ -1,0 +1,214 @@
+package socket
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyward/keyward/audit"
+)
+
+// busyOutput is how many bytes of answers may wait on a connection before no further request
+// is read from it.
+const busyOutput = 256 << 10
+
+// client is who asks, and what it holds.
+type client struct {
+	peer   audit.Peer
+	socket *endpoint
+	// refuse, if not nil, answers every request.
+	refuse error
+	// last: the connection is one too many and gets one answer.
+	last  bool
+	calls atomic.Int64 // in flight on this connection
+}
+
+// conn is one connection. One goroutine reads it; every call has its own, and
+// whichever of them has an answer first writes it, and those that others leave meanwhile.
+type conn struct {
+	client
+	server *Server
+	nc     *net.UnixConn
+	since  time.Time
+	scan   scanner
+	ended  sync.Once
+	atEnd  func()
+	answer sync.WaitGroup // calls whose answer is not written
+
+	mu      sync.Mutex
+	out     net.Buffers // answers that nobody writes yet
+	pending int         // bytes of answers in out and being written
+	writing bool        // somebody writes
+	dead    bool        // writing failed: the client gets no more
+	drained sync.Cond   // pending has fallen, or dead
+}
+
+func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
+	c := &conn{client: client{peer: peer, socket: e}, server: s, nc: nc, since: time.Now()}
+	c.drained.L = &c.mu
+	c.scan = scanner{
+		max:      s.limits.MaxMessage,
+		maxDepth: s.limits.MaxDepth,
+		reserve:  func(n int) bool { return e.quota.take(peer.UID, bytesInFlight, n) },
+		release:  func(n int) { e.quota.give(peer.UID, bytesInFlight, n) },
+	}
+	return c
+}
+
+// serve answers what comes until the client has closed its side and has all its answers. An
+// HTTP connection it hands over to the HTTP server.
+func (c *conn) serve() {
+	first, err := c.readFirst()
+	if err == nil && first[0] >= 'A' && first[0] <= 'Z' {
+		c.server.web.serve(&httpConn{UnixConn: c.nc, conn: c, unread: first})
+		return
+	}
+	defer c.end()
+	if err == nil {
+		err = c.readMessages()
+	}
+	if errors.Is(err, io.EOF) {
+		c.finishInput()
+	}
+	c.scan.Release()
+	c.answer.Wait()
+}
+
+// readFirst waits for the first bytes of the connection and returns a copy of them.
+func (c *conn) readFirst() ([]byte, error) {
+	if _, bad := c.scan.Next(); bad != nil { // makes room
+		return nil, errors.New(bad.msg)
+	}
+	n, err := c.nc.Read(c.scan.Room())
+	if err != nil {
+		return nil, err
+	}
+	first := bytes.Clone(c.scan.Room()[:n])
+	c.scan.Filled(n)
+	return first, nil
+}
+
+// readMessages handles messages until reading fails, with io.EOF at the orderly end.
+func (c *conn) readMessages() error {
+	for {
+		doc, bad := c.scan.Next()
+		switch {
+		case bad != nil:
+			c.send(encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+		case doc != nil:
+			c.handle(doc)
+		default:
+			c.awaitOutput()
+			n, err := c.nc.Read(c.scan.Room())
+			if err != nil {
+				return err
+			}
+			c.scan.Filled(n)
+			continue
+		}
+		if c.last {
+			return nil
+		}
+	}
+}
+
+// finishInput answers what the client left unfinished when it closed its side.
+func (c *conn) finishInput() {
+	doc, bad := c.scan.End()
+	if bad != nil {
+		c.send(encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+	}
+	if doc != nil {
+		c.handle(doc)
+	}
+}
+
+// handle starts the calls of one message.
+func (c *conn) handle(doc []byte) {
+	msg, bad := parseMessage(doc, c.server.limits.MaxBatch)
+	if bad != nil {
+		c.send(encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+		return
+	}
+	release, err := c.server.admit(&c.client, msg)
+	if err != nil {
+		c.send(c.server.refuse(&c.client, msg, err))
+		return
+	}
+	c.answer.Go(func() {
+		line := c.server.run(&c.client, msg)
+		release() // before writing: a client that does not read holds up itself only
+		c.send(line)
+	})
+}
+
+// send queues line and writes the queue, unless somebody does so already. A client that does not
+// take its answers, by size or by time, loses the connection.
+func (c *conn) send(line []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || len(line) == 0 {
+		return
+	}
+	c.out = append(c.out, line)
+	c.pending += len(line)
+	if c.pending > c.server.limits.MaxPendingOutput {
+		c.giveUpLocked("holds too many answers that the client does not read")
+		return
+	}
+	if c.writing {
+		return
+	}
+	c.writing = true
+	for len(c.out) > 0 {
+		out := c.out
+		c.out = nil
+		c.mu.Unlock()
+		n, err := c.write(out)
+		c.mu.Lock()
+		c.pending -= n
+		if err != nil {
+			c.giveUpLocked(err.Error())
+		}
+		c.drained.Broadcast()
+	}
+	c.writing = false
+}
+
+// write writes all of out within the time that a client has to take it.
+func (c *conn) write(out net.Buffers) (int, error) {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.server.limits.WriteTimeout)); err != nil {
+		return 0, err
+	}
+	n, err := out.WriteTo(c.nc)
+	return int(n), err
+}
+
+// giveUpLocked ends a connection that can't be written to. Its reader, if it still waits, finds it closed.
+func (c *conn) giveUpLocked(why string) {
+	c.dead, c.out = true, nil
+	c.server.log.Info("connection ended", "uid", c.peer.UID, "pid", c.peer.PID, "why", why)
+	c.nc.Close()
+	c.drained.Broadcast()
+}
+
+// awaitOutput waits until the client has taken enough of its answers to be asked for more.
+func (c *conn) awaitOutput() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.pending > busyOutput && !c.dead {
+		c.drained.Wait()
+	}
+}
+
+// end closes the connection and gives up its place.
+func (c *conn) end() {
+	c.ended.Do(func() {
+		c.nc.Close()
+		c.atEnd()
+	})
+}

@@ -1,0 +1,173 @@
+package socket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
+)
+
+// admit takes what the message needs of the limits. What it returns gives it back.
+func (s *Server) admit(from *client, msg *message) (release func(), err error) {
+	n, q, uid := len(msg.requests), from.socket.quota, from.peer.UID
+	if from.calls.Add(int64(n)) > int64(s.limits.MaxInFlightPerConn) {
+		from.calls.Add(-int64(n))
+		return nil, errBusy
+	}
+	if !q.take(uid, callsInFlight, n) {
+		from.calls.Add(-int64(n))
+		return nil, errBusy
+	}
+	if !q.take(uid, bytesInFlight, msg.size) {
+		from.calls.Add(-int64(n))
+		q.give(uid, callsInFlight, n)
+		return nil, errMemory
+	}
+	return func() {
+		from.calls.Add(-int64(n))
+		q.give(uid, callsInFlight, n)
+		q.give(uid, bytesInFlight, msg.size)
+	}, nil
+}
+
+// refuse answers every request of a message with err.
+func (s *Server) refuse(from *client, msg *message, err error) []byte {
+	var answers []answer
+	for i := range msg.requests {
+		if r := &msg.requests[i]; r.bad != nil || r.id != nil {
+			answers = append(answers, answerTo(r.id, nil, replyTo(err, from.socket.admin)))
+		}
+	}
+	return encodeAnswers(msg.batch, answers...)
+}
+
+// run makes the calls of a message, all at once, and returns the line to answer with. Calls do not
+// end when the client goes away: what was signed is charged, and the same digest asked
+// for again costs nothing more.
+func (s *Server) run(from *client, msg *message) []byte {
+	replies := make([]*answer, len(msg.requests))
+	var calls sync.WaitGroup
+	for i := range msg.requests {
+		calls.Go(func() { replies[i] = s.answer(from, &msg.requests[i]) })
+	}
+	calls.Wait()
+	var answers []answer
+	for _, r := range replies {
+		if r != nil {
+			answers = append(answers, *r)
+		}
+	}
+	return encodeAnswers(msg.batch, answers...)
+}
+
+// answer makes one call. A notification has no answer (JSON-RPC 2.0, section 4.1), so
+// there is no way to hand over a signature or a refusal, and nothing is done: nil.
+func (s *Server) answer(from *client, r *request) *answer {
+	if r.bad != nil {
+		reply := answerTo(r.bad.id, nil, r.bad.reply())
+		return &reply
+	}
+	if r.id == nil {
+		return nil
+	}
+	result, err := s.call(from, r)
+	if err == nil {
+		reply := answerTo(r.id, result, nil)
+		return &reply
+	}
+	refusal := replyTo(err, from.socket.admin)
+	if isRefusal(refusal.Code) {
+		from.socket.refusals.count(from.peer.UID)
+	}
+	if errors.Is(err, session.ErrHalted) {
+		s.halted.Store(&err)
+	}
+	logFailure(s.log, from.peer, r.method, err, refusal)
+	reply := answerTo(r.id, nil, refusal)
+	return &reply
+}
+
+// call finds the method and calls it, if there is nothing against that.
+func (s *Server) call(from *client, r *request) (json.RawMessage, error) {
+	if from.refuse != nil {
+		return nil, from.refuse
+	}
+	if from.socket.refusals.exhausted(from.peer.UID) {
+		return nil, errRefusals
+	}
+	if !s.calls.Enter() {
+		return nil, errRestarting
+	}
+	defer s.calls.Leave()
+	method, err := from.socket.find(r.method)
+	if err != nil {
+		return nil, err
+	}
+	c := &call{peer: from.peer, method: method, params: r.params}
+	if err := c.checkParams(); err != nil {
+		return nil, err
+	}
+	if !method.signs {
+		return s.do(c)
+	}
+	if !s.signing.Enter() {
+		return nil, errOperator
+	}
+	defer s.signing.Leave()
+	result, err := s.do(c)
+	s.countOutcome(err)
+	return result, err
+}
+
+// do runs the method within the time that a call has, and encodes its result.
+func (s *Server) do(c *call) (result json.RawMessage, err error) {
+	ctx, cancel := context.WithTimeout(s.base, s.limits.RequestTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic in a method", "method", c.method.Name, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: panic in %s", errInternal, c.method.Name)
+		}
+	}()
+	value, err := c.method.do(s, ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(value)
+}
+
+// countOutcome counts one request to sign for admin_status.
+func (s *Server) countOutcome(err error) {
+	switch {
+	case err == nil:
+		s.granted.Add(1)
+	case isRefusal(replyTo(err, false).Code):
+		s.denied.Add(1)
+	case replyTo(err, false).Code == api.CodeUnavailable:
+		s.failed.Add(1)
+	}
+}
+
+// isRefusal reports whether code says no, rather than that something went wrong.
+func isRefusal(code int) bool { return code == api.CodeDenied || code == api.CodeUnauthorized }
+
+// find returns the method of that name on this socket.
+func (e *endpoint) find(name string) (*Method, error) {
+	if m := e.methods[name]; m != nil {
+		return m, nil
+	}
+	if e.admin {
+		return nil, &unknownMethod{name}
+	}
+	for _, m := range refusedMethods {
+		if m.Name == name {
+			return nil, &unsupported{m.Name, m.Why}
+		}
+	}
+	return nil, &unknownMethod{name}
+}

@@ -1,0 +1,171 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/keyward/keyward/socket/api"
+)
+
+// httpPatience is how long a client may take for a request's header, and again for its body.
+const httpPatience = 10 * time.Second
+
+// httpConn is a connection whose first bytes were read to see what it speaks.
+type httpConn struct {
+	*net.UnixConn
+	conn   *conn
+	unread []byte
+}
+
+func (c *httpConn) Read(p []byte) (int, error) {
+	if len(c.unread) > 0 {
+		n := copy(p, c.unread)
+		c.unread = c.unread[n:]
+		return n, nil
+	}
+	return c.UnixConn.Read(p)
+}
+
+// Close also gives up the connection's place.
+func (c *httpConn) Close() error { c.conn.end(); return nil }
+
+// webServer speaks HTTP/1.1 on connections that the sockets hand to it.
+type webServer struct {
+	server *Server
+	http   http.Server
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+// clientKey is the context key of the [client] of an HTTP connection.
+type clientKey struct{}
+
+func newWebServer(s *Server) *webServer {
+	w := &webServer{server: s, conns: make(chan net.Conn), closed: make(chan struct{})}
+	w.http = http.Server{
+		Handler:           w,
+		ReadHeaderTimeout: httpPatience,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, clientKey{}, &c.(*httpConn).conn.client)
+		},
+	}
+	return w
+}
+
+// serve hands a connection over.
+func (w *webServer) serve(c *httpConn) {
+	select {
+	case w.conns <- c:
+	case <-w.closed:
+		c.Close()
+	}
+}
+
+// Accept, Close and Addr make a net.Listener of the handed-over connections.
+func (w *webServer) Accept() (net.Conn, error) {
+	select {
+	case c := <-w.conns:
+		return c, nil
+	case <-w.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (w *webServer) Close() error   { w.once.Do(func() { close(w.closed) }); return nil }
+func (w *webServer) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
+
+// ServeHTTP answers one POST, on any path and with any content type: curl -d sends a form's.
+// The status is 200 for every JSON-RPC answer, also an error: clients look into the body.
+func (w *webServer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	from := r.Context().Value(clientKey{}).(*client)
+	if from.last {
+		rw.Header().Set("Connection", "close")
+	}
+	switch {
+	case r.Header.Get("Origin") != "":
+		// A web page, by way of a proxy that somebody put before the socket: it would sign as that somebody.
+		refuseHTTP(rw, http.StatusForbidden, "requests from web pages (Origin header) are refused")
+	case r.Method != http.MethodPost:
+		rw.Header().Set("Allow", http.MethodPost)
+		refuseHTTP(rw, http.StatusMethodNotAllowed, "send JSON-RPC 2.0 as the body of a POST request")
+	default:
+		w.answer(rw, r, from)
+	}
+}
+
+// answer runs the message in the body.
+func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, from *client) {
+	size := w.server.limits.MaxMessage
+	if r.ContentLength >= 0 {
+		size = int(min(r.ContentLength, int64(size)))
+	}
+	if size > freeBuffer {
+		if !from.socket.quota.take(from.peer.UID, bytesInFlight, size) {
+			writeHTTP(rw, http.StatusOK, encodeAnswers(false, answerTo(nil, nil, replyTo(errMemory, false))))
+			return
+		}
+		defer from.socket.quota.give(from.peer.UID, bytesInFlight, size)
+	}
+	msg, bad := w.readBody(rw, r)
+	if bad != nil {
+		writeHTTP(rw, http.StatusOK, encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+		return
+	}
+	release, err := w.server.admit(from, msg)
+	if err != nil {
+		writeHTTP(rw, http.StatusOK, w.server.refuse(from, msg, err))
+		return
+	}
+	line := w.server.run(from, msg)
+	release()
+	if err := http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.server.limits.WriteTimeout)); err != nil {
+		w.server.log.Debug("write deadline", "error", err)
+	}
+	writeHTTP(rw, http.StatusOK, line)
+}
+
+// readBody reads the one message of a request, with the bounds that a stream has.
+func (w *webServer) readBody(rw http.ResponseWriter, r *http.Request) (*message, *badMessage) {
+	if err := http.NewResponseController(rw).SetReadDeadline(time.Now().Add(httpPatience)); err != nil {
+		return nil, &badMessage{code: api.CodeInvalidRequest, msg: "reading the body: " + err.Error()}
+	}
+	limits := &w.server.limits
+	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, int64(limits.MaxMessage)))
+	if long := new(http.MaxBytesError); errors.As(err, &long) {
+		return nil, tooLarge(limits.MaxMessage, body)
+	}
+	if err != nil {
+		return nil, &badMessage{code: api.CodeInvalidRequest, msg: "reading the body: " + err.Error()}
+	}
+	doc, bad := onlyDocument(body, limits.MaxMessage, limits.MaxDepth)
+	if bad != nil {
+		return nil, bad
+	}
+	return parseMessage(doc, limits.MaxBatch)
+}
+
+// refuseHTTP answers a request that is not JSON-RPC, in JSON.
+func refuseHTTP(rw http.ResponseWriter, status int, why string) {
+	bad := badMessage{code: api.CodeInvalidRequest, msg: why}
+	writeHTTP(rw, status, encodeAnswers(false, answerTo(nil, nil, bad.reply())))
+}
+
+// writeHTTP sends the answer, or for notifications only none. If the client is gone nobody is left to tell.
+func writeHTTP(rw http.ResponseWriter, status int, line []byte) {
+	if len(line) == 0 {
+		rw.WriteHeader(http.StatusNoContent)
+		return
+	}
+	rw.Header().Set("Content-Type", "application/json")
+	rw.WriteHeader(status)
+	_, _ = rw.Write(line)
+}

@@ -1,0 +1,109 @@
+package socket
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/keyward/keyward/audit"
+)
+
+// Method is one method of a socket: how it is called and what does it. The
+// OpenRPC document and the reference in docs/protocol.md are made from these.
+type Method struct {
+	Name    string
+	Summary string
+	Params  []Param
+	Result  Result
+	Errors  []int // codes beyond those that every method may answer
+	Admin   bool  // on admin.sock only
+
+	signs bool // stops while the operator has locked the agent
+	do    func(s *Server, ctx context.Context, c *call) (any, error)
+}
+
+// Param is one parameter, by position.
+type Param struct {
+	Name        string
+	Required    bool
+	Schema      schema
+	Description string
+}
+
+// Result is what a method answers.
+type Result struct {
+	Name        string
+	Schema      schema
+	Description string
+}
+
+// call is one call of a method.
+type call struct {
+	peer   audit.Peer
+	method *Method
+	params []json.RawMessage
+}
+
+// checkParams holds the number of parameters to the method's table.
+func (c *call) checkParams() error {
+	if n := len(c.method.Params); len(c.params) > n {
+		return badParam("params", "%s takes %d, not %d", c.method.Name, n, len(c.params))
+	}
+	for i, p := range c.method.Params {
+		if p.Required && i >= len(c.params) {
+			return badParam(fmt.Sprintf("params[%d]", i), "%s is missing", p.Name)
+		}
+	}
+	return nil
+}
+
+// param returns the parameter, or nil if it is not given.
+func (c *call) param(i int) json.RawMessage {
+	if i >= len(c.params) {
+		return nil
+	}
+	return c.params[i]
+}
+
+// refusedMethod is a method of wallets, nodes or Clef that clients know and that is not
+// here on purpose.
+type refusedMethod struct{ Name, Why string }
+
+const (
+	whySend  = "the agent signs, it does not send: sign the transaction and send it through a node"
+	whyKeys  = "keys are made by the operator, one for each session (keyward session create)"
+	whyTyped = "only eth_signTypedData_v4 is"
+	whyChain = "a session is for one chain"
+)
+
+// refusedMethods are answered with code 4200.
+var refusedMethods = []refusedMethod{
+	{"eth_sendTransaction", whySend},
+	{"eth_sendRawTransaction", whySend},
+	{"eth_sendRawTransactionSync", whySend},
+	{"wallet_sendTransaction", whySend},
+	{"wallet_sendCalls", whySend},
+	{"personal_sendTransaction", whySend},
+	{"personal_signTransaction", "only eth_signTransaction is"},
+	{"eth_signTypedData", whyTyped},
+	{"eth_signTypedData_v3", whyTyped},
+	{"account_new", whyKeys},
+	{"personal_newAccount", whyKeys},
+	{"personal_importRawKey", whyKeys},
+	{"personal_unlockAccount", "the operator unlocks (keyward unlock)"},
+	{"wallet_switchEthereumChain", whyChain},
+	{"wallet_addEthereumChain", whyChain},
+	{"wallet_requestPermissions", "the operator grants sessions (keyward session create)"},
+}
+
+// methodTable makes the methods of one socket findable by name.
+func methodTable(methods []Method) map[string]*Method {
+	table := make(map[string]*Method, len(methods))
+	for i := range methods {
+		table[methods[i].Name] = &methods[i]
+	}
+	return table
+}
+
+// Methods returns every method: those of agent.sock, then those of admin.sock.
+func Methods() []Method { return append(agentMethods(), adminMethods()...) }

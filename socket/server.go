@@ -1,0 +1,270 @@
+// Package socket serves the agent's two Unix sockets: agent.sock to apps and
+// admin.sock to the operator. It finds out who asks, reads JSON-RPC 2.0 from a stream
+// or from HTTP, bounds what clients may take, and turns errors into replies.
+// It decides nothing about signing: that is package session's.
+//
+// Both sockets speak both framings, told apart by the first byte of a connection. Whatever
+// a client does, it gets an answer to each request, on its own connection, and
+// the other connections go on.
+package socket
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/session"
+)
+
+// Config is what a [Server] serves.
+type Config struct {
+	Signer       *session.Signer
+	Backends     map[string]Backend // by name in the configuration
+	Chains       map[string]Chain   // by name in the configuration
+	ExpiryMargin time.Duration      // as session.Config has it
+	Reload       func(ctx context.Context) error
+	Version      string
+	Started      time.Time
+	Logger       *slog.Logger // nil: nothing is logged
+	Limits       Limits       // zero: the defaults
+}
+
+// Backend is a backend and its type in the configuration, e.g. "pkcs11".
+type Backend struct {
+	backends.Backend
+	Type string
+}
+
+// Chain is what admin_createSession needs to know of a chain.
+type Chain struct {
+	ID        uint64
+	Validator policy.Address // zero: no agw sessions on this chain
+}
+
+// Server serves the two sockets. Make it with [New].
+type Server struct {
+	Config
+	limits Limits // with defaults
+	log    *slog.Logger
+	agent  *endpoint
+	admin  *endpoint
+	web    *webServer
+	owner  uint32 // who may use admin.sock, besides root: the agent's own user
+
+	base   context.Context // of every call
+	cancel context.CancelFunc
+
+	calls   gate // closed while the server shuts down
+	signing gate // closed while the operator has locked the agent
+
+	granted, denied, failed atomic.Uint64         // requests to sign
+	halted                  atomic.Pointer[error] // the last session.ErrHalted that was answered
+
+	refusedSlots chan struct{} // one for each connection beyond the bound that is being answered
+	readers      sync.WaitGroup
+	mu           sync.Mutex
+	closing      bool
+	listeners    []net.Listener
+	conns        map[*conn]struct{}
+}
+
+// endpoint is one of the two sockets: its methods and what its clients hold.
+type endpoint struct {
+	admin    bool
+	methods  map[string]*Method
+	quota    *quota
+	refusals *refusals
+}
+
+// New makes a server. Nothing is served before [Server.Serve].
+func New(cfg Config) *Server {
+	limits := cfg.Limits.withDefaults()
+	s := &Server{
+		Config:       cfg,
+		limits:       limits,
+		log:          cfg.Logger,
+		agent:        newEndpoint(false, agentMethods(), limits),
+		admin:        newEndpoint(true, adminMethods(), limits),
+		owner:        uint32(os.Geteuid()),
+		refusedSlots: make(chan struct{}, limits.maxRefusedConns),
+		conns:        make(map[*conn]struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.base, s.cancel = context.WithCancel(context.Background())
+	s.web = newWebServer(s)
+	return s
+}
+
+func newEndpoint(admin bool, methods []Method, limits Limits) *endpoint {
+	return &endpoint{admin: admin, methods: methodTable(methods), quota: newQuota(limits), refusals: newRefusals(limits)}
+}
+
+// Serve serves the sockets until [Server.Shutdown], which is nil here, or until a socket fails. When
+// ctx is done, everything is cut short. A nil listener is not served. Serve closes the listeners.
+func (s *Server) Serve(ctx context.Context, agent, admin net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.Shutdown(ctx) })
+	defer stop()
+	failed := make(chan error, 3)
+	var loops sync.WaitGroup
+	for l, e := range map[net.Listener]*endpoint{agent: s.agent, admin: s.admin} {
+		if l != nil && s.track(l) {
+			loops.Go(func() { failed <- s.accept(l, e) })
+		}
+	}
+	loops.Go(func() { failed <- ignoreClosed(s.web.http.Serve(s.web)) })
+	err := <-failed
+	if err != nil {
+		s.cancel()
+		_ = s.Shutdown(s.base) // cut short: the error is told
+	}
+	loops.Wait()
+	s.readers.Wait()
+	return err
+}
+
+// track notes a listener for Shutdown, which may have come first.
+func (s *Server) track(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		l.Close()
+		return false
+	}
+	s.listeners = append(s.listeners, l)
+	return true
+}
+
+// ignoreClosed returns nil for what a listener answers after it was closed on purpose.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// accept takes connections until the listener is closed. Running out of file descriptors does
+// not end it: connections that are closed make room.
+func (s *Server) accept(l net.Listener, e *endpoint) error {
+	const pause = 50 * time.Millisecond
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			s.readers.Go(func() { s.serveConn(nc.(*net.UnixConn), e) })
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM):
+			s.log.Warn("can't accept a connection", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-s.base.Done():
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// serveConn finds out who connected and serves them.
+func (s *Server) serveConn(nc *net.UnixConn, e *endpoint) {
+	peer, err := peerOf(nc)
+	if err != nil {
+		s.log.Error("connection closed: the kernel does not say who it is", "error", err)
+		nc.Close()
+		return
+	}
+	c := newConn(s, e, nc, peer)
+	if e.admin && peer.UID != s.owner && peer.UID != 0 {
+		s.log.Warn("a stranger on admin.sock", "uid", peer.UID, "pid", peer.PID, "exe", peer.Exe)
+		c.refuse = errNotOperator
+	}
+	if !s.register(c) {
+		nc.Close()
+		return
+	}
+	c.serve()
+}
+
+// register gives the connection a place. One beyond the bound gets a place to be refused in; beyond
+// the bound of those too, and while the server ends, there is none.
+func (s *Server) register(c *conn) bool {
+	release := func() { c.socket.quota.give(c.peer.UID, connections, 1) }
+	if !c.socket.quota.take(c.peer.UID, connections, 1) {
+		select {
+		case s.refusedSlots <- struct{}{}:
+		default:
+			return false
+		}
+		c.refuse, c.last = errConnections, true
+		release = func() { <-s.refusedSlots }
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing && s.base.Err() != nil {
+		release()
+		return false
+	}
+	s.conns[c] = struct{}{}
+	c.atEnd = func() {
+		release()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, c)
+	}
+	return true
+}
+
+// Shutdown ends serving in order: no new connections; what is in flight is finished, and requests that
+// arrive meanwhile are told that the agent restarts; then the input of every connection is closed,
+// what was sent before is answered, and the connections end. Every request that was
+// read gets its answer. When ctx is done first, calls are cancelled and connections cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	listeners := s.listeners
+	s.listeners = nil
+	s.mu.Unlock()
+	for _, l := range listeners {
+		l.Close()
+	}
+	err := s.calls.Close(ctx)
+	for _, c := range s.connections() {
+		if !c.isHTTP.Load() {
+			_ = c.nc.CloseRead() // the reader finds the end of its input
+		}
+	}
+	done := make(chan struct{})
+	go func() { s.readers.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if webErr := s.web.http.Shutdown(ctx); err == nil {
+		err = webErr
+	}
+	s.cancel()
+	for _, c := range s.connections() {
+		c.end()
+	}
+	<-done
+	return err
+}
+
+// connections returns the live connections.
+func (s *Server) connections() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.conns))
+}
