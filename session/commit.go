@@ -11,8 +11,8 @@ import (
 	"github.com/keyward/keyward/audit"
 )
 
-// The trail is synced after this much was appended, or this long after the last
-// append. Until then the ledger's journal has the lines, so that a grant waits for one
+// The trail is synced after this much was appended, and this often if there was
+// anything. Until then the ledger's journal has the lines, so that a grant waits for one
 // file's disk writes and not two.
 const (
 	journalBytes = 1 << 20
@@ -62,14 +62,13 @@ func (e *entry) wait(ctx context.Context) error {
 // takes all that came meanwhile (group commit).
 func (l *Ledger) run() {
 	defer close(l.stopped)
-	idle := time.NewTimer(journalAge)
-	defer idle.Stop()
+	tick := time.NewTicker(journalAge)
+	defer tick.Stop()
 	for {
 		select {
 		case <-l.wake:
 			l.commitAll()
-			idle.Reset(journalAge)
-		case <-idle.C:
+		case <-tick.C:
 			l.haltOn(l.syncTrail())
 		case <-l.closing:
 			l.commitAll()
@@ -168,12 +167,13 @@ func (l *Ledger) putLines(tx *bolt.Tx, first uint64, head audit.Head, lines []by
 
 // syncTrail puts the trail on disk, after which the journal is not needed.
 func (l *Ledger) syncTrail() error {
+	if l.unsynced == 0 {
+		return nil
+	}
 	if err := l.trail.Sync(); err != nil {
 		return err
 	}
-	if l.unsynced > 0 {
-		l.unsynced, l.trim = 0, true
-	}
+	l.unsynced, l.trim = 0, true
 	return nil
 }
 

@@ -3,7 +3,6 @@ package socket
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -84,9 +83,6 @@ func (s *Server) answer(from *client, r *request) *answer {
 	if isRefusal(refusal.Code) {
 		from.socket.refusals.count(from.peer.UID)
 	}
-	if errors.Is(err, session.ErrHalted) {
-		s.halted.Store(&err)
-	}
 	logFailure(s.log, from.peer, r.method, err, refusal)
 	reply := answerTo(r.id, nil, refusal)
 	return &reply
@@ -108,20 +104,17 @@ func (s *Server) call(from *client, r *request) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &call{peer: from.peer, method: method, params: r.params}
+	c := &call{peer: from.peer, socket: from.socket, method: method, params: r.params}
 	if err := c.checkParams(); err != nil {
 		return nil, err
 	}
-	if !method.signs {
-		return s.do(c)
+	if method.signs {
+		if !s.signing.Enter() {
+			return nil, session.ErrLocked
+		}
+		defer s.signing.Leave()
 	}
-	if !s.signing.Enter() {
-		return nil, errOperator
-	}
-	defer s.signing.Leave()
-	result, err := s.do(c)
-	s.countOutcome(err)
-	return result, err
+	return s.do(c)
 }
 
 // do runs the method within the time that a call has, and encodes its result.
@@ -139,18 +132,6 @@ func (s *Server) do(c *call) (result json.RawMessage, err error) {
 		return nil, err
 	}
 	return json.Marshal(value)
-}
-
-// countOutcome counts one request to sign for admin_status.
-func (s *Server) countOutcome(err error) {
-	switch {
-	case err == nil:
-		s.granted.Add(1)
-	case isRefusal(replyTo(err, false).Code):
-		s.denied.Add(1)
-	case replyTo(err, false).Code == api.CodeUnavailable:
-		s.failed.Add(1)
-	}
 }
 
 // isRefusal reports whether code says no, rather than that something went wrong.

@@ -18,7 +18,6 @@ import (
 // Errors of this package's own. Their text is what clients see.
 var (
 	errRestarting  = errors.New("the agent is restarting: send it again in a moment")
-	errOperator    = errors.New("locked by the operator: keyward unlock")
 	errBusy        = errors.New("too many requests in flight: send it again in a moment")
 	errConnections = errors.New("too many connections: this one gets no further answer")
 	errRefusals    = errors.New("too many refused requests from this user: send it again in a moment")
@@ -70,7 +69,8 @@ var replies = []struct {
 
 	{session.ErrHalted, api.CodeUnavailable, session.ErrHalted.Error(),
 		api.ErrorData{Reason: "halted", Hint: "see the agent's log, repair what it names, start the agent again"}},
-	{errOperator, api.CodeUnavailable, "", api.ErrorData{Reason: "lockedByOperator", Retryable: true, Hint: "keyward unlock"}},
+	{session.ErrLocked, api.CodeUnavailable, "locked by the operator, who has to unlock it (keyward unlock)",
+		api.ErrorData{Reason: "lockedByOperator", Retryable: true, Hint: "keyward unlock"}},
 	{errRestarting, api.CodeUnavailable, "", api.ErrorData{Reason: "restarting", Retryable: true}},
 	{backends.ErrPINFinalTry, api.CodeUnavailable, "the key's device has one PIN try left, which the agent does not spend",
 		api.ErrorData{Reason: "pinFinalTry", Hint: "reset the PIN's counter with the device's own tool, then: keyward unlock"}},
@@ -169,7 +169,7 @@ func encodeData(data any) json.RawMessage {
 // logFailure tells the operator what a client is not told: why the agent could not do what
 // it should. Refusals and clients' mistakes are in the audit trail or nobody's concern.
 func logFailure(log *slog.Logger, peer audit.Peer, method string, err error, reply *api.Error) {
-	if reply.Code != api.CodeUnavailable || errors.Is(err, errRestarting) || errors.Is(err, errOperator) {
+	if reply.Code != api.CodeUnavailable || errors.Is(err, errRestarting) || errors.Is(err, session.ErrLocked) {
 		return
 	}
 	log.Error("request failed", "method", method, "uid", peer.UID, "pid", peer.PID, "error", err)

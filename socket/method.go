@@ -26,20 +26,21 @@ type Method struct {
 type Param struct {
 	Name        string
 	Required    bool
-	Schema      schema
+	Schema      string // a name in schemas.json
 	Description string
 }
 
 // Result is what a method answers.
 type Result struct {
 	Name        string
-	Schema      schema
+	Schema      string // a name in schemas.json
 	Description string
 }
 
 // call is one call of a method.
 type call struct {
 	peer   audit.Peer
+	socket *endpoint
 	method *Method
 	params []json.RawMessage
 }
@@ -105,5 +106,5 @@ func methodTable(methods []Method) map[string]*Method {
 	return table
 }
 
-// Methods returns every method: those of agent.sock, then those of admin.sock.
+// Methods returns every method: those of agent.sock, then those of admin.sock only.
 func Methods() []Method { return append(agentMethods(), adminMethods()...) }

@@ -14,10 +14,11 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/keyward/keyward/backends"
@@ -27,15 +28,14 @@ import (
 
 // Config is what a [Server] serves.
 type Config struct {
-	Signer       *session.Signer
-	Backends     map[string]Backend // by name in the configuration
-	Chains       map[string]Chain   // by name in the configuration
-	ExpiryMargin time.Duration      // as session.Config has it
-	Reload       func(ctx context.Context) error
-	Version      string
-	Started      time.Time
-	Logger       *slog.Logger // nil: nothing is logged
-	Limits       Limits       // zero: the defaults
+	Signer   *session.Signer
+	Backends map[string]Backend // by name in the configuration
+	Chains   map[string]Chain   // by name in the configuration
+	Reload   func(ctx context.Context) error
+	Version  string
+	Started  time.Time
+	Logger   *slog.Logger // nil: nothing is logged
+	Limits   Limits       // zero: the defaults
 }
 
 // Backend is a backend and its type in the configuration, e.g. "pkcs11".
@@ -64,23 +64,24 @@ type Server struct {
 	cancel context.CancelFunc
 
 	calls   gate // closed while the server shuts down
-	signing gate // closed while the operator has locked the agent
-
-	granted, denied, failed atomic.Uint64         // requests to sign
-	halted                  atomic.Pointer[error] // the last session.ErrHalted that was answered
+	signing gate // closed while the operator has locked the agent: tells when the last signature is out
 
 	refusedSlots chan struct{} // one for each connection beyond the bound that is being answered
-	readers      sync.WaitGroup
-	mu           sync.Mutex
-	closing      bool
-	listeners    []net.Listener
-	conns        map[*conn]struct{}
+	accepting    sync.WaitGroup
+	readers      sync.WaitGroup // only accepting goroutines add to it
+
+	mu          sync.Mutex
+	closing     bool // no more connections
+	inputClosed bool // nothing more is read from them
+	listeners   []net.Listener
+	conns       map[*conn]struct{}
 }
 
 // endpoint is one of the two sockets: its methods and what its clients hold.
 type endpoint struct {
 	admin    bool
-	methods  map[string]*Method
+	list     []Method
+	methods  map[string]*Method // list by name
 	quota    *quota
 	refusals *refusals
 }
@@ -93,7 +94,7 @@ func New(cfg Config) *Server {
 		limits:       limits,
 		log:          cfg.Logger,
 		agent:        newEndpoint(false, agentMethods(), limits),
-		admin:        newEndpoint(true, adminMethods(), limits),
+		admin:        newEndpoint(true, append(adminMethods(), rpcMethods()...), limits),
 		owner:        uint32(os.Geteuid()),
 		refusedSlots: make(chan struct{}, limits.maxRefusedConns),
 		conns:        make(map[*conn]struct{}),
@@ -107,7 +108,7 @@ func New(cfg Config) *Server {
 }
 
 func newEndpoint(admin bool, methods []Method, limits Limits) *endpoint {
-	return &endpoint{admin: admin, methods: methodTable(methods), quota: newQuota(limits), refusals: newRefusals(limits)}
+	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits), refusals: newRefusals(limits)}
 }
 
 // Serve serves the sockets until [Server.Shutdown], which is nil here, or until a socket fails. When
@@ -116,33 +117,34 @@ func (s *Server) Serve(ctx context.Context, agent, admin net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Shutdown(ctx) })
 	defer stop()
 	failed := make(chan error, 3)
-	var loops sync.WaitGroup
-	for l, e := range map[net.Listener]*endpoint{agent: s.agent, admin: s.admin} {
-		if l != nil && s.track(l) {
-			loops.Go(func() { failed <- s.accept(l, e) })
-		}
-	}
-	loops.Go(func() { failed <- ignoreClosed(s.web.http.Serve(s.web)) })
+	s.start(agent, s.agent, failed)
+	s.start(admin, s.admin, failed)
+	var web sync.WaitGroup
+	web.Go(func() { failed <- ignoreClosed(s.web.http.Serve(s.web)) })
 	err := <-failed
 	if err != nil {
 		s.cancel()
-		_ = s.Shutdown(s.base) // cut short: the error is told
+		_ = s.Shutdown(s.base) // cut short; the error that led to it is the one to tell
 	}
-	loops.Wait()
+	web.Wait()
+	s.accepting.Wait()
 	s.readers.Wait()
 	return err
 }
 
-// track notes a listener for Shutdown, which may have come first.
-func (s *Server) track(l net.Listener) bool {
+// start begins to accept connections, unless Shutdown came first.
+func (s *Server) start(l net.Listener, e *endpoint, failed chan<- error) {
+	if l == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		l.Close()
-		return false
+		return
 	}
 	s.listeners = append(s.listeners, l)
-	return true
+	s.accepting.Go(func() { failed <- s.accept(l, e) })
 }
 
 // ignoreClosed returns nil for what a listener answers after it was closed on purpose.
@@ -211,9 +213,8 @@ func (s *Server) register(c *conn) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing && s.base.Err() != nil {
-		release()
-		return false
+	if s.inputClosed { // accepted just before: it still gets answers to what it has sent
+		_ = c.nc.CloseRead()
 	}
 	s.conns[c] = struct{}{}
 	c.atEnd = func() {
@@ -230,19 +231,10 @@ func (s *Server) register(c *conn) bool {
 // what was sent before is answered, and the connections end. Every request that was
 // read gets its answer. When ctx is done first, calls are cancelled and connections cut.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.closing = true
-	listeners := s.listeners
-	s.listeners = nil
-	s.mu.Unlock()
-	for _, l := range listeners {
-		l.Close()
-	}
+	s.stopAccepting()
 	err := s.calls.Close(ctx)
-	for _, c := range s.connections() {
-		if !c.isHTTP.Load() {
-			_ = c.nc.CloseRead() // the reader finds the end of its input
-		}
+	for _, c := range s.closeInput() {
+		_ = c.nc.CloseRead() // the reader gets what the kernel has, then the end of input
 	}
 	done := make(chan struct{})
 	go func() { s.readers.Wait(); close(done) }()
@@ -260,6 +252,26 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	<-done
 	return err
+}
+
+// stopAccepting closes the listeners and waits until none gives a connection any more.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	s.closing = true
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.listeners = nil
+	s.mu.Unlock()
+	s.accepting.Wait()
+}
+
+// closeInput has connections that are not registered yet read no further, and returns the others.
+func (s *Server) closeInput() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inputClosed = true
+	return slices.Collect(maps.Keys(s.conns))
 }
 
 // connections returns the live connections.

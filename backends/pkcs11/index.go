@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -63,7 +64,7 @@ func (x *index) all(match func(*object) bool) []*object {
 		}
 	}
 	slices.SortFunc(list, func(a, b *object) int {
-		return cmp2(a.label, b.label, a.id, b.id)
+		return cmp.Or(cmp.Compare(a.label, b.label), cmp.Compare(a.id, b.id))
 	})
 	return list
 }
@@ -88,15 +89,15 @@ func (c *conn) find(s p11Session, id string) (*object, error) {
 	o := byID[id]
 	c.keys.set(id, o)
 	if o == nil {
-		return nil, c.notFound()
+		return nil, c.notFound(s)
 	}
 	return o, nil
 }
 
-// notFound is the error for a key that a search did not find. A token that is gone has no
-// keys either, and SoftHSM's search does not say that it is.
-func (c *conn) notFound() error {
-	if err := c.present(); err != nil {
+// notFound is the error for a key that a search on s did not find. A token that is gone, or
+// that logged us out, shows no keys either, and its search reports no error.
+func (c *conn) notFound(s p11Session) error {
+	if err := c.present(s); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w in %s", backends.ErrKeyNotFound, c.describe())

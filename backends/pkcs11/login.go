@@ -61,7 +61,8 @@ func (b *Backend) beginUnlock(ctx context.Context, pin *secret.Buffer, by trigge
 		b.conn, b.pin, b.refused = nil, pin, nil
 		a := b.beginLocked(ctx, by)
 		b.mu.Unlock()
-		return a, old.Close()
+		b.forget(old)
+		return a, nil
 	}
 }
 
@@ -104,7 +105,8 @@ func (b *Backend) beginLock(ctx context.Context) error {
 			pin := b.pin
 			b.conn, b.pin, b.refused = nil, nil, errLockedByOperator
 			b.mu.Unlock()
-			return pin.Close()
+			b.forget(pin)
+			return nil
 		}
 		b.mu.Unlock()
 		if err := b.waitAttempt(ctx); err != nil {
@@ -213,7 +215,12 @@ func (b *Backend) setWrongPIN(pin *secret.Buffer) {
 	old := b.wrongPIN
 	b.wrongPIN = pin
 	b.mu.Unlock()
-	if err := old.Close(); err != nil {
+	b.forget(old)
+}
+
+// forget wipes a PIN; nil: nothing.
+func (b *Backend) forget(pin *secret.Buffer) {
+	if err := pin.Close(); err != nil {
 		b.log.Warn("forgetting a PIN", "error", err)
 	}
 }

@@ -16,7 +16,9 @@ type module struct {
 	path string
 	env  map[string]string
 
-	initialized bool // by us; changed by whoever holds all lanes
+	// Both are used by whoever holds all lanes.
+	initialized bool // by us
+	released    bool
 }
 
 // process is what all modules of a process share, whether they know it or not.
@@ -89,6 +91,7 @@ func (m *module) setEnv() error {
 func (m *module) release() {
 	process.mu.Lock()
 	defer process.mu.Unlock()
+	m.released = true
 	delete(process.inUse, m.path)
 	for name, value := range m.env {
 		if n := process.env[name].users - 1; n > 0 {

@@ -76,13 +76,11 @@ type Backend struct {
 	lanes    chan *lane    // free ones
 	draining chan struct{} // holds one element while somebody takes all lanes
 
-	life   context.Context // done when Close begins
-	end    context.CancelFunc
-	closed chan struct{} // closed when Close is done; see closeErr
+	life context.Context // done when Close begins
+	end  context.CancelFunc
 
 	mu       sync.Mutex // never held across a call into the module or a wait
 	closing  bool
-	closeErr error
 	conn     *conn          // nil: not connected
 	attempt  *attempt       // under way; nil: none
 	refused  error          // why no attempt is made until Unlock; nil: one may be made
@@ -134,7 +132,6 @@ func newBackend(cfg Config, mod *module) *Backend {
 		cfg: cfg, mod: mod, log: cfg.Logger,
 		lanes:    make(chan *lane, cfg.Sessions),
 		draining: make(chan struct{}, 1),
-		closed:   make(chan struct{}),
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -155,56 +152,49 @@ func orDefault[T int | time.Duration](v, def T) T {
 }
 
 // Close waits for calls in flight, then logs out and finalizes the module. If a call hangs
-// for longer than the operation timeout the module is left as it is, since finalizing it
-// would crash the process, and the error says so. Later calls of anything give
-// [backends.ErrUnavailable].
+// for longer than the operation timeout, the module is left as it is, since finalizing it
+// would crash the process; the error says so, and Close may be called again. Calls
+// after Close give [backends.ErrUnavailable].
 func (b *Backend) Close() error {
 	b.mu.Lock()
-	first := !b.closing
 	b.closing = true
 	b.mu.Unlock()
-	if first {
-		b.end()
-		err := b.shutdown()
-		b.mu.Lock()
-		b.closeErr = err
-		b.mu.Unlock()
-		close(b.closed)
-	}
-	<-b.closed
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closeErr
-}
-
-// shutdown is Close's work, done once.
-func (b *Backend) shutdown() error {
+	b.end()
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.OpTimeout)
 	defer cancel()
-	if err := b.waitAttempt(ctx); err != nil {
-		return fmt.Errorf("pkcs11 %s: closing: the module hangs and was not finalized: %w", b.cfg.Name, err)
-	}
-	// The lanes are kept: nobody gets one any more.
-	if _, err := b.drain(ctx); err != nil {
-		return fmt.Errorf("pkcs11 %s: closing: a call hangs, so the module was not finalized: %w", b.cfg.Name, err)
-	}
-	b.mu.Lock()
-	b.conn = nil
-	pin, wrong := b.pin, b.wrongPIN
-	b.pin, b.wrongPIN = nil, nil
-	b.mu.Unlock()
-	err := errors.Join(pin.Close(), wrong.Close(), b.mod.finalize())
-	b.mod.release()
-	if err != nil {
+	if err := b.shutdown(ctx); err != nil {
 		return fmt.Errorf("pkcs11 %s: closing: %w", b.cfg.Name, err)
 	}
 	return nil
 }
 
+// shutdown releases the module, unless that was done.
+func (b *Backend) shutdown(ctx context.Context) error {
+	if err := b.waitAttempt(ctx); err != nil {
+		return fmt.Errorf("the module hangs and was not finalized: %w", err)
+	}
+	refill, err := b.drain(ctx)
+	if err != nil {
+		return fmt.Errorf("a call hangs, so the module was not finalized: %w", err)
+	}
+	defer refill()
+	b.mu.Lock()
+	b.conn = nil
+	pin, wrong := b.pin, b.wrongPIN
+	b.pin, b.wrongPIN = nil, nil
+	b.mu.Unlock()
+	if b.mod.released {
+		return nil
+	}
+	err = errors.Join(pin.Close(), wrong.Close(), b.mod.finalize())
+	b.mod.release()
+	return err
+}
+
 // Status reports the token's state, having asked the token.
 func (b *Backend) Status(ctx context.Context) backends.Status {
-	detail, err := do(ctx, b, "asking the token", func(c *conn, _ p11Session) (string, error) {
-		return c.describe(), c.present()
+	detail, err := do(ctx, b, "asking the token", func(c *conn, s p11Session) (string, error) {
+		return c.describe(), c.present(s)
 	}, nil)
 	switch {
 	case err == nil:

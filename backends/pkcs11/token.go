@@ -45,8 +45,8 @@ func tokenInfo(mod *module, slotID uint) (p11.TokenInfo, error) {
 	return info, err
 }
 
-// present asks the token whether it is there and still the same.
-func (c *conn) present() error {
+// present asks the token whether it is there, still the same, and shows private keys on s.
+func (c *conn) present(s p11Session) error {
 	info, err := tokenInfo(c.mod, c.slotID)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errLost, err)
@@ -54,8 +54,22 @@ func (c *conn) present() error {
 	if info.Label != c.info.Label || info.SerialNumber != c.info.SerialNumber {
 		return fmt.Errorf("%w: another one, %s, is in its slot", errLost, wanted(info.Label, info.SerialNumber))
 	}
+	if info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
+		return nil
+	}
+	session, err := c.mod.GetSessionInfo(s)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	if session.State != cksRWUserFunctions {
+		return fmt.Errorf("%w: it logged us out", errLost)
+	}
 	return nil
 }
+
+// cksRWUserFunctions is CKS_RW_USER_FUNCTIONS, the state of a read-write p11Session of the
+// user who is logged in (PKCS #11 v2.40, 3.3).
+const cksRWUserFunctions = 3
 
 // describe names the token for people.
 func (c *conn) describe() string {

@@ -39,7 +39,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 		case len(commands) > 0:
 			cmd := commandNamed(commands, arg)
 			if cmd == nil {
-				return nil, unknownCommand(path, arg, commands)
+				return nil, unknownCommand(path, arg, args, commands)
 			}
 			path, commands, known = append(path, arg), cmd.Subcommands, append(slices.Clip(known), cmd.Flags...)
 		default:
@@ -82,13 +82,15 @@ func commandNamed(commands []*cli.Command, name string) *cli.Command {
 	return nil
 }
 
-func unknownCommand(path []string, name string, commands []*cli.Command) error {
-	full := strings.Join(append(path, name), " ")
+// unknownCommand is the error for a name that none of commands has; path is before it on
+// the command line, rest after it.
+func unknownCommand(path []string, name string, rest []string, commands []*cli.Command) error {
+	before := strings.Join(append(slices.Clip(path), ""), " ")
 	if near := suggest.Nearest(name, commandNames(commands)); near != "" {
-		return withHint(usageError("unknown command %q; did you mean %q?", full, near),
-			"%s", strings.Join(append([]string{"keyward"}, append(path, near)...), " "))
+		return withHint(usageError("unknown command %q; did you mean %q?", before+name, before+near),
+			"keyward %s%s", before, strings.Join(append([]string{near}, rest...), " "))
 	}
-	return withHint(usageError("unknown command %q", full), "keyward %s--help", strings.Join(append(path, ""), " "))
+	return withHint(usageError("unknown command %q", before+name), "keyward %s--help", before)
 }
 
 func commandNames(commands []*cli.Command) (names []string) {

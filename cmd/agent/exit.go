@@ -20,7 +20,10 @@ const (
 	exitDamaged     = 5
 )
 
-const exitCodes = `Exit codes: 0 ok · 1 failed · 2 wrong usage · 3 denied by policy ·
+const about = `--dir DIRECTORY and --json go with every command, before or after its name.
+"keyward help COMMAND" says more about one.
+
+Exit codes: 0 ok · 1 failed · 2 wrong usage · 3 denied by policy ·
 4 agent not reachable · 5 audit trail or state damaged`
 
 // cliError adds an exit code and advice to an error.

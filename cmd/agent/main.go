@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 
@@ -41,7 +40,7 @@ func (t *tool) app() *cli.App {
 	app := &cli.App{
 		Name:            "keyward",
 		Usage:           "keeps session keys in hardware and signs only what each session's policy allows",
-		Description:     exitCodes,
+		Description:     about,
 		HideVersion:     true,
 		HideHelpCommand: true,
 		// A comma is a typing error in a client, not a second one.

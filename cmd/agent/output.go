@@ -14,7 +14,9 @@ import (
 func (t *tool) print(format string, args ...any) { fmt.Fprintf(t.stdout, format+"\n", args...) }
 
 // note says something beside the data.
-func (t *tool) note(format string, args ...any) { fmt.Fprintf(t.stderr, "keyward: "+format+"\n", args...) }
+func (t *tool) note(format string, args ...any) {
+	fmt.Fprintf(t.stderr, "keyward: "+format+"\n", args...)
+}
 
 // hint says what to type next.
 func (t *tool) hint(format string, args ...any) { t.note("hint: "+format, args...) }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 
 	"github.com/urfave/cli/v2"
 
@@ -37,24 +38,20 @@ func (t *tool) sign(c *cli.Context) error {
 	}
 	defer cl.Close()
 	if c.Bool("simulate") {
-		var verdict api.Verdict
-		if err := cl.Call(c.Context, &verdict, "session_simulate", tx); err != nil {
+		verdict, err := cl.Simulate(c.Context, tx)
+		if err != nil {
 			return err
 		}
-		return t.printVerdict(c, &verdict)
+		return t.printVerdict(c, verdict)
 	}
-	var signed json.RawMessage
-	if err := cl.Call(c.Context, &signed, "session_signTransaction", tx); err != nil {
+	signed, err := cl.SignTransaction(c.Context, tx)
+	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
 		return t.printJSON(signed)
 	}
-	var raw struct{ Raw string }
-	if err := json.Unmarshal(signed, &raw); err != nil {
-		return err
-	}
-	t.print("%s", raw.Raw)
+	t.print("%v", signed.Raw)
 	return nil
 }
 
@@ -73,9 +70,9 @@ func (t *tool) transaction(c *cli.Context) (json.RawMessage, error) {
 	if c.IsSet("session") && c.IsSet("signer") {
 		return nil, usageError("give --session or --signer, not both")
 	}
-	for _, key := range []string{"session", "signer"} {
-		if c.IsSet(key) {
-			data = withMember(data, key, c.String(key))
+	for _, flag := range []string{"session", "signer"} {
+		if c.IsSet(flag) {
+			data = withMember(data, "session", c.String(flag)) // the agent takes either there
 		}
 	}
 	return data, nil
@@ -91,4 +88,26 @@ func withMember(object []byte, key, value string) []byte {
 		return append(text, rest...)
 	}
 	return text
+}
+
+// printVerdict prints what session_simulate found. A denial is the command's error, as it
+// would be without --simulate.
+func (t *tool) printVerdict(c *cli.Context, v *api.Verdict) error {
+	if c.Bool("json") {
+		if err := t.printJSON(v); err != nil {
+			return err
+		}
+	}
+	if !v.Allow {
+		return withCode(exitDenied, fmt.Errorf("denied: %s", v.Message))
+	}
+	if c.Bool("json") {
+		return nil
+	}
+	t.print("allowed; signing would count:")
+	rows := [][]string{{"  LIMIT", "AMOUNT", "OF"}}
+	for _, charge := range v.Charges {
+		rows = append(rows, []string{"  " + charge.Tracker.String(), charge.Amount.String(), charge.Limit.String()})
+	}
+	return t.table(rows)
 }

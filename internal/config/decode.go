@@ -131,7 +131,7 @@ func (d *document) config(tree map[string]any, c *Config) error {
 			err = d.section(tree[key], p, c.Limits.fields())
 		case "backends":
 			err = d.named(tree[key], p, func(name string) []field {
-				c.Backends[name] = defaultBackend()
+				c.Backends[name] = DefaultBackend()
 				return c.Backends[name].fields()
 			})
 		case "chains":

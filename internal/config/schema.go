@@ -65,7 +65,8 @@ func builtInChains() map[string]*Chain {
 	}
 }
 
-func defaultBackend() *Backend {
+// DefaultBackend is a backend whose section says nothing.
+func DefaultBackend() *Backend {
 	return &Backend{Timeout: 10 * time.Second}
 }
 

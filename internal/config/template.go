@@ -24,7 +24,7 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "agent", c.Agent.fields(), nil)
 	section(&w, "session", c.Session.fields(), nil)
 	section(&w, "limits", c.Limits.fields(), nil)
-	section(&w, "backends."+name, b.fields(), defaultBackend().fields())
+	section(&w, "backends."+name, b.fields(), DefaultBackend().fields())
 	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. Others, for example:\n" +
 		"# [chains.my-chain]\n# id = 1234\n# validator = \"0x…\"  # SessionKeyValidator's address; without it, only eoa sessions\n")
 	return w.Bytes()

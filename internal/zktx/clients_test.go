@@ -13,7 +13,6 @@ import (
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/keyward/keyward/policy"
 )
@@ -143,7 +142,7 @@ func TestRawOfClientsReadsBack(t *testing.T) {
 			t.Errorf("%s: customSignature = %x", c.name(), customSignature)
 		}
 		want, err := ParseTransaction(c.Params[0], TypeZKsync, 0)
-		if diff := cmp.Diff(want, tx, cmpopts.EquateEmpty()); err != nil || diff != "" {
+		if diff := cmp.Diff(want, tx, equateEmpty); err != nil || diff != "" {
 			t.Errorf("%s: ParseRaw differs from ParseTransaction: %v, want- got+\n%s", c.name(), err, diff)
 		}
 	}

@@ -2,6 +2,7 @@ import type { Address, Hash, Hex } from 'viem'
 
 import { Connection, type ConnectionOptions, type RequestOptions } from './connection.js'
 import { Field } from './decode.js'
+import { KeywardDeniedError } from './errors.js'
 import { readSession, type Session } from './session.js'
 import { encodeTransaction, type KeywardTransaction } from './transaction.js'
 
@@ -15,8 +16,10 @@ export type SignedTransaction = {
   /** Only of `agw` sessions. */
   customSignature: Hex | undefined
   digest: Hash
+  /** The id of the session that it was signed with. */
+  session: string
   sessionHash: Hash
-  /** Only of `agw` sessions. */
+  /** Those in customSignature; empty for `eoa` sessions. */
   periodIds: bigint[]
 }
 
@@ -26,16 +29,21 @@ export type Charge = { tracker: string; limit: bigint; amount: bigint }
 /** What signing would answer now. Nothing is counted. */
 export type Verdict = {
   allow: boolean
-  /** A stable word for programs; undefined if allowed. */
-  reason: string | undefined
-  /** The contract's own revert text; undefined if allowed, or if the rule is not the contract's. */
-  revert: string | undefined
+  /** The error that signing would throw; undefined if it is allowed. */
+  denial: KeywardDeniedError | undefined
+  /** What signing would count. */
   charges: Charge[]
+  digest: Hash
+  /** The id of the session that would sign. */
+  session: string
+  periodIds: bigint[]
 }
 
 export type SessionTransaction = KeywardTransaction & {
-  /** A session's id, where several sessions fit `from` and `chainId`. */
+  /** A session's id or signer, where several sessions fit `from` and `chainId`. */
   session?: string | undefined
+  /** `agw` sessions: the account's validation hooks, in the account's order. Default: the session's validator alone. */
+  hooks?: readonly Address[] | undefined
 }
 
 /** An agent, as an app sees it. */
@@ -74,8 +82,8 @@ export function keyward(socketPath: string, options: ConnectionOptions = {}): Ke
   }
 }
 
-function encodeSessionTransaction(tx: SessionTransaction): Record<string, unknown> {
-  return { ...(tx.session !== undefined && { session: tx.session }), ...encodeTransaction(tx) }
+function encodeSessionTransaction({ session, hooks, ...tx }: SessionTransaction): Record<string, unknown> {
+  return { ...(session !== undefined && { session }), ...(hooks && { hooks }), ...encodeTransaction(tx) }
 }
 
 function readSigned(f: Field): SignedTransaction {
@@ -85,6 +93,7 @@ function readSigned(f: Field): SignedTransaction {
     signature: f.at('signature').hex(),
     customSignature: f.at('customSignature').maybe((s) => s.hex()),
     digest: f.at('digest').hex(),
+    session: f.at('session').text(),
     sessionHash: f.at('sessionHash').hex(),
     periodIds: f.at('periodIds').list((id) => id.bigint()),
   }
@@ -93,12 +102,14 @@ function readSigned(f: Field): SignedTransaction {
 function readVerdict(f: Field): Verdict {
   return {
     allow: f.at('allow').boolean(),
-    reason: f.at('reason').maybe((r) => r.text()) || undefined,
-    revert: f.at('revert').maybe((r) => r.text()) || undefined,
+    denial: f.at('denial').maybe((d) => new KeywardDeniedError(`User denied: ${f.at('message').text()}`, d.object())),
     charges: f.at('charges').list((c) => ({
       tracker: c.at('tracker').text(),
       limit: c.at('limit').bigint(),
       amount: c.at('amount').bigint(),
     })),
+    digest: f.at('digest').hex(),
+    session: f.at('session').text(),
+    periodIds: f.at('periodIds').list((id) => id.bigint()),
   }
 }

@@ -14,7 +14,7 @@ export class Field {
 
   /** The field `name` of an object; absent fields are undefined in it. */
   at(name: string): Field {
-    return new Field(this.#object()[name], `${this.#path}.${name}`)
+    return new Field(this.object()[name], `${this.#path}.${name}`)
   }
 
   /** `read` of this field, undefined if it is absent or null. */
@@ -67,7 +67,7 @@ export class Field {
     return date
   }
 
-  #object(): Record<string, unknown> {
+  object(): Record<string, unknown> {
     if (typeof this.#value !== 'object' || this.#value === null || Array.isArray(this.#value)) throw this.#wrong('an object')
     return this.#value as Record<string, unknown>
   }

@@ -44,7 +44,7 @@ const types: Record<string, Hex> = {
 }
 
 // Of viem's requests: how to prepare one, not what is signed.
-const notSigned = new Set(['account', 'chain', 'kzg', 'nonceManager', 'parameters', 'session'])
+const notSigned = new Set(['account', 'chain', 'kzg', 'nonceManager', 'parameters'])
 
 /**
  * The transaction as the agent reads it, quantities as 0x-hex. A field that would be part of what is

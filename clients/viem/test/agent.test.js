@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { KeywardProtocolError, keyward } from '@keyward/viem'
+import { KeywardDeniedError, KeywardProtocolError, keyward } from '@keyward/viem'
 import { StubAgent } from './stub.js'
 
 const address = '0x34ca1501FAE231cC2ebc995CE013Dbe882d7d081'
@@ -84,14 +84,40 @@ test('one session comes with what is left of its limits', async (t) => {
   assert.deepEqual([got.outstanding, got.createSessionCalldata], [2, '0x5a0694d2'])
 })
 
-const tx = { session: session.id, from: address, to: address, data: '0x40c10f19', nonce: 7, gas: 300000n, maxFeePerGas: 25000000n, paymaster: address, paymasterInput: '0x8c5a3445' }
-const txOnWire = { session: session.id, from: address, to: address, data: '0x40c10f19', nonce: '0x7', gas: '0x493e0', maxFeePerGas: '0x17d7840', paymaster: address, paymasterInput: '0x8c5a3445' }
+const tx = { session: session.id, hooks: [address], from: address, to: address, data: '0x40c10f19', nonce: 7, gas: 300000n, maxFeePerGas: 25000000n, paymaster: address, paymasterInput: '0x8c5a3445' }
+const txOnWire = { ...tx, nonce: '0x7', gas: '0x493e0', maxFeePerGas: '0x17d7840' }
+const charges = [{ tracker: 'fee', limit: '100', amount: '7' }]
 
 test('signTransaction gives all that was signed', async (t) => {
-  const signed = { raw: '0x71', hash: word, signature: word, customSignature: '0xcc', digest: word, sessionHash: word, periodIds: [0, '20123'] }
+  const signed = { raw: '0x71', hash: word, signature: word, customSignature: '0xcc', digest: word, session: session.id, sessionHash: word, periodIds: [0, '20123'] }
   const { stub, agent } = await agentFor(t, () => signed)
   assert.deepEqual(await agent.signTransaction(tx), { ...signed, periodIds: [0n, 20123n] })
   assert.deepEqual(stub.requests[0].params, [txOnWire])
+})
+
+test('an eoa session has no customSignature and no period ids', async (t) => {
+  const { agent } = await agentFor(t, () => ({ raw: '0x02', hash: word, signature: word, digest: word, session: session.id, sessionHash: word }))
+  const signed = await agent.signTransaction({ from: address, to: address, nonce: 0, gas: 1n })
+  assert.deepEqual([signed.customSignature, signed.periodIds], [undefined, []])
+})
+
+test('simulate gives the charges of what is allowed', async (t) => {
+  const { stub, agent } = await agentFor(t, () => ({ allow: true, charges, digest: word, session: session.id, periodIds: [0] }))
+  const verdict = await agent.simulate(tx)
+  assert.deepEqual([stub.requests[0].method, stub.requests[0].params], ['session_simulate', [txOnWire]])
+  assert.deepEqual(verdict, {
+    allow: true, denial: undefined, charges: [{ tracker: 'fee', limit: 100n, amount: 7n }], digest: word, session: session.id, periodIds: [0n],
+  })
+})
+
+test('simulate gives the error that signing would throw', async (t) => {
+  const denial = { reason: 'lifetimeLimitExceeded', revert: 'Lifetime limit exceeded', limit: '5', used: '5', asked: '1', remaining: '0' }
+  const answer = { allow: false, reason: denial.reason, message: 'Lifetime limit exceeded', denial, charges: [], digest: word, session: session.id }
+  const { agent } = await agentFor(t, () => answer)
+  const verdict = await agent.simulate(tx)
+  assert.equal(verdict.allow, false)
+  assert.ok(verdict.denial instanceof KeywardDeniedError)
+  assert.deepEqual([verdict.denial.reason, verdict.denial.remaining], ['lifetimeLimitExceeded', 0n])
 })
 
 const broken = [

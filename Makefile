@@ -1,0 +1,65 @@
+# make run   an agent with a SoftHSM token and a demo session, in the foreground
+# make test  every test there is
+# make demo  one shot: sign, be refused, see the audit trail
+# make bench signatures a second, as ratios to the token's own
+# make lint  staticcheck and govulncheck
+
+FUZZTIME ?= 3s
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@latest
+
+export CGO_ENABLED = 1
+
+.PHONY: build run test check unit fuzz node demo bench lint clean deps deps-test
+
+build:
+	go build -trimpath -o bin/keyward ./cmd/agent
+
+deps:
+	@scripts/deps
+
+deps-test:
+	@scripts/deps test
+
+run: deps build
+	@scripts/run
+
+test: deps-test build check unit fuzz node
+
+check:
+	go vet ./...
+	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
+
+unit:
+	go test -race ./...
+
+# Each target for a few seconds. Only what has one is listed; a target can't be forgotten.
+fuzz:
+	@set -e; for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "fuzz $$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+# Every npm package in the repository.
+node: build
+	@set -e; for manifest in $$(find . -name package.json -not -path '*/node_modules/*' | sort); do \
+		dir=$$(dirname $$manifest); \
+		echo "npm test in $$dir"; \
+		(cd $$dir && npm ci --no-audit --no-fund --loglevel=error && npm test --if-present); \
+	done
+
+demo: deps build
+	@softhsm-test/demo/demo.sh
+
+bench: deps
+	go test -run '^$$' -bench . ./softhsm-test/...
+
+lint:
+	go run $(STATICCHECK) ./...
+	go run $(GOVULNCHECK) ./...
+
+clean:
+	rm -rf bin

@@ -1,0 +1,345 @@
+// Package backendtest is the suite that every backend passes.
+package backendtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/google/go-cmp/cmp"
+	"github.com/keyward/keyward/backends"
+)
+
+// Options fits the suite to a device.
+type Options struct {
+	Signatures int // for each of the tests that sign much; 0: 64
+	// Unknown is a well-formed URI of a key that the device never had. "": a
+	// key is made and destroyed to have one.
+	Unknown string
+}
+
+// Run holds the backend that open gives to its contract. open is called for each subtest,
+// gives an empty backend, and cleans up after itself; Close may be called before that.
+func Run(t *testing.T, opts Options, open func(t *testing.T) backends.Backend) {
+	if opts.Signatures == 0 {
+		opts.Signatures = 64
+	}
+	s := &suite{opts}
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, backends.Backend)
+	}{
+		{"Generate", s.generate},
+		{"Find", s.find},
+		{"Sign", s.sign},
+		{"SignManyDigests", s.signMany},
+		{"SignParallel", s.signParallel},
+		{"Destroy", s.destroy},
+		{"NotFound", s.notFound},
+		{"ContextDone", s.contextDone},
+		{"Deadline", s.deadline},
+		{"Close", s.close},
+		{"CloseWaits", s.closeWaits},
+		{"List", s.list},
+		{"Status", s.status},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, open(t)) })
+	}
+}
+
+type suite struct{ Options }
+
+func (s *suite) generate(t *testing.T, b backends.Backend) {
+	uris, points := map[string]bool{}, map[string]bool{}
+	for i := range 5 {
+		k := Generate(t, b, fmt.Sprintf("keyward-generate-%d", i))
+		uris[k.URI()] = true
+		points[string(point(k))] = true
+		switch k.Protection() {
+		case backends.Resident, backends.Wrapped, backends.Sealed:
+		default:
+			t.Errorf("Protection() = %q", k.Protection())
+		}
+		if !k.Public().Curve.IsOnCurve(k.Public().X, k.Public().Y) {
+			t.Errorf("public key %x is not on secp256k1", point(k))
+		}
+	}
+	if len(uris) != 5 || len(points) != 5 {
+		t.Errorf("5 keys have %d URIs and %d public keys", len(uris), len(points))
+	}
+	// Two keys of one label are two keys all the same.
+	if a, b := Generate(t, b, "keyward-twin"), Generate(t, b, "keyward-twin"); a.URI() == b.URI() {
+		t.Errorf("two keys have the URI %q", a.URI())
+	}
+}
+
+func (s *suite) find(t *testing.T, b backends.Backend) {
+	other := Generate(t, b, "keyward-other")
+	k := Generate(t, b, "keyward-find; 100% ü")
+	for range 3 {
+		again, err := b.Key(t.Context(), k.URI())
+		if err != nil {
+			t.Fatalf("Key(%q): %v", k.URI(), err)
+		}
+		if diff := cmp.Diff(point(k), point(again)); diff != "" {
+			t.Errorf("public key changed (-generated +found):\n%s", diff)
+		}
+		if again.URI() != k.URI() || again.Protection() != k.Protection() {
+			t.Errorf("found %q, %q, want %q, %q", again.URI(), again.Protection(), k.URI(), k.Protection())
+		}
+		Verify(t, again, [32]byte{1})
+	}
+	if bytes.Equal(point(other), point(k)) {
+		t.Error("found another key")
+	}
+}
+
+func (s *suite) sign(t *testing.T, b backends.Backend) {
+	k := Generate(t, b, "keyward-sign")
+	for _, digest := range [][32]byte{
+		{},
+		[32]byte(bytes.Repeat([]byte{0xff}, 32)),
+		[32]byte(crypto.S256().Params().N.Bytes()),
+		{31: 1},
+		{0: 0x80},
+	} {
+		Verify(t, k, digest)
+	}
+}
+
+func (s *suite) signMany(t *testing.T, b backends.Backend) {
+	k := Generate(t, b, "keyward-many")
+	for range s.Signatures {
+		Verify(t, k, randomDigest())
+	}
+}
+
+func (s *suite) signParallel(t *testing.T, b backends.Backend) {
+	const keys, callers = 3, 16
+	var ks []backends.Key
+	for i := range keys {
+		ks = append(ks, Generate(t, b, fmt.Sprintf("keyward-parallel-%d", i)))
+	}
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for j := range max(s.Signatures/callers, 2) {
+				k, digest := ks[(i+j)%keys], randomDigest()
+				if err := verify(t.Context(), k, digest); err != nil {
+					t.Errorf("signing in parallel: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (s *suite) destroy(t *testing.T, b backends.Backend) {
+	k, stays := Generate(t, b, "keyward-destroy"), Generate(t, b, "keyward-destroy")
+	if err := b.Destroy(t.Context(), k.URI()); err != nil {
+		t.Fatalf("Destroy: %v", err)
+	}
+	if _, err := b.Key(t.Context(), k.URI()); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("Key after Destroy: %v, want ErrKeyNotFound", err)
+	}
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("SignDigest after Destroy: %v, want ErrKeyNotFound", err)
+	}
+	if err := b.Destroy(t.Context(), k.URI()); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("second Destroy: %v, want ErrKeyNotFound", err)
+	}
+	Verify(t, stays, randomDigest())
+}
+
+func (s *suite) notFound(t *testing.T, b backends.Backend) {
+	uri := s.Unknown
+	if uri == "" {
+		k := Generate(t, b, "keyward-unknown")
+		uri = k.URI()
+		if err := b.Destroy(t.Context(), uri); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Key(t.Context(), uri); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("Key(%q): %v, want ErrKeyNotFound", uri, err)
+	}
+	if err := b.Destroy(t.Context(), uri); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("Destroy(%q): %v, want ErrKeyNotFound", uri, err)
+	}
+	for _, malformed := range []string{"", "nonsense", "pkcs11:"} {
+		if _, err := b.Key(t.Context(), malformed); err == nil {
+			t.Errorf("Key(%q) succeeded", malformed)
+		}
+		if err := b.Destroy(t.Context(), malformed); err == nil {
+			t.Errorf("Destroy(%q) succeeded", malformed)
+		}
+	}
+}
+
+func (s *suite) contextDone(t *testing.T, b backends.Backend) {
+	k := Generate(t, b, "keyward-context")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, err := range calls(ctx, b, k) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s with a cancelled context: %v, want context.Canceled", name, err)
+		}
+	}
+	Verify(t, k, randomDigest()) // the key is still there, Destroy having done nothing
+}
+
+func (s *suite) deadline(t *testing.T, b backends.Backend) {
+	k := Generate(t, b, "keyward-deadline")
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	for name, err := range calls(ctx, b, k) {
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("%s past its deadline: %v, want DeadlineExceeded and ErrUnavailable", name, err)
+		}
+	}
+}
+
+func (s *suite) close(t *testing.T, b backends.Backend) {
+	k := Generate(t, b, "keyward-close")
+	if err := b.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	for name, err := range calls(t.Context(), b, k) {
+		if !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("%s after Close: %v, want ErrUnavailable", name, err)
+		}
+	}
+}
+
+// closeWaits closes while others sign: each call succeeds or says that the backend is closed.
+func (s *suite) closeWaits(t *testing.T, b backends.Backend) {
+	k := Generate(t, b, "keyward-close-waits")
+	signed := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				err := verify(t.Context(), k, randomDigest())
+				if errors.Is(err, backends.ErrUnavailable) {
+					return
+				}
+				if err != nil {
+					t.Errorf("signing while Close runs: %v", err)
+					return
+				}
+				select {
+				case signed <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	<-signed
+	if err := b.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	wg.Wait()
+}
+
+func (s *suite) list(t *testing.T, b backends.Backend) {
+	l, ok := b.(backends.Lister)
+	if !ok {
+		return
+	}
+	want := map[string]string{}
+	for _, label := range []string{"keyward-a", "keyward-ab", "other"} {
+		k := Generate(t, b, label)
+		if label != "other" {
+			want[k.URI()] = label
+		}
+	}
+	list, err := l.Keys(t.Context(), "keyward-a")
+	if err != nil {
+		t.Fatalf("Keys: %v", err)
+	}
+	got := map[string]string{}
+	for _, e := range list {
+		got[e.Key.URI()] = e.Label
+		Verify(t, e.Key, randomDigest())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Keys (-want +got):\n%s", diff)
+	}
+}
+
+func (s *suite) status(t *testing.T, b backends.Backend) {
+	p, ok := b.(backends.Prober)
+	if !ok {
+		return
+	}
+	if st := p.Status(t.Context()); st.State != "ready" || st.Detail == "" {
+		t.Errorf("Status = %+v, want ready and a detail", st)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.Status(t.Context()); st.State != "unavailable" || st.Detail == "" {
+		t.Errorf("Status after Close = %+v, want unavailable and a reason", st)
+	}
+}
+
+// calls makes one call of each method that takes a context, and returns the errors.
+func calls(ctx context.Context, b backends.Backend, k backends.Key) map[string]error {
+	_, generate := b.Generate(ctx, backends.KeyAttributes{Label: "keyward-none"})
+	_, find := b.Key(ctx, k.URI())
+	_, sign := k.SignDigest(ctx, [32]byte{1})
+	errs := map[string]error{
+		"Generate": generate, "Key": find, "SignDigest": sign, "Destroy": b.Destroy(ctx, k.URI()),
+	}
+	if l, ok := b.(backends.Lister); ok {
+		_, errs["Keys"] = l.Keys(ctx, "")
+	}
+	return errs
+}
+
+// Generate makes a key.
+func Generate(t *testing.T, b backends.Backend, label string) backends.Key {
+	t.Helper()
+	k, err := b.Generate(t.Context(), backends.KeyAttributes{Label: label, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", ChainID: 2741})
+	if err != nil {
+		t.Fatalf("Generate: %v", err)
+	}
+	return k
+}
+
+// Verify signs digest with k, and checks the signature, its low S among the rest.
+func Verify(t *testing.T, k backends.Key, digest [32]byte) {
+	t.Helper()
+	if err := verify(t.Context(), k, digest); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func verify(ctx context.Context, k backends.Key, digest [32]byte) error {
+	sig, err := k.SignDigest(ctx, digest)
+	if err != nil {
+		return fmt.Errorf("SignDigest(%x): %w", digest, err)
+	}
+	// VerifySignature refuses a high S.
+	if !crypto.VerifySignature(point(k), digest[:], sig[:]) {
+		return fmt.Errorf("SignDigest(%x) = %x, which does not verify", digest, sig)
+	}
+	if _, err := backends.Recoverable(point(k), digest, sig); err != nil {
+		return fmt.Errorf("SignDigest(%x) = %x: %w", digest, sig, err)
+	}
+	return nil
+}
+
+// point is k's public key, 65 bytes.
+func point(k backends.Key) []byte { return crypto.FromECDSAPub(k.Public()) }
+
+func randomDigest() (d [32]byte) {
+	rand.Read(d[:])
+	return d
+}

@@ -1,0 +1,412 @@
+package pkcs11_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/backendtest"
+	"github.com/keyward/keyward/backends/pkcs11"
+	softhsmtest "github.com/keyward/keyward/softhsm-test"
+	p11 "github.com/miekg/pkcs11"
+)
+
+var (
+	oidSecp256k1 = []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a}
+	oidP256      = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}
+)
+
+func TestSuite(t *testing.T) {
+	backendtest.Run(t, backendtest.Options{}, func(t *testing.T) backends.Backend {
+		return softhsmtest.NewToken(t).Open(t)
+	})
+}
+
+// TestGeneratedAttributes reads everything back that a resident key's safety rests on.
+func TestGeneratedAttributes(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	k := backendtest.Generate(t, b, "keyward-x")
+	u, err := pkcs11.ParseURI(k.URI())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := pkcs11.URI{Token: softhsmtest.Label, Serial: tok.Serial, ID: u.ID, Object: "keyward-x", Type: "private"}
+	if diff := cmp.Diff(want, u); diff != "" || len(u.ID) != 16 {
+		t.Errorf("URI (-want +got):\n%s", diff)
+	}
+	r := raw(t, tok.Module, b)
+	private := r.find(t, p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY))
+	if len(private) != 1 {
+		t.Fatalf("the token has %d private keys, want 1", len(private))
+	}
+	for name, a := range map[string]*p11.Attribute{
+		"TOKEN":             p11.NewAttribute(p11.CKA_TOKEN, true),
+		"PRIVATE":           p11.NewAttribute(p11.CKA_PRIVATE, true),
+		"SENSITIVE":         p11.NewAttribute(p11.CKA_SENSITIVE, true),
+		"ALWAYS_SENSITIVE":  p11.NewAttribute(p11.CKA_ALWAYS_SENSITIVE, true),
+		"EXTRACTABLE":       p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
+		"NEVER_EXTRACTABLE": p11.NewAttribute(p11.CKA_NEVER_EXTRACTABLE, true),
+		"LOCAL":             p11.NewAttribute(p11.CKA_LOCAL, true),
+		"SIGN":              p11.NewAttribute(p11.CKA_SIGN, true),
+		"SIGN_RECOVER":      p11.NewAttribute(p11.CKA_SIGN_RECOVER, false),
+		"DECRYPT":           p11.NewAttribute(p11.CKA_DECRYPT, false),
+		"UNWRAP":            p11.NewAttribute(p11.CKA_UNWRAP, false),
+		"DERIVE":            p11.NewAttribute(p11.CKA_DERIVE, false),
+		"ID":                p11.NewAttribute(p11.CKA_ID, u.ID),
+	} {
+		got, err := r.GetAttributeValue(r.s, private[0], []*p11.Attribute{p11.NewAttribute(a.Type, nil)})
+		if err != nil || string(got[0].Value) != string(a.Value) {
+			t.Errorf("CKA_%s = %v, %v, want %x", name, got, err, a.Value)
+		}
+	}
+	if _, err := r.GetAttributeValue(r.s, private[0], []*p11.Attribute{p11.NewAttribute(p11.CKA_VALUE, nil)}); err == nil {
+		t.Error("the token gives the private key out")
+	}
+}
+
+// TestTokenGoneAndBack: SoftHSM then finds nothing and reports no error, which must not
+// be taken for "no such key".
+func TestTokenGoneAndBack(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	k := backendtest.Generate(t, b, "keyward-x")
+	from, to := filepath.Join(tok.Dir, "tokens"), filepath.Join(tok.Dir, "away")
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+	_, sign := k.SignDigest(t.Context(), [32]byte{1})
+	_, known := b.Key(t.Context(), k.URI())
+	_, unknown := b.Key(t.Context(), "pkcs11:id=%01")
+	_, list := b.Keys(t.Context(), "")
+	_, generate := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"})
+	for name, err := range map[string]error{
+		"SignDigest": sign, "Key": known, "Key of an unknown": unknown, "Keys": list, "Generate": generate,
+		"Destroy": b.Destroy(t.Context(), k.URI()),
+	} {
+		if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrKeyNotFound) {
+			t.Errorf("%s without a token = %v, want ErrUnavailable", name, err)
+		}
+	}
+	if st := b.Status(t.Context()); st.State != "unavailable" {
+		t.Errorf("Status = %+v, want unavailable", st)
+	}
+	if err := os.Rename(to, from); err != nil {
+		t.Fatal(err)
+	}
+	recovers(t, k)
+	if _, err := b.Key(t.Context(), k.URI()); err != nil {
+		t.Errorf("Key = %v", err)
+	}
+	wantLabels(t, b, "keyward-x")
+}
+
+// TestFirstCallWithoutToken is TestTokenGoneAndBack with each call as the one that finds out.
+func TestFirstCallWithoutToken(t *testing.T) {
+	calls := map[string]func(*testing.T, *pkcs11.Backend, backends.Key) error{
+		"Key": func(t *testing.T, b *pkcs11.Backend, _ backends.Key) error {
+			_, err := b.Key(t.Context(), "pkcs11:id=%01")
+			return err
+		},
+		"Key by label": func(t *testing.T, b *pkcs11.Backend, _ backends.Key) error {
+			_, err := b.Key(t.Context(), "pkcs11:object=x")
+			return err
+		},
+		"Keys": func(t *testing.T, b *pkcs11.Backend, _ backends.Key) error {
+			_, err := b.Keys(t.Context(), "")
+			return err
+		},
+		"Destroy": func(t *testing.T, b *pkcs11.Backend, k backends.Key) error {
+			return b.Destroy(t.Context(), k.URI())
+		},
+		"Status": func(t *testing.T, b *pkcs11.Backend, _ backends.Key) error {
+			if st := b.Status(t.Context()); st.State != "ready" {
+				return fmt.Errorf("%w: %s", backends.ErrUnavailable, st.Detail)
+			}
+			return nil
+		},
+	}
+	for name, call := range calls {
+		t.Run(name, func(t *testing.T) {
+			tok := softhsmtest.NewToken(t)
+			b := tok.Open(t)
+			k := backendtest.Generate(t, b, "keyward-x")
+			from, to := filepath.Join(tok.Dir, "tokens"), filepath.Join(tok.Dir, "away")
+			if err := os.Rename(from, to); err != nil {
+				t.Fatal(err)
+			}
+			if err := call(t, b, k); !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrKeyNotFound) {
+				t.Errorf("%s = %v, want ErrUnavailable", name, err)
+			}
+			if err := os.Rename(to, from); err != nil {
+				t.Fatal(err)
+			}
+			recovers(t, k)
+		})
+	}
+}
+
+// TestAbsentAtStart: the agent starts without its token, and uses it once it is there.
+func TestAbsentAtStart(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	from, to := filepath.Join(tok.Dir, "tokens"), filepath.Join(tok.Dir, "away")
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+	b := tok.Open(t)
+	if st := b.Status(t.Context()); st.State != "unavailable" {
+		t.Errorf("Status = %+v, want unavailable", st)
+	}
+	if err := os.Rename(to, from); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 3*time.Second, func() error {
+		if st := b.Status(t.Context()); st.State != "ready" {
+			return errors.New(st.Detail)
+		}
+		return nil
+	})
+	backendtest.Verify(t, backendtest.Generate(t, b, "keyward-x"), [32]byte{1})
+}
+
+func TestSessionsClosedByDevice(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	k := backendtest.Generate(t, b, "keyward-x")
+	for range 3 {
+		if err := b.CloseAllSessions(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		backendtest.Verify(t, k, [32]byte{1})
+	}
+}
+
+func TestKeyDestroyedByAnotherProcess(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	k, stays := backendtest.Generate(t, b, "keyward-x"), backendtest.Generate(t, b, "keyward-y")
+	backendtest.Verify(t, k, [32]byte{1})
+	destroyElsewhere(t, tok, k.URI())
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("SignDigest = %v, want ErrKeyNotFound", err)
+	}
+	if err := b.Destroy(t.Context(), k.URI()); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("Destroy = %v, want ErrKeyNotFound", err)
+	}
+	backendtest.Verify(t, stays, [32]byte{1})
+	wantLabels(t, b, "keyward-y")
+}
+
+// TestKeysOfOthers: keys that other programs made, and what is ambiguous about them.
+func TestKeysOfOthers(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	r := raw(t, tok.Module, b)
+	r.generate(t, "\x01", "one", oidSecp256k1)
+	r.generate(t, "\x02", "twin", oidSecp256k1)
+	r.generate(t, "\x03", "twin", oidSecp256k1)
+	r.generate(t, "\x04", "same-id", oidSecp256k1)
+	r.generate(t, "\x04", "same-id", oidSecp256k1)
+	r.generate(t, "\x05", "p256", oidP256)
+	r.generate(t, "", "no-id", oidSecp256k1)
+	pub, _ := r.generate(t, "\x06", "no-public", oidSecp256k1)
+	if err := r.DestroyObject(r.s, pub); err != nil {
+		t.Fatal(err)
+	}
+	r.generate(t, "\x07;\xff", "odd id", oidSecp256k1)
+	someError := errors.New("some error")
+	for _, tt := range []struct {
+		uri  string
+		want error
+	}{
+		{"pkcs11:id=%01", nil},
+		{"pkcs11:id=%01;object=one;type=private", nil},
+		{"pkcs11:object=one", nil},
+		{"pkcs11:id=%01;object=two", backends.ErrKeyNotFound},
+		{"pkcs11:id=%02;object=twin", nil},
+		{"pkcs11:object=twin", backends.ErrKeyAmbiguous},
+		{"pkcs11:id=%04", backends.ErrKeyAmbiguous},
+		{"pkcs11:object=same-id", backends.ErrKeyAmbiguous},
+		{"pkcs11:id=%05", backends.ErrKeyNotFound},
+		{"pkcs11:object=no-id", backends.ErrKeyNotFound},
+		{"pkcs11:id=%06", someError},
+		{"pkcs11:id=%07%3B%FF", nil},
+		{"pkcs11:id=%01;token=keyward-test", nil},
+		{"pkcs11:id=%01;serial=" + tok.Serial, nil},
+		{"pkcs11:id=%01;manufacturer=SoftHSM%20project;model=SoftHSM%20v2", nil},
+		{"pkcs11:id=%01;token=another", backends.ErrUnavailable},
+		{"pkcs11:id=%01;serial=0", backends.ErrUnavailable},
+		{"pkcs11:id=%01;type=public", someError},
+		{"pkcs11:token=keyward-test", someError},
+	} {
+		k, err := b.Key(t.Context(), tt.uri)
+		if (tt.want == nil) != (err == nil) || tt.want != nil && tt.want != someError && !errors.Is(err, tt.want) {
+			t.Errorf("Key(%q) = %v, want %v", tt.uri, err, tt.want)
+		}
+		if err == nil {
+			backendtest.Verify(t, k, [32]byte{1})
+		}
+		if tt.want == backends.ErrKeyAmbiguous {
+			if err := b.Destroy(t.Context(), tt.uri); !errors.Is(err, backends.ErrKeyAmbiguous) {
+				t.Errorf("Destroy(%q) = %v, want ErrKeyAmbiguous", tt.uri, err)
+			}
+		}
+	}
+	wantLabels(t, b, "odd id", "one", "twin", "twin")
+}
+
+// TestReplacedKey: a CKA_ID that another key has now is not the key that was asked for.
+func TestReplacedKey(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	r := raw(t, tok.Module, b)
+	pub, priv := r.generate(t, "\x01", "one", oidSecp256k1)
+	k, err := b.Key(t.Context(), "pkcs11:id=%01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []p11.ObjectHandle{pub, priv} {
+		if err := r.DestroyObject(r.s, h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.generate(t, "\x01", "one", oidSecp256k1)
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("SignDigest = %v, want ErrKeyNotFound", err)
+	}
+}
+
+func TestTokenSelection(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	// A second token of the same label, in the same directory.
+	second := tok.Config()
+	serial2 := secondToken(t, tok, softhsmtest.Label)
+	for _, tt := range []struct {
+		name, label, serial string
+		open                bool
+		state               string
+	}{
+		{"serial", "", tok.Serial, true, "ready"},
+		{"serial and label", tok.Label, tok.Serial, true, "ready"},
+		{"two of that label", tok.Label, "", false, ""},
+		{"label that does not fit the serial", "other", tok.Serial, true, "unavailable"},
+		{"unknown serial", tok.Label, "0", true, "unavailable"},
+		{"nothing", "", "", false, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := second
+			cfg.TokenLabel, cfg.TokenSerial = tt.label, tt.serial
+			b, err := pkcs11.Open(t.Context(), cfg)
+			if (err == nil) != tt.open {
+				t.Fatalf("Open = %v, want success %v", err, tt.open)
+			}
+			if err != nil {
+				if tt.label != "" && !strings.Contains(err.Error(), serial2) {
+					t.Errorf("Open = %v, want the serials to choose from", err)
+				}
+				return
+			}
+			defer b.Close()
+			if st := b.Status(t.Context()); st.State != tt.state {
+				t.Errorf("Status = %+v, want %s", st, tt.state)
+			}
+		})
+	}
+}
+
+// secondToken makes another token in tok's directory, and returns its serial.
+func secondToken(t *testing.T, tok *softhsmtest.Token, label string) string {
+	t.Helper()
+	t.Setenv("SOFTHSM2_CONF", tok.Conf)
+	ctx := p11.New(tok.Module)
+	if err := ctx.Initialize(); err != nil {
+		t.Fatal(err)
+	}
+	defer ctx.Finalize()
+	slots, err := ctx.GetSlotList(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ctx.InitToken(slots[len(slots)-1], "12345678", label); err != nil {
+		t.Fatal(err)
+	}
+	if slots, err = ctx.GetSlotList(true); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range slots {
+		info, err := ctx.GetTokenInfo(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Label == label && info.SerialNumber != tok.Serial {
+			return info.SerialNumber
+		}
+	}
+	t.Fatal("the second token is not there")
+	return ""
+}
+
+func TestOpenRefusesBadConfiguration(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	b := tok.Open(t)
+	text := filepath.Join(t.TempDir(), "module.so")
+	if err := os.WriteFile(text, []byte("no module"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shim, err := shimPath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SHIM_MODULE", tok.Module)
+	for _, tt := range []struct {
+		name string
+		set  func(*pkcs11.Config)
+		want string
+	}{
+		{"missing", func(c *pkcs11.Config) { c.Module = "/nonexistent/module.so" }, "no such file"},
+		{"relative", func(c *pkcs11.Config) { c.Module = "libsofthsm2.so" }, "absolute"},
+		{"text", func(c *pkcs11.Config) { c.Module = text }, "can't be loaded"},
+		{"in use", func(*pkcs11.Config) {}, "another backend"},
+		{"conflicting environment", func(c *pkcs11.Config) {
+			c.Module, c.Env = shim, map[string]string{"SOFTHSM2_CONF": "/elsewhere"}
+		}, "SOFTHSM2_CONF"},
+		{"negative", func(c *pkcs11.Config) { c.Sessions = -1 }, "negative"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := tok.Config()
+			tt.set(&cfg)
+			if b, err := pkcs11.Open(t.Context(), cfg); err == nil {
+				b.Close()
+				t.Error("Open succeeded")
+			} else if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Open = %v, want %q in it", err, tt.want)
+			}
+		})
+	}
+	backendtest.Generate(t, b, "keyward-x") // the one that is open was not disturbed
+}
+
+func TestNewSoftHSMTokenKeepsWhatIsThere(t *testing.T) {
+	tok := softhsmtest.NewToken(t)
+	before, err := os.ReadFile(tok.PINFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pkcs11.NewSoftHSMToken(tok.Dir, "again", tok.Module); !errors.Is(err, os.ErrExist) {
+		t.Errorf("NewSoftHSMToken = %v, want ErrExist", err)
+	}
+	if after, err := os.ReadFile(tok.PINFile); err != nil || string(after) != string(before) {
+		t.Errorf("the PIN file changed (%v)", err)
+	}
+	for _, label := range []string{"", " x", strings.Repeat("x", 33)} {
+		if _, err := pkcs11.NewSoftHSMToken(t.TempDir(), label, tok.Module); err == nil {
+			t.Errorf("NewSoftHSMToken with label %q succeeded", label)
+		}
+	}
+}

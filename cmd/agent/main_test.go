@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"keyward": main})
+}
+
+// TestScripts runs the command as its users do. Each script has a directory of its own with
+// a spec (spec.json), a transaction (tx.json) and the contract's verdicts (cases.jsonl.gz).
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup:               setupScript,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save},
+	})
+}
+
+const day = 24 * time.Hour
+
+func setupScript(env *testscript.Env) error {
+	spec := fmt.Sprintf(specJSON, time.Now().Add(30*day).Unix())
+	cases, err := os.ReadFile("../../policy/testdata/session-vectors.jsonl.gz")
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string]string{"spec.json": spec, "tx.json": txJSON, "cases.jsonl.gz": string(cases)} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), []byte(data), 0o600); err != nil {
+			return err
+		}
+	}
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("TZ", "UTC")
+	env.Setenv("UID", strconv.Itoa(os.Getuid()))
+	return nil
+}
+
+// exits CODE ARG...: keyward ARG... ends with that exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits code arg...")
+	}
+	code := 0
+	err := ts.Exec("keyward", args[1:]...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got := strconv.Itoa(code); got != args[0] {
+		ts.Fatalf("exit code %s, want %s", got, args[0])
+	}
+}
+
+// save NAME KEY: sets the variable NAME to KEY's value in the JSON object on stdout.
+func save(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: save name key")
+	}
+	value, err := stringMember(ts.ReadFile("stdout"), args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], value)
+}
+
+func stringMember(object, key string) (string, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(object), &members); err != nil {
+		return "", err
+	}
+	var value string
+	err := json.Unmarshal(members[key], &value)
+	return value, err
+}
+
+const specJSON = `{
+  "expiresAt": "%d",
+  "feeLimit": {"limitType": "Lifetime", "limit": "1000000000000000000", "period": "0"},
+  "callPolicies": [{
+    "target": "0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA",
+    "selector": "0x40c10f19",
+    "maxValuePerUse": "0",
+    "valueLimit": {"limitType": "Unlimited", "limit": "0", "period": "0"},
+    "constraints": [{
+      "condition": "LessOrEqual",
+      "index": "1",
+      "refValue": "0x0000000000000000000000000000000000000000000000000000000000000005",
+      "limit": {"limitType": "Lifetime", "limit": "5", "period": "0"}
+    }]
+  }],
+  "transferPolicies": []
+}
+`
+
+const txJSON = `{
+  "from": "0x1111111111111111111111111111111111111111",
+  "to": "0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA",
+  "data": "0x40c10f19000000000000000000000000a16081f360e3847006db660bae1c6d1b2e17ec2a0000000000000000000000000000000000000000000000000000000000000003",
+  "gas": "300000",
+  "maxFeePerGas": "25000000",
+  "nonce": 0,
+  "chainId": 11124
+}
+`

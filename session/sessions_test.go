@@ -1,0 +1,416 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/soft"
+	"github.com/keyward/keyward/policy"
+)
+
+var (
+	account  = policy.Address{0xac}
+	target   = policy.Address{0x7a}
+	operator = audit.Peer{UID: 0, PID: 1}
+	app      = audit.Peer{UID: 1000, GID: 1000, PID: 2}
+	stranger = audit.Peer{UID: 1001, GID: 1001, PID: 3}
+)
+
+// agent is Sessions with a soft backend and a clock that the test sets.
+type agent struct {
+	*Sessions
+	*Signer
+	soft *soft.Backend
+	dir  string
+
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newAgent(t *testing.T) *agent {
+	t.Helper()
+	a := &agent{soft: &soft.Backend{}, dir: t.TempDir(), now: time.Unix(1_800_000_000, 0)}
+	a.start(t)
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+// start opens the state in a.dir.
+func (a *agent) start(t *testing.T) {
+	t.Helper()
+	if err := a.open(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (a *agent) open() error {
+	s, err := Open(Config{
+		LedgerPath: a.ledgerPath(), AuditPath: a.auditPath(),
+		Backends:     map[string]backends.Backend{"soft": a.soft},
+		ExpiryMargin: time.Minute, KeyGrace: time.Hour, Now: a.clock,
+	})
+	if err == nil {
+		a.Sessions, a.Signer = s, &Signer{Sessions: s}
+	}
+	return err
+}
+
+// restart closes the state and opens it again.
+func (a *agent) restart(t *testing.T) {
+	t.Helper()
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.start(t)
+}
+
+func (a *agent) ledgerPath() string { return filepath.Join(a.dir, "ledger.db") }
+func (a *agent) auditPath() string  { return filepath.Join(a.dir, "audit.jsonl") }
+
+func (a *agent) clock() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now
+}
+
+func (a *agent) pass(d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.now = a.now.Add(d)
+}
+
+// testSpec allows transfers to target, with a lifetime fee limit of 1,000 wei, and expires a day on.
+func (a *agent) testSpec() *policy.Spec {
+	return &policy.Spec{
+		ExpiresAt: *uint256.NewInt(uint64(a.clock().Unix()) + 86400),
+		FeeLimit:  policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(1000)},
+		TransferPolicies: []policy.TransferSpec{{
+			Target: target, MaxValuePerUse: *uint256.NewInt(50),
+			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(100), Period: *uint256.NewInt(3600)},
+		}},
+	}
+}
+
+func (a *agent) createRequest() *CreateRequest {
+	return &CreateRequest{
+		Kind: AGW, Spec: a.testSpec(), Account: account, ChainID: 11124,
+		Validator: vectorValidator, Clients: []Client{{ID: app.UID}},
+	}
+}
+
+// active makes an active session.
+func (a *agent) active(t *testing.T) *Session {
+	t.Helper()
+	sess, err := a.Create(t.Context(), operator, a.createRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sess, err = a.Activate(t.Context(), operator, sess.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sess
+}
+
+// events returns the trail's events, one word each, and checks the chain.
+func (a *agent) events(t *testing.T) []string {
+	t.Helper()
+	head := a.AuditHead()
+	if rep, err := audit.Verify(a.auditPath(), head, nil, true); err != nil || rep.Head.Seq < head.Seq {
+		t.Fatalf("Verify = %+v, %v, want record %d", rep, err, head.Seq)
+	}
+	data, err := os.ReadFile(a.auditPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for line := range bytes.Lines(data) {
+		var rec struct{ Event string }
+		if err := json.Unmarshal(line, &rec); err != nil {
+			t.Fatal(err)
+		}
+		words = append(words, rec.Event)
+	}
+	return words
+}
+
+func (a *agent) lastEvent(t *testing.T) string {
+	t.Helper()
+	all := a.events(t)
+	return all[len(all)-1]
+}
+
+func TestLifecycle(t *testing.T) {
+	moves := map[string]func(*agent, ID) error{
+		"activate": func(a *agent, id ID) error { _, err := a.Activate(context.Background(), operator, id); return err },
+		"revoke":   func(a *agent, id ID) error { _, err := a.Revoke(context.Background(), operator, id); return err },
+		"close":    func(a *agent, id ID) error { _, err := a.CloseSession(context.Background(), operator, id); return err },
+	}
+	for _, tc := range []struct {
+		moves string
+		want  Status
+		ok    bool // of the last move
+	}{
+		{"", Pending, true},
+		{"activate", Active, true},
+		{"activate activate", Active, false},
+		{"activate revoke", Revoked, true},
+		{"activate close", Closed, true},
+		{"revoke", Revoked, true},
+		{"revoke activate", Revoked, false},
+		{"activate revoke activate", Revoked, false},
+		{"activate revoke close", Revoked, false},
+		{"activate close revoke", Closed, false},
+	} {
+		t.Run(tc.moves, func(t *testing.T) {
+			a := newAgent(t)
+			sess, err := a.Create(t.Context(), operator, a.createRequest())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range strings.Fields(tc.moves) {
+				err = moves[m](a, sess.ID)
+			}
+			if (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrInvalid) {
+				t.Errorf("last move = %v, want ok %v", err, tc.ok)
+			}
+			for range 2 { // the same after a restart
+				if got, err := a.Get(sess.ID); err != nil || got.Status != tc.want {
+					t.Errorf("status %v, %v, want %s", got, err, tc.want)
+				}
+				a.restart(t)
+			}
+		})
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	a := newAgent(t)
+	for _, tc := range []struct {
+		name string
+		edit func(*CreateRequest)
+		want string
+	}{
+		{"no client", func(r *CreateRequest) { r.Clients = nil }, "no client"},
+		{"no account", func(r *CreateRequest) { r.Account = policy.Address{} }, "no account"},
+		{"no validator", func(r *CreateRequest) { r.Validator = policy.Address{} }, "no validator"},
+		{"unknown kind", func(r *CreateRequest) { r.Kind = "x" }, `kind "x"`},
+		{"unknown backend", func(r *CreateRequest) { r.Backend = "x" }, `no backend "x"`},
+		{"signer given", func(r *CreateRequest) { r.Spec.Signer = account }, "names a signer"},
+		{"expired", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1) }, "is past"},
+		{"within the margin", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(uint64(a.clock().Unix()) + 59) }, "nearer than the margin"},
+		{"unlimited fee", func(r *CreateRequest) { r.Spec.FeeLimit = policy.UsageLimit{} }, "Unlimited fee allowance is not safe"},
+		{"eoa with account", func(r *CreateRequest) { r.Kind = EOA }, "leave the account out"},
+		{"chain 0", func(r *CreateRequest) { r.ChainID = 0 }, "chain id 0"},
+	} {
+		req := a.createRequest()
+		tc.edit(req)
+		if _, err := a.Create(t.Context(), operator, req); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: Create = %v, want %q", tc.name, err, tc.want)
+		}
+	}
+	if keys, err := a.soft.Keys(t.Context(), ""); err != nil || len(keys) != 0 {
+		t.Errorf("%d keys, %v, were made for refused sessions", len(keys), err)
+	}
+}
+
+func TestEverySessionHasAFreshKey(t *testing.T) {
+	a := newAgent(t)
+	seen := map[policy.Address]bool{}
+	for range 5 {
+		sess := a.active(t)
+		if seen[sess.Signer()] {
+			t.Errorf("signer %s was used before", sess.Signer())
+		}
+		seen[sess.Signer()] = true
+		if sess.Hash != sess.Spec.Hash() {
+			t.Error("session hash is not that of the completed spec")
+		}
+	}
+}
+
+func TestEOASessionIsItsOwnAccountAndActive(t *testing.T) {
+	a := newAgent(t)
+	req := a.createRequest()
+	req.Kind, req.Account, req.Validator = EOA, policy.Address{}, policy.Address{}
+	sess, err := a.Create(t.Context(), operator, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sess.Account != sess.Signer() || sess.Status != Active {
+		t.Errorf("account %s, status %s, want the signer %s, active", sess.Account, sess.Status, sess.Signer())
+	}
+}
+
+// runUntil runs the upkeep until done, or fails the test.
+func (a *agent) runUntil(t *testing.T, done func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); a.Run(ctx) }()
+	for !done() && ctx.Err() == nil {
+		a.wakeRun()
+		time.Sleep(time.Millisecond)
+	}
+	if ctx.Err() != nil {
+		t.Error("upkeep did not do it in 10 s")
+	}
+	cancel()
+	<-stopped
+}
+
+func TestExpiryAndDestruction(t *testing.T) {
+	a := newAgent(t)
+	sess := a.active(t)
+	status := func() Status { s, _ := a.Get(sess.ID); return s.Status }
+	destroyed := func() bool { s, _ := a.Get(sess.ID); return !s.KeyDestroyedAt.IsZero() }
+
+	a.pass(24*time.Hour - 61*time.Second)
+	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); err != nil {
+		t.Errorf("61 s before the end: Sign = %v", err)
+	}
+	a.pass(time.Second)
+	if _, err := a.Sign(t.Context(), app, transfer(sess, 2)); err != nil {
+		t.Errorf("60 s before the end: Sign = %v, want a signature: the margin is inclusive", err)
+	}
+	a.pass(time.Second)
+	_, err := a.Sign(t.Context(), app, transfer(sess, 3))
+	wantDenial(t, err, policy.ReasonSessionExpired)
+
+	a.runUntil(t, func() bool { return status() == Expired })
+	if destroyed() {
+		t.Error("the key was destroyed before the grace period")
+	}
+	a.pass(time.Hour)
+	a.runUntil(t, func() bool { return destroyed() && a.lastEvent(t) == string(audit.KeyDestroyed) })
+	if _, err := a.soft.Key(t.Context(), sess.KeyURI); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("key after the grace period: %v, want ErrKeyNotFound", err)
+	}
+	a.pass(-48 * time.Hour) // a clock that is set back revives nothing
+	_, err = a.Sign(t.Context(), app, transfer(sess, 4))
+	wantDenial(t, err, policy.ReasonSessionNotActive)
+}
+
+// A creation that was cut short between the key and its session leaves no key behind.
+func TestCreationCutShortLeavesNoKey(t *testing.T) {
+	a := newAgent(t)
+	id := newID()
+	if err := a.putIntent(t.Context(), id, intent{Backend: "soft"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + string(id)}); err != nil {
+		t.Fatal(err)
+	}
+	other := a.active(t)
+	a.restart(t)
+	a.runUntil(t, func() bool { left, err := a.intents(); return err == nil && len(left) == 0 })
+	keys, err := a.soft.Keys(t.Context(), KeyLabelPrefix)
+	if err != nil || len(keys) != 1 || keys[0].Key.URI() != other.KeyURI {
+		t.Errorf("keys left: %v, %v, want only that of session %s", keys, err, other.ID)
+	}
+}
+
+func TestOpenRefusesDamagedState(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		damage func(t *testing.T, a *agent)
+		want   error
+	}{
+		{"ledger missing", func(t *testing.T, a *agent) { remove(t, a.ledgerPath()) }, ErrDamaged},
+		{"ledger cut", func(t *testing.T, a *agent) { truncate(t, a.ledgerPath(), 0.3) }, ErrDamaged},
+		{"ledger cut in its first page", func(t *testing.T, a *agent) { truncate(t, a.ledgerPath(), 0.01) }, ErrDamaged},
+		{"ledger empty", func(t *testing.T, a *agent) { truncate(t, a.ledgerPath(), 0) }, ErrDamaged},
+		{"ledger scribbled over", func(t *testing.T, a *agent) { scribble(t, a.ledgerPath()) }, ErrDamaged},
+		{"trail missing", func(t *testing.T, a *agent) { remove(t, a.auditPath()) }, audit.ErrDamaged},
+		{"trail cut", func(t *testing.T, a *agent) { truncate(t, a.auditPath(), 0.9) }, audit.ErrDamaged},
+		{"trail empty", func(t *testing.T, a *agent) { truncate(t, a.auditPath(), 0) }, audit.ErrDamaged},
+		{"ledger an old copy", func(t *testing.T, a *agent) {
+			old := read(t, a.ledgerPath())
+			a.start(t)
+			sess := a.active(t)
+			if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); err != nil {
+				t.Fatal(err)
+			}
+			a.Close()
+			if err := os.WriteFile(a.ledgerPath(), old, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, audit.ErrAhead},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a := newAgent(t)
+			sess := a.active(t)
+			for i := range uint64(3) {
+				if _, err := a.Sign(t.Context(), app, transfer(sess, i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			tc.damage(t, a)
+			err := a.open()
+			if !errors.Is(err, tc.want) {
+				t.Fatalf("Open = %v, want %v", err, tc.want)
+			}
+			if !strings.Contains(err.Error(), "back") && !strings.Contains(err.Error(), "restore") && !strings.Contains(err.Error(), "audit verify") {
+				t.Errorf("Open = %v: does not say how to repair it", err)
+			}
+		})
+	}
+}
+
+func TestOpenRefusesASecondAgent(t *testing.T) {
+	a := newAgent(t)
+	if err := (&agent{soft: a.soft, dir: a.dir}).open(); !errors.Is(err, ErrInUse) {
+		t.Errorf("second Open = %v, want ErrInUse", err)
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func truncate(t *testing.T, path string, part float64) {
+	t.Helper()
+	if err := os.Truncate(path, int64(float64(len(read(t, path)))*part)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scribble overwrites every page but the two meta pages.
+func scribble(t *testing.T, path string) {
+	t.Helper()
+	data := read(t, path)
+	for i := 2 * os.Getpagesize(); i < len(data); i++ {
+		data[i] = 0xa5
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,42 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// SessionID is the parameter of admin_activateSession, admin_revokeSession, admin_closeSession and
+// admin_getSession.
+type SessionID struct {
+	ID string `json:"id"`
+}
+
+// Keys is the parameter of admin_keys.
+type Keys struct {
+	Backend string `json:"backend,omitempty"` // "": all of them
+}
+
+// Unlock is the parameter of admin_unlock.
+type Unlock struct {
+	Backend string `json:"backend,omitempty"` // "": all that have a PIN
+	// PIN is a JSON string. Without one, each backend takes the PIN from where the
+	// configuration says. It is not of type string, so that it can be wiped.
+	PIN json.RawMessage `json:"pin,omitempty"`
+}
+
+// Client is one user's process that is connected.
+type Client struct {
+	Socket      string    `json:"socket"` // "agent" or "admin"
+	UID         uint32    `json:"uid"`
+	GID         uint32    `json:"gid"`
+	PID         int32     `json:"pid"`
+	Exe         string    `json:"exe,omitempty"`
+	Connections int       `json:"connections"`
+	InFlight    int       `json:"inFlight"` // requests
+	Since       time.Time `json:"since"`    // of its oldest connection
+}
+
+// Done is the result of methods that have nothing to tell.
+type Done struct {
+	OK bool `json:"ok"`
+}

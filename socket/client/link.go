@@ -1,0 +1,169 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/keyward/keyward/socket/api"
+)
+
+// lostError is a connection that ended before the answer.
+type lostError struct {
+	cause error
+	sent  bool // the request, or part of it, may have arrived
+}
+
+func (e *lostError) Error() string { return "connection to the agent ended: " + e.cause.Error() }
+func (e *lostError) Unwrap() error { return e.cause }
+
+// reply is a JSON-RPC answer.
+type reply struct {
+	ID     json.RawMessage `json:"id"`
+	Result json.RawMessage `json:"result"`
+	Error  *api.Error      `json:"error"`
+}
+
+// link is one connection. A goroutine reads answers until the connection ends.
+type link struct {
+	nc    net.Conn
+	write sync.Mutex
+
+	mu      sync.Mutex
+	last    uint64                // id of the newest request
+	waiting map[string]chan reply // by id; nil once the connection has ended
+	cause   error                 // why it has ended
+}
+
+func newLink(nc net.Conn) *link {
+	l := &link{nc: nc, waiting: make(map[string]chan reply)}
+	go l.read()
+	return l
+}
+
+// read hands answers to those who wait for them. When it can't, the connection is over.
+func (l *link) read() {
+	dec := json.NewDecoder(l.nc)
+	for {
+		var r reply
+		if err := dec.Decode(&r); err != nil {
+			l.end(err)
+			return
+		}
+		l.mu.Lock()
+		answer := l.waiting[string(r.ID)]
+		delete(l.waiting, string(r.ID))
+		l.mu.Unlock()
+		switch {
+		case answer != nil:
+			answer <- r
+		case r.Error != nil && string(r.ID) == "null":
+			l.end(r.Error) // about something that the agent could not read: nobody knows what
+			return
+		}
+	}
+}
+
+// end fails everybody who waits.
+func (l *link) end(cause error) {
+	l.nc.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cause = cause
+	for _, answer := range l.waiting {
+		close(answer)
+	}
+	l.waiting = nil
+}
+
+// dead reports whether the connection has ended.
+func (l *link) dead() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting == nil
+}
+
+// call sends a request and waits for its answer.
+func (l *link) call(ctx context.Context, method string, params json.RawMessage) (*reply, error) {
+	id, answer, err := l.expect()
+	if err != nil {
+		return nil, err
+	}
+	defer l.forget(id)
+	if err := l.send(ctx, id, method, params); err != nil {
+		return nil, err
+	}
+	select {
+	case r, ok := <-answer:
+		if !ok {
+			return nil, l.lost(true)
+		}
+		return &r, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// expect gives a request its id.
+func (l *link) expect() (id string, answer chan reply, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting == nil {
+		return "", nil, &lostError{cause: l.cause}
+	}
+	l.last++
+	id = strconv.FormatUint(l.last, 10)
+	answer = make(chan reply, 1)
+	l.waiting[id] = answer
+	return id, answer, nil
+}
+
+// forget stops waiting for an answer.
+func (l *link) forget(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.waiting, id)
+}
+
+// send writes one request, as long as ctx lets it. Cut off in the middle it makes the connection useless, so
+// every failure ends that.
+func (l *link) send(ctx context.Context, id, method string, params json.RawMessage) error {
+	name, err := json.Marshal(method)
+	if err != nil {
+		return err
+	}
+	request := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}`+"\n", id, name, params)
+	defer clear(request)
+	l.write.Lock()
+	defer l.write.Unlock()
+	deadline, _ := ctx.Deadline() // the zero time is none
+	if err := l.nc.SetWriteDeadline(deadline); err != nil {
+		return &lostError{cause: err}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.nc.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	n, err := l.nc.Write(request)
+	if err == nil {
+		return nil
+	}
+	l.end(err)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &lostError{cause: err, sent: n > 0}
+}
+
+// lost is the error of a call whose connection has ended.
+func (l *link) lost(sent bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if reply := new(api.Error); errors.As(l.cause, &reply) {
+		return reply
+	}
+	return &lostError{cause: l.cause, sent: sent}
+}

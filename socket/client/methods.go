@@ -1,0 +1,121 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/socket/api"
+)
+
+// call calls a method whose result is a T.
+func call[T any](ctx context.Context, c *Client, method string, params ...any) (T, error) {
+	var result T
+	err := c.Call(ctx, &result, method, params...)
+	return result, err
+}
+
+// Sessions lists the sessions that this process may use and that have not ended, on agent.sock.
+func (c *Client) Sessions(ctx context.Context) ([]*api.Session, error) {
+	return call[[]*api.Session](ctx, c, "session_list")
+}
+
+// Session returns a session by its id or signer, with what is left of its limits: on agent.sock one
+// that this process may use, on admin.sock any.
+func (c *Client) Session(ctx context.Context, name string) (*api.Session, error) {
+	sess, err := call[*api.Session](ctx, c, "session_get", name)
+	if reply := Details(err); reply != nil && reply.Code == api.CodeNoMethod {
+		return call[*api.Session](ctx, c, "admin_getSession", api.SessionID{ID: name})
+	}
+	return sess, err
+}
+
+// Accounts lists the signers that this process may use, on agent.sock.
+func (c *Client) Accounts(ctx context.Context) ([]policy.Address, error) {
+	return call[[]policy.Address](ctx, c, "eth_accounts")
+}
+
+// Simulate returns the verdict that signing tx would get now, on agent.sock. tx is anything that is a
+// transaction in JSON, see session_signTransaction in docs/protocol.md.
+func (c *Client) Simulate(ctx context.Context, tx any) (*api.Verdict, error) {
+	return call[*api.Verdict](ctx, c, "session_simulate", tx)
+}
+
+// SignTransaction has tx signed, on agent.sock; tx is as for [Client.Simulate].
+func (c *Client) SignTransaction(ctx context.Context, tx any) (*api.SignedTransaction, error) {
+	return call[*api.SignedTransaction](ctx, c, "session_signTransaction", tx)
+}
+
+// What follows is for the operator, on admin.sock.
+
+// CreateSession makes a key and a pending session around it; an eoa session is active at once.
+func (c *Client) CreateSession(ctx context.Context, req *api.CreateSession) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_createSession", req)
+}
+
+// ActivateSession says that the owner has approved the session on chain.
+func (c *Client) ActivateSession(ctx context.Context, id string) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_activateSession", api.SessionID{ID: id})
+}
+
+// RevokeSession ends a session: nothing more is signed.
+func (c *Client) RevokeSession(ctx context.Context, id string) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_revokeSession", api.SessionID{ID: id})
+}
+
+// CloseSession says that the owner has ended the session on chain.
+func (c *Client) CloseSession(ctx context.Context, id string) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_closeSession", api.SessionID{ID: id})
+}
+
+// AllSessions lists all sessions, oldest first, also those that have ended.
+func (c *Client) AllSessions(ctx context.Context) ([]*api.Session, error) {
+	return call[[]*api.Session](ctx, c, "admin_listSessions")
+}
+
+// Keys lists the keys in all devices.
+func (c *Client) Keys(ctx context.Context) ([]api.Key, error) {
+	return call[[]api.Key](ctx, c, "admin_keys")
+}
+
+// Backends lists the configured backends and how they are.
+func (c *Client) Backends(ctx context.Context) ([]api.Backend, error) {
+	return call[[]api.Backend](ctx, c, "admin_backends")
+}
+
+// Clients lists who is connected to the agent.
+func (c *Client) Clients(ctx context.Context) ([]api.Client, error) {
+	return call[[]api.Client](ctx, c, "admin_clients")
+}
+
+// Lock stops signing and has the devices forget their PINs.
+func (c *Client) Lock(ctx context.Context) error { return c.Call(ctx, nil, "admin_lock") }
+
+// Unlock lets the agent sign again and has backend, or with "" all backends, log in: with pin, which is
+// tried once and wiped, or with nil from where the configuration says.
+func (c *Client) Unlock(ctx context.Context, backend string, pin []byte) error {
+	defer clear(pin)
+	req := api.Unlock{Backend: backend}
+	if pin != nil {
+		encoded, err := json.Marshal(string(pin))
+		if err != nil {
+			return err
+		}
+		req.PIN = encoded
+		defer clear(req.PIN)
+	}
+	return c.Call(ctx, nil, "admin_unlock", req)
+}
+
+// Reload has the agent read its configuration again.
+func (c *Client) Reload(ctx context.Context) error { return c.Call(ctx, nil, "admin_reload") }
+
+// Status says how the agent is.
+func (c *Client) Status(ctx context.Context) (*api.Status, error) {
+	return call[*api.Status](ctx, c, "admin_status")
+}
+
+// AuditHead is the last record of the audit trail.
+func (c *Client) AuditHead(ctx context.Context) (api.AuditHead, error) {
+	return call[api.AuditHead](ctx, c, "admin_auditHead")
+}

@@ -1,0 +1,242 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
+)
+
+// agentMethods are the methods of agent.sock.
+func agentMethods() []Method {
+	var methods []Method
+	methods = append(methods, ethMethods()...)
+	methods = append(methods, clefMethods()...)
+	methods = append(methods, sessionMethods()...)
+	return append(methods, rpcMethods()...)
+}
+
+// adminMethods are the methods of admin.sock, besides [rpcMethods]. Each takes
+// one object or nothing.
+func adminMethods() []Method {
+	var methods []Method
+	methods = append(methods, lifecycleMethods()...)
+	methods = append(methods, deviceMethods()...)
+	methods = append(methods, agentStateMethods()...)
+	for i := range methods {
+		methods[i].Admin = true
+	}
+	return methods
+}
+
+// lifecycleMethods make, show and end sessions.
+func lifecycleMethods() []Method {
+	id := []Param{{"request", true, "SessionID", "id: a session's id or its signer"}}
+	whole := Result{"session", "Session", "with its limits"}
+	return []Method{{
+		Name: "admin_createSession", Summary: "Make a key and a pending session around it",
+		Params: []Param{{"request", true, "CreateSession", "spec is the SDK's SessionConfig without signer"}},
+		Result: Result{"session", "Session", "with the calldata of createSession; an eoa session is active at once"},
+		Errors: []int{api.CodeDenied, api.CodeUnavailable}, do: adminCreate,
+	}, {
+		Name: "admin_activateSession", Summary: "The owner has approved the session on chain",
+		Params: id, Result: whole, do: adminActivate,
+	}, {
+		Name: "admin_revokeSession", Summary: "End a session: nothing more is signed",
+		Params: id, Result: whole, do: adminRevoke,
+	}, {
+		Name: "admin_closeSession", Summary: "The owner has ended the session on chain",
+		Params: id, Result: whole, do: adminClose,
+	}, {
+		Name: "admin_listSessions", Summary: "All sessions",
+		Result: Result{"sessions", "Sessions", "oldest first, also those that have ended"}, do: adminList,
+	}, {
+		Name: "admin_getSession", Summary: "One session",
+		Params: id, Result: whole, do: adminGet,
+	}}
+}
+
+// agentStateMethods concern the agent as a whole.
+func agentStateMethods() []Method {
+	return []Method{{
+		Name: "admin_clients", Summary: "Who is connected",
+		Result: Result{"clients", "Clients", "one for each process and socket"}, do: adminClients,
+	}, {
+		Name: "admin_reload", Summary: "Read the configuration again",
+		Result: Result{"done", "Done", ""}, do: adminReload,
+	}, {
+		Name: "admin_status", Summary: "State of the agent",
+		Result: Result{"status", "Status", ""}, do: adminStatus,
+	}, {
+		Name: "admin_auditHead", Summary: "The audit trail's last record",
+		Result: Result{"head", "AuditHead", "keep it elsewhere: the trail can't be cut back beyond it unnoticed"}, do: adminAuditHead,
+	}}
+}
+
+func adminCreate(s *Server, ctx context.Context, c *call) (any, error) {
+	var params api.CreateSession
+	if err := c.object(&params); err != nil {
+		return nil, err
+	}
+	req, err := s.createRequest(&params)
+	if err != nil {
+		return nil, err
+	}
+	sess, err := s.Signer.Sessions.Create(ctx, c.peer, req)
+	if err != nil {
+		return nil, err
+	}
+	return s.showWhole(sess)
+}
+
+// createRequest reads the parts of a request to make a session.
+func (s *Server) createRequest(params *api.CreateSession) (*session.CreateRequest, error) {
+	spec, err := policy.ParseSpec(params.Spec, false)
+	if err != nil {
+		return nil, fmt.Errorf("spec: %w", err)
+	}
+	req := &session.CreateRequest{Kind: session.Kind(params.Kind), Spec: spec, Backend: params.Backend}
+	if req.Kind == "" {
+		req.Kind = session.AGW
+	}
+	if params.Account != nil {
+		req.Account = *params.Account
+	}
+	for i, text := range params.Clients {
+		client, err := session.ParseClient(text)
+		if err != nil {
+			return nil, badParam("clients["+strconv.Itoa(i)+"]", "%v", err)
+		}
+		req.Clients = append(req.Clients, client)
+	}
+	chain, err := s.chainNamed(params.Chain)
+	if err != nil {
+		return nil, err
+	}
+	req.ChainID = chain.ID
+	if req.Kind == session.AGW {
+		req.Validator = chain.Validator
+	}
+	return req, nil
+}
+
+// chainNamed finds a configured chain by its name or its id.
+func (s *Server) chainNamed(name string) (Chain, error) {
+	if chain, ok := s.Chains[name]; ok {
+		return chain, nil
+	}
+	for _, chain := range s.Chains {
+		if strconv.FormatUint(chain.ID, 10) == name {
+			return chain, nil
+		}
+	}
+	return Chain{}, badParam("chain", "no chain %q in the configuration", shorten(name))
+}
+
+// lifecycle reads a session's id, has step done with it, and shows the session.
+func (s *Server) lifecycle(c *call, step func(id session.ID) (*session.Session, error)) (any, error) {
+	var params api.SessionID
+	if err := c.object(&params); err != nil {
+		return nil, err
+	}
+	sess, err := step(s.sessionID(params.ID))
+	if err != nil {
+		return nil, fmt.Errorf("session %q: %w", shorten(params.ID), err)
+	}
+	return s.showWhole(sess)
+}
+
+// sessionID is the id of the session with that signer, or name itself.
+func (s *Server) sessionID(name string) session.ID {
+	for _, sess := range s.Signer.Sessions.List() {
+		if strings.EqualFold(name, sess.Signer().String()) {
+			return sess.ID
+		}
+	}
+	return session.ID(name)
+}
+
+func adminActivate(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.lifecycle(c, func(id session.ID) (*session.Session, error) {
+		return s.Signer.Sessions.Activate(ctx, c.peer, id)
+	})
+}
+
+func adminRevoke(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.lifecycle(c, func(id session.ID) (*session.Session, error) {
+		return s.Signer.Sessions.Revoke(ctx, c.peer, id)
+	})
+}
+
+func adminClose(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.lifecycle(c, func(id session.ID) (*session.Session, error) {
+		return s.Signer.Sessions.CloseSession(ctx, c.peer, id)
+	})
+}
+
+func adminGet(s *Server, _ context.Context, c *call) (any, error) {
+	return s.lifecycle(c, s.Signer.Sessions.Get)
+}
+
+func adminList(s *Server, _ context.Context, _ *call) (any, error) {
+	list := []*api.Session{}
+	for _, sess := range s.Signer.Sessions.List() {
+		list = append(list, s.show(sess))
+	}
+	return list, nil
+}
+
+func adminReload(s *Server, ctx context.Context, c *call) (any, error) {
+	if s.Reload == nil {
+		return nil, errors.New("this agent's configuration can't be read again: restart it")
+	}
+	if err := s.Reload(ctx); err != nil {
+		return nil, fmt.Errorf("reading the configuration again: %w", err)
+	}
+	return s.done(ctx, c, audit.AgentReloaded, nil)
+}
+
+// done records what the operator did to the agent.
+func (s *Server) done(ctx context.Context, c *call, event audit.Event, detail any) (any, error) {
+	rec := audit.Record{Event: event, Peer: &c.peer, Method: c.method.Name, Detail: detail}
+	if err := s.Signer.Sessions.Record(ctx, rec); err != nil {
+		return nil, err
+	}
+	return api.Done{OK: true}, nil
+}
+
+func adminClients(s *Server, _ context.Context, _ *call) (any, error) { return s.clients(), nil }
+
+func adminStatus(s *Server, ctx context.Context, _ *call) (any, error) {
+	counts := s.Signer.Counts()
+	status := &api.Status{
+		Version: s.Version, PID: os.Getpid(), StartedAt: s.Started, State: "ready",
+		Sessions: make(map[string]int), Backends: s.backendStates(ctx),
+		Connections: s.agent.quota.inUse(connections), InFlight: s.agent.quota.inUse(callsInFlight),
+		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(),
+	}
+	if s.Signer.Locked() {
+		status.State, status.Detail = "locked", session.ErrLocked.Error()
+	}
+	if err := s.Signer.Sessions.Halted(); err != nil {
+		status.State, status.Detail = "halted", err.Error()
+	}
+	for _, sess := range s.Signer.Sessions.List() {
+		status.Sessions[string(sess.Status)]++
+	}
+	return status, nil
+}
+
+func adminAuditHead(s *Server, _ context.Context, _ *call) (any, error) { return s.auditHead(), nil }
+
+func (s *Server) auditHead() api.AuditHead {
+	head := s.Signer.Sessions.AuditHead()
+	return api.AuditHead{Seq: head.Seq, Hash: policy.Hash(head.Hash)}
+}

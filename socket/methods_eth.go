@@ -1,0 +1,189 @@
+package socket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+
+	"github.com/keyward/keyward/internal/zktx"
+	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
+)
+
+// ethMethods are those of a wallet (EIP-1193, EIP-1474).
+func ethMethods() []Method {
+	accounts := Result{"accounts", "Addresses", "signer addresses of the sessions that this client may use, oldest first"}
+	signature := Result{"signature", "Signature", "R, S and V; V is 27 or 28, S is low"}
+	return []Method{{
+		Name: "eth_accounts", Summary: "Signers that this client may use",
+		Result: accounts, do: listSigners,
+	}, {
+		Name: "eth_requestAccounts", Summary: "The same as eth_accounts",
+		Result: accounts, do: listSigners,
+	}, {
+		Name: "eth_chainId", Summary: "Chain of this client's sessions",
+		Result: Result{"chainId", "Quantity", "of several chains, that of the oldest session; without a session, error 4100"},
+		do:     chainID,
+	}, {
+		Name: "net_version", Summary: "Chain of this client's sessions, in decimal",
+		Result: Result{"chainId", "String", "as eth_chainId has it"}, do: netVersion,
+	}, {
+		Name: "web3_clientVersion", Summary: "Name and version of the agent",
+		Result: Result{"version", "String", `"Keyward/" and its version`}, do: clientVersion,
+	}, {
+		Name: "eth_signTypedData_v4", Summary: "Sign a ZKsync transaction given as EIP-712 typed data",
+		Params: typedDataParams(),
+		Result: signature, Errors: signingErrors, signs: true, do: signTypedData,
+	}, {
+		Name: "eth_signTransaction", Summary: "Sign a transaction, and give it complete",
+		Params: []Param{transactionParam},
+		Result: Result{"raw", "Bytes", "the raw transaction: of an agw session type 0x71 with its customSignature, of an eoa session type 0, 1 or 2"},
+		Errors: signingErrors, signs: true, do: signRaw,
+	}, {
+		Name: "personal_sign", Summary: "Refused: a session signs transactions only",
+		Params: []Param{
+			{"message", true, "Bytes", "not looked at"},
+			{"address", true, "Address", "a signer"},
+			{"password", false, "String", "not looked at"},
+		},
+		Result: signature, Errors: signingErrors, signs: true, do: refusePersonalSign,
+	}, {
+		Name: "eth_sign", Summary: "Refused: a session signs transactions only",
+		Params: []Param{{"address", true, "Address", "a signer"}, {"message", true, "Bytes", "not looked at"}},
+		Result: signature, Errors: signingErrors, signs: true, do: refuseEthSign,
+	}}
+}
+
+// signingErrors are the codes of methods that ask for a signature.
+var signingErrors = []int{api.CodeDenied, api.CodeUnauthorized, api.CodeUnavailable}
+
+// typedDataParams are shared by eth_signTypedData_v4 and Clef's account_signTypedData.
+func typedDataParams() []Param {
+	return []Param{
+		{"address", true, "Address", "the signer; message.from is the account"},
+		{"typedData", true, "TypedData", "as a JSON object, or as a string that holds one"},
+	}
+}
+
+var transactionParam = Param{"transaction", true, "Transaction",
+	"from is the account; chainId may be left out if the session is clear without it"}
+
+func listSigners(s *Server, _ context.Context, c *call) (any, error) {
+	signers := []policy.Address{}
+	for _, sess := range s.Signer.Sessions.VisibleTo(c.peer) {
+		signers = append(signers, sess.Signer())
+	}
+	return signers, nil
+}
+
+func chainID(s *Server, _ context.Context, c *call) (any, error) {
+	id, err := s.chainOf(c)
+	return "0x" + strconv.FormatUint(id, 16), err
+}
+
+func netVersion(s *Server, _ context.Context, c *call) (any, error) {
+	id, err := s.chainOf(c)
+	return strconv.FormatUint(id, 10), err
+}
+
+// chainOf is the chain of the client's oldest session: a younger one on another
+// chain does not change what a client has been told.
+func (s *Server) chainOf(c *call) (uint64, error) {
+	sessions := s.Signer.Sessions.VisibleTo(c.peer)
+	if len(sessions) == 0 {
+		return 0, errNoSession
+	}
+	return sessions[0].ChainID, nil
+}
+
+func clientVersion(s *Server, _ context.Context, _ *call) (any, error) {
+	return "Keyward/" + s.Version, nil
+}
+
+func signTypedData(s *Server, ctx context.Context, c *call) (any, error) {
+	signer, err := addressParam(c, 0)
+	if err != nil {
+		return nil, err
+	}
+	data, err := zktx.UnwrapTypedData(c.param(1))
+	if err != nil {
+		return nil, err
+	}
+	return s.signTypedData(ctx, c, signer, data)
+}
+
+// signTypedData signs typed data that is a ZKsync transaction, and has anything else refused.
+func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data []byte) (any, error) {
+	tx, err := zktx.ParseTypedData(data)
+	switch {
+	case errors.Is(err, zktx.ErrForeign):
+		return nil, s.Signer.RefuseMessage(ctx, c.peer, signer, c.method.Name, "typed data that is no ZKsync transaction")
+	case errors.Is(err, zktx.ErrRefusedType):
+		return nil, s.Signer.RefuseMessage(ctx, c.peer, signer, c.method.Name, err.Error())
+	case err != nil:
+		return nil, err
+	}
+	signed, err := s.Signer.Sign(ctx, c.peer, &session.SignRequest{Signer: signer, Tx: tx, Method: c.method.Name})
+	if err != nil {
+		return nil, err
+	}
+	return hexBytes(signed.Signature[:]), nil
+}
+
+func signRaw(s *Server, ctx context.Context, c *call) (any, error) {
+	signed, err := s.signTransaction(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return signed.reply.Raw, nil
+}
+
+func refusePersonalSign(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.refuseMessage(ctx, c, 1, "a message (EIP-191)")
+}
+
+func refuseEthSign(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.refuseMessage(ctx, c, 0, "a message (EIP-191)")
+}
+
+// refuseMessage has the refusal of anything that is no transaction recorded. The signer is
+// the parameter at that position.
+func (s *Server) refuseMessage(ctx context.Context, c *call, signerAt int, what string) (any, error) {
+	signer, err := addressParam(c, signerAt)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.Signer.RefuseMessage(ctx, c.peer, signer, c.method.Name, what)
+}
+
+// addressParam reads the parameter at that position as an address.
+func addressParam(c *call, i int) (policy.Address, error) {
+	return parseAddress("params["+strconv.Itoa(i)+"]", c.param(i))
+}
+
+// parseAddress reads a JSON string that is an address.
+func parseAddress(path string, value json.RawMessage) (policy.Address, error) {
+	var address policy.Address
+	text, err := parseString(path, value)
+	if err != nil {
+		return address, err
+	}
+	if err := address.UnmarshalText([]byte(text)); err != nil {
+		return address, badParam(path, "%v", err)
+	}
+	return address, nil
+}
+
+// parseString reads a JSON string.
+func parseString(path string, value json.RawMessage) (string, error) {
+	var text string
+	if len(value) == 0 || value[0] != '"' || json.Unmarshal(value, &text) != nil {
+		return "", badParam(path, "want a string")
+	}
+	return text, nil
+}
+
+// hexBytes is bytes as 0x-hex in JSON.
+type hexBytes = api.Bytes
