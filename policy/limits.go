@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/holiman/uint256"
@@ -63,4 +64,20 @@ func Settle(charges []Charge, denied error, used func(Tracker) uint256.Int) erro
 		}
 	}
 	return denied
+}
+
+// Locate adds to the denial of a used-up limit the index of its policy, which a charge
+// alone does not know. err is what [Settle] returned.
+func (s *Spec) Locate(err error) error {
+	var d *Denial
+	if !errors.As(err, &d) || d.Tracker == nil {
+		return err
+	}
+	switch d.Tracker.Kind {
+	case CallValueTracker, CallParamTracker:
+		d.Policy = s.callPolicy(d.Tracker.Target, d.Tracker.Selector)
+	case TransferValueTracker:
+		d.Policy = s.transferPolicy(d.Tracker.Target)
+	}
+	return d
 }

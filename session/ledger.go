@@ -149,7 +149,7 @@ func (l *Ledger) settleLocked(b *book, n *openNonce, g Grant) (*changes, error) 
 		return nil, err
 	}
 	if err := policy.Settle(g.Charges, g.Denied, func(t policy.Tracker) uint256.Int { return without[t] }); err != nil {
-		return nil, err
+		return nil, b.sess.Spec.Locate(err)
 	}
 	c := &changes{used: map[policy.Tracker]uint256.Int{}, liability: map[policy.Tracker]*policy.Decimal{}}
 	for _, ch := range g.Charges {

@@ -360,6 +360,22 @@ func TestSimulateCountsNothing(t *testing.T) {
 	}
 }
 
+// A used-up limit says which policy it belongs to.
+func TestLimitDenialsNameTheirPolicy(t *testing.T) {
+	a := newAgent(t)
+	sess := a.active(t)
+	var d *policy.Denial
+	for nonce := range uint64(3) {
+		req := transfer(sess, nonce)
+		req.Tx.Value = *uint256.NewInt(50)
+		_, err := a.Sign(t.Context(), app, req)
+		errors.As(err, &d)
+	}
+	if d == nil || d.Policy != 0 || d.Reason != policy.ReasonAllowanceExceeded || d.Remaining == nil || !d.Remaining.IsZero() {
+		t.Errorf("third time 50 of 100: %+v, want the allowance of transfer policy 0 with nothing left", d)
+	}
+}
+
 func TestLockedSignsNothing(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
