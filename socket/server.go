@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -187,7 +188,7 @@ func (s *Server) serveConn(nc *net.UnixConn, e *endpoint) {
 		return
 	}
 	c := newConn(s, e, nc, peer)
-	if e.admin && peer.UID != s.owner && peer.UID != 0 {
+	if e.admin && !s.operator(peer) {
 		s.log.Warn("a stranger on admin.sock", "uid", peer.UID, "pid", peer.PID, "exe", peer.Exe)
 		c.refuse = errNotOperator
 	}
@@ -197,6 +198,10 @@ func (s *Server) serveConn(nc *net.UnixConn, e *endpoint) {
 	}
 	c.serve()
 }
+
+// operator reports whether peer may use admin.sock: the agent's own user and root, whatever the
+// mode of the file lets in.
+func (s *Server) operator(peer audit.Peer) bool { return peer.UID == s.owner || peer.UID == 0 }
 
 // register gives the connection a place. One beyond the bound gets a place to be refused in; beyond
 // the bound of those too, and while the server ends, there is none.
@@ -209,6 +214,7 @@ func (s *Server) register(c *conn) bool {
 			return false
 		}
 		c.refuse, c.last = errConnections, true
+		_ = c.nc.SetReadDeadline(time.Now().Add(s.limits.refusedConnectionFor))
 		release = func() { <-s.refusedSlots }
 	}
 	s.mu.Lock()

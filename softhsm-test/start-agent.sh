@@ -34,8 +34,9 @@ keyward=${KEYWARD:-$(command -v keyward || echo "$(dirname "$0")/../bin/keyward"
 # A short path: a socket's has 107 bytes at most.
 [ -n "$dir" ] || dir=$(mktemp -d /tmp/keyward.XXXXXX)
 
-"$keyward" init --dir "$dir" --softhsm >/dev/null
-# The agent's own descriptors, so that whoever reads our stdout sees its end.
+"$keyward" init --dir "$dir" --softhsm --json >/dev/null
+dir=$(cd "$dir" && pwd)
+# With descriptors of its own, so that whoever reads our stdout sees its end.
 "$keyward" serve --dir "$dir" </dev/null >"$dir/agent.log" 2>&1 &
 pid=$!
 give_up() {
@@ -46,8 +47,8 @@ give_up() {
 
 "$keyward" status --dir "$dir" --wait 30s >/dev/null || give_up "the agent does not start"
 session=$("$keyward" session create --dir "$dir" --spec "$spec" --account "$account" --chain "$chain" \
-	--client "uid:$(id -u)") || give_up "the session can't be created"
-field() { printf '%s\n' "$session" | sed -n "s/^$1  *//p"; }
+	--client "uid:$(id -u)" --json) || give_up "the session can't be created"
+field() { printf '%s\n' "$session" | sed "s/.*\"$1\":\"\([^\"]*\)\".*/\1/"; }
 "$keyward" session activate --dir "$dir" "$(field id)" >/dev/null || give_up "the session can't be activated"
 
 cat <<END

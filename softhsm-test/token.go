@@ -3,6 +3,7 @@ package softhsmtest
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,4 +84,14 @@ func tempDir(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+// pin is the token's user PIN.
+func (tok *Token) pin(t testing.TB) string {
+	t.Helper()
+	data, err := os.ReadFile(tok.PINFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(data), "\n")
 }

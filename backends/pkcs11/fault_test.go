@@ -144,16 +144,12 @@ func TestHang(t *testing.T) {
 	for range 20 {
 		backendtest.Verify(t, k, [32]byte{2})
 	}
-	if n := b.FreeLanes(); n != 1 {
-		t.Errorf("%d lanes are free, want the one that does not hang", n)
+	waitFree(t, b, 1) // not the one that hangs
+	if n := ctl.Hanging.Load(); n != 1 {
+		t.Errorf("%d calls hang, want 1", n)
 	}
 	ctl.Release.Store(1)
-	eventually(t, 3*time.Second, func() error {
-		if n := b.FreeLanes(); n != 2 {
-			return fmt.Errorf("%d lanes are free, want 2", n)
-		}
-		return nil
-	})
+	waitFree(t, b, 2)
 	backendtest.Verify(t, k, [32]byte{3})
 }
 
@@ -319,6 +315,17 @@ func waitHanging(t *testing.T, ctl *control, n uint64) {
 	eventually(t, 3*time.Second, func() error {
 		if got := ctl.Hanging.Load(); got != n {
 			return fmt.Errorf("%d calls hang, want %d", got, n)
+		}
+		return nil
+	})
+}
+
+// waitFree waits until n lanes are free: a lane is, a moment after its caller has the answer.
+func waitFree(t *testing.T, b *pkcs11.Backend, n int) {
+	t.Helper()
+	eventually(t, 3*time.Second, func() error {
+		if got := b.FreeLanes(); got != n {
+			return fmt.Errorf("%d lanes are free, want %d", got, n)
 		}
 		return nil
 	})

@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/keyward/keyward/backends"
@@ -33,6 +34,8 @@ func do[T any](ctx context.Context, b *Backend, what string, op operation[T], un
 		switch {
 		case err == nil:
 			return v, nil
+		case errors.Is(err, errNotBegun):
+			continue
 		case isLost(err) && !reconnected:
 			reconnected = true
 		case isStale(err) && !refreshed:
@@ -82,11 +85,15 @@ func once[T any](ctx context.Context, b *Backend, op operation[T], undo func(*co
 	}
 }
 
+// errNotBegun: the connection was dropped, by somebody else's call or by Lock, while this
+// one waited for a lane. It counts as no try.
+var errNotBegun = errors.New("not connected any more")
+
 // onLane runs op on l's p11Session, opening one if need be.
 func onLane[T any](b *Backend, l *lane, op operation[T]) (c *conn, v T, err error) {
 	// c can't be replaced while we hold a lane, though somebody may drop it.
 	if c = b.current(); c == nil {
-		return nil, v, errLost
+		return nil, v, errNotBegun
 	}
 	if l.conn != c {
 		l.session, err = b.mod.OpenSession(c.slotID, sessionFlags)

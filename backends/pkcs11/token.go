@@ -2,7 +2,6 @@ package pkcs11
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -31,7 +30,10 @@ func findToken(mod *module, label, serial string) (*conn, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return nil, errors.Join(fmt.Errorf("no token %s is present; connect it", wanted(label, serial)), silent)
+		if silent != nil {
+			return nil, fmt.Errorf("no token %s is present; connect it (%w)", wanted(label, serial), silent)
+		}
+		return nil, fmt.Errorf("no token %s is present; connect it", wanted(label, serial))
 	}
 	return nil, fmt.Errorf("%w %s: add the serial of one of %s to the configuration", errTokenAmbiguous, wanted(label, serial), serials(found))
 }

@@ -2,15 +2,16 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -166,11 +167,25 @@ func outcome(r *tailRecord) (words []string) {
 	} else if v != nil && v.Replaces {
 		words = append(words, "replaces another with the same nonce")
 	}
-	if detail, ok := r.Detail.(string); ok {
-		words = append(words, detail)
-	} else if r.Detail != nil {
-		text, _ := json.Marshal(r.Detail)
-		words = append(words, string(bytes.TrimSpace(text)))
+	return append(words, detail(r)...)
+}
+
+// detail picks what is worth a place on the line.
+func detail(r *tailRecord) (words []string) {
+	switch d := r.Detail.(type) {
+	case string:
+		return []string{d}
+	case map[string]any:
+		keys := slices.Sorted(maps.Keys(d))
+		if r.Event == audit.SessionCreated { // its detail is the whole session
+			keys = []string{"kind", "account", "chainId"}
+		}
+		for _, k := range keys {
+			switch v := d[k].(type) {
+			case string, float64, bool:
+				words = append(words, fmt.Sprintf("%s %v", k, v))
+			}
+		}
 	}
 	return words
 }

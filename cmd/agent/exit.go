@@ -75,11 +75,8 @@ func message(err error) string {
 // verdictOn finds an error's exit code and hint: the outermost that it carries, or
 // else what its kind says.
 func verdictOn(err error) (code int, hint string) {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		ce, ok := e.(*cliError)
-		if !ok {
-			continue
-		}
+	var ce *cliError
+	for e := err; errors.As(e, &ce); e = ce.err {
 		if code == 0 {
 			code = ce.code
 		}

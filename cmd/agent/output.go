@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/urfave/cli/v2"
 )
 
 // print writes data for a person or a shell.
@@ -21,6 +23,14 @@ func (t *tool) note(format string, args ...any) {
 // hint says what to type next.
 func (t *tool) hint(format string, args ...any) { t.note("hint: "+format, args...) }
 
+// sameDir is the --dir that the command was given, for a hint to repeat.
+func sameDir(c *cli.Context) string {
+	if !c.IsSet("dir") {
+		return ""
+	}
+	return " --dir " + c.String("dir")
+}
+
 // printJSON writes v as one line.
 func (t *tool) printJSON(v any) error {
 	enc := json.NewEncoder(t.stdout)
@@ -32,7 +42,7 @@ func (t *tool) printJSON(v any) error {
 func (t *tool) table(rows [][]string) error {
 	w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
 	for _, row := range rows {
-		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), " "))
+		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}
 	return w.Flush()
 }

@@ -21,7 +21,7 @@ func (t *tool) sessionCreateCommand() *cli.Command {
 			specFlag(),
 			&cli.StringFlag{Name: "account", Usage: "`ADDRESS` of the smart account that the session is for"},
 			&cli.StringFlag{Name: "chain", Usage: "`NAME` or id of the chain: abstract, abstract-testnet, or one from the configuration"},
-			&cli.StringSliceFlag{Name: "client", Usage: "who may use the session, `uid:N, gid:N or a user's name`; may be repeated (default: the user who runs this)"},
+			&cli.StringSliceFlag{Name: "client", Usage: "`CLIENT` that may use the session: uid:N, gid:N or a user's name; may be repeated (default: the user who runs this)"},
 			&cli.StringFlag{Name: "kind", Value: "agw", Usage: "`KIND`: agw (a smart account's session) or eoa (the signer is the account)"},
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend that keeps the key; needed if there are several"},
 		},
@@ -49,7 +49,7 @@ func (t *tool) sessionCreate(c *cli.Context) error {
 	if c.Bool("json") {
 		return t.printJSON(s)
 	}
-	return t.printCreated(s)
+	return t.printCreated(c, s)
 }
 
 // createRequest reads the flags.
@@ -127,7 +127,7 @@ func parseClient(s string) (string, error) {
 }
 
 // printCreated prints what the operator needs next, the calldata above all.
-func (t *tool) printCreated(s *api.Session) error {
+func (t *tool) printCreated(c *cli.Context, s *api.Session) error {
 	spec, err := s.Session.MarshalJSON()
 	if err != nil {
 		return err
@@ -153,6 +153,6 @@ func (t *tool) printCreated(s *api.Session) error {
 		return nil
 	}
 	t.note("the account's owner sends the calldata from %v to the validator %v on chain %d, then:", s.Account, s.Validator, s.ChainID)
-	t.hint("keyward session activate %s", s.ID)
+	t.hint("keyward session activate %s%s", s.ID, sameDir(c))
 	return nil
 }

@@ -102,11 +102,11 @@ func stepTable(w io.Writer) (print func(*simulated, *policy.StepResult) error, f
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(tw, "CASE\tSTEP\tVERDICT\tWHY")
 	return func(s *simulated, r *policy.StepResult) error {
-		verdict, why := "allowed", ""
+		verdict := "allowed"
 		if r.Denial != nil {
-			verdict, why = "denied", r.Denial.Error()
+			verdict = "denied\t" + r.Denial.Error()
 		}
-		_, err := fmt.Fprintf(tw, "%s\t%d\t%s\t%s\n", s.Case, s.Step, verdict, why)
+		_, err := fmt.Fprintf(tw, "%s\t%d\t%s\n", s.Case, s.Step, verdict)
 		return err
 	}, tw.Flush
 }

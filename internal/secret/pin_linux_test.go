@@ -20,25 +20,25 @@ func TestFromFile(t *testing.T) {
 		want    string // "": refused
 		wantErr string
 	}{
-		{"plain", "1234", 0o600, "1234", ""},
-		{"newline", "1234\n", 0o600, "1234", ""},
-		{"read only", "1234\n", 0o400, "1234", ""},
-		{"only one newline goes", "1234\n\n", 0o600, "1234\n", ""},
+		{"plain", "aBcD", 0o600, "aBcD", ""},
+		{"newline", "aBcD\n", 0o600, "aBcD", ""},
+		{"read only", "aBcD\n", 0o400, "aBcD", ""},
+		{"only one newline goes", "aBcD\n\n", 0o600, "aBcD\n", ""},
 		{"spaces stay", " 12 34 ", 0o600, " 12 34 ", ""},
 		{"longest", strings.Repeat("1", maxPIN), 0o600, strings.Repeat("1", maxPIN), ""},
 		{"empty", "", 0o600, "", "empty"},
 		{"newline alone", "\n", 0o600, "", "empty"},
 		{"too long", strings.Repeat("1", maxPIN+1), 0o600, "", "longer"},
-		{"group reads", "1234", 0o640, "", "chmod 600"},
-		{"others read", "1234", 0o604, "", "chmod 600"},
-		{"group writes", "1234", 0o620, "", "chmod 600"},
+		{"group reads", "aBcD", 0o640, "", "chmod 600"},
+		{"others read", "aBcD", 0o604, "", "chmod 600"},
+		{"group writes", "aBcD", 0o620, "", "chmod 600"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeFile(t, t.TempDir(), "pin", tt.content, tt.mode)
 			b, err := FromFile(path)(t.Context())
 			if tt.wantErr != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.wantErr) || strings.Contains(err.Error(), "1234") {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) || strings.Contains(err.Error(), "aBcD") {
 					t.Fatalf("FromFile = %v, want an error with %q", err, tt.wantErr)
 				}
 				return

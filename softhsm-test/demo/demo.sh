@@ -16,22 +16,31 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 step() { printf '\n%s\n' "$*"; }
-indent() { cut -c1-150 | sed 's/^/   /'; }
+indent() { sed 's/^/   /'; }
+# show COMMAND...: its output, long lines cut. Not a pipe, so that its failure is ours.
+show() {
+	"$@" >"$work/out"
+	cut -c1-150 "$work/out" | indent
+}
 fail() { echo "demo: $*" >&2; exit 1; }
 
-# tx NONCE AMOUNT TARGET: mint AMOUNT (0 to 9) tokens.
-tx() {
-	sed -e "s/\"nonce\": 0/\"nonce\": $1/" -e "s/1\",\$/$2\",/;t" \
-		-e "s/0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA/$3/" softhsm-test/demo/tx.json >"$work/tx.json"
-}
 token=0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA
 
-# refused CODE: signs the transaction, which has to be refused as denied by policy.
+# tx NONCE AMOUNT CONTRACT: a transaction that mints AMOUNT (one digit).
+tx() {
+	sed -e "s/\"nonce\": 0/\"nonce\": $1/" -e "/\"data\"/s/1\",/$2\",/" -e "s/$token/$3/" \
+		softhsm-test/demo/tx.json >"$work/tx.json"
+}
+
+sign() { "$keyward" sign --dir "$KEYWARD_DIR" --session "$KEYWARD_SESSION" --tx "$work/tx.json"; }
+
+# refused REASON: the transaction is refused as denied by policy, with that reason.
 refused() {
 	code=0
-	"$keyward" sign --dir "$KEYWARD_DIR" --session "$KEYWARD_SESSION" --tx "$work/tx.json" 2>"$work/why" || code=$?
-	indent <"$work/why"
+	sign >/dev/null 2>"$work/why" || code=$?
+	fold -s -w 110 "$work/why" | indent
 	[ $code = 3 ] || fail "exit code $code, want 3 (denied)"
+	grep -q "$1" "$work/why" || fail "want the reason: $1"
 }
 
 sed "s/@EXPIRES_AT@/$(($(date +%s) + 86400))/" softhsm-test/demo/spec.json >"$work/spec.json"
@@ -39,28 +48,30 @@ step "1. An agent on a fresh SoftHSM token, and a session whose key was made in 
 softhsm-test/start-agent.sh --dir "$work/agent" --spec "$work/spec.json" \
 	--account 0x1111111111111111111111111111111111111111 >"$work/env"
 . "$work/env"
-"$keyward" session show --dir "$KEYWARD_DIR" "$KEYWARD_SESSION" | sed -n '/^id\|^signer\|^protection\|^key /p' | indent
+show "$keyward" session list --dir "$KEYWARD_DIR"
+show "$keyward" key list --dir "$KEYWARD_DIR"
 
 step "2. What it may do"
-"$keyward" policy show --spec "$work/spec.json" | indent
+"$keyward" policy show --spec "$work/spec.json" >"$work/out"
+fold -s -w 110 "$work/out" | indent
 
 step "3. Minting 1 token is allowed: the raw transaction"
 tx 0 1 $token
-"$keyward" sign --dir "$KEYWARD_DIR" --session "$KEYWARD_SESSION" --tx "$work/tx.json" | indent
+show sign
 
 step "4. Calling another contract is not"
 tx 1 1 0x2222222222222222222222222222222222222222
-refused
+refused 'Call to this contract is not allowed'
 
 step "5. Nor is minting 5 more: that would make 6 today"
-tx 2 5 $token
-refused
+tx 1 5 $token
+refused 'Allowance limit exceeded'
 
 step "6. The audit trail"
-"$keyward" audit tail --dir "$KEYWARD_DIR" | indent
-"$keyward" audit verify --dir "$KEYWARD_DIR" | indent
-for event in sign.granted sign.denied; do
-	"$keyward" audit tail --dir "$KEYWARD_DIR" --json | grep -q "\"$event\"" || fail "no $event in the audit trail"
+show "$keyward" audit tail --dir "$KEYWARD_DIR"
+for event in session.created sign.granted sign.denied; do
+	grep -q " $event " "$work/out" || fail "no $event in the audit trail"
 done
+show "$keyward" audit verify --dir "$KEYWARD_DIR"
 
 step "All of it happened. Now with your own app: make run"

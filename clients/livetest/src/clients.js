@@ -1,7 +1,10 @@
 // The clients that people have, unmodified, each behind the same three lines: open a connection to a
 // socket, call a method, close. A refused call throws an error that has `code`, the agent's own.
+//
+// `survives` says whether a connection goes on working when the agent was restarted. Where it does not, the app has
+// to close it and open another, and for some there is more to it: see `open` and `close`.
 import { execFile } from 'node:child_process'
-import { join } from 'node:path'
+import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
 
 import { KeywardError, keyward } from '@keyward/viem'
@@ -11,7 +14,9 @@ import { ipc } from 'viem/node'
 import { IpcProvider } from 'web3-providers-ipc'
 
 const exec = promisify(execFile)
-const cast = join(import.meta.dirname, '..', 'node_modules', '.bin', 'cast')
+// The binary itself: npm's wrapper around it exits with 0 whatever happens.
+const arch = { x64: 'amd64', arm64: 'arm64' }[process.arch]
+const cast = createRequire(import.meta.url).resolve(`@foundry-rs/cast-${process.platform}-${arch}/bin/cast`)
 
 function rpcError(code, message) {
   return Object.assign(new Error(message), { code })
@@ -19,11 +24,14 @@ function rpcError(code, message) {
 
 const viem = {
   name: "viem's ipc transport",
+  survives: false,
   async open(path) {
     const client = createClient({ transport: ipc(path) })
     const rpc = await client.transport.getRpcClient()
     return {
       call: (method, params) => client.request({ method, ...(params && { params }) }).catch((err) => Promise.reject(rpcError(err.code, err.message))),
+      // viem keeps one connection for each path in the whole process, also after it is lost: a new client
+      // gets the dead one until somebody closes it like this.
       close: () => rpc.close(),
     }
   },
@@ -31,8 +39,13 @@ const viem = {
 
 const ethers = {
   name: 'ethers IpcSocketProvider',
+  survives: false,
   async open(path) {
     const provider = new IpcSocketProvider(path)
+    // Without these ethers ends the whole process when the agent goes away: at the connection's end it emits
+    // an event "close" that it does not know itself, and nobody listens for the socket's errors.
+    provider.socket.removeAllListeners('end')
+    provider.socket.on('error', () => {})
     return {
       // ethers keeps the JSON-RPC error inside its own.
       call: (method, params = []) => provider.send(method, params).catch((err) => Promise.reject(rpcError(err.error?.code ?? err.info?.error?.code, err.message))),
@@ -43,8 +56,11 @@ const ethers = {
 
 const web3 = {
   name: 'web3.js IpcProvider',
+  // With autoReconnect it does mostly, but now and then web3.js takes its listeners off the connection
+  // that it has just opened, and no answer arrives any more.
+  survives: false,
   async open(path) {
-    const provider = new IpcProvider(path, {}, { autoReconnect: true, delay: 50, maxAttempts: 100 })
+    const provider = new IpcProvider(path, {}, { autoReconnect: false })
     return {
       async call(method, params = []) {
         const { error, result } = await provider
@@ -60,6 +76,7 @@ const web3 = {
 
 const castRpc = {
   name: 'cast rpc',
+  survives: true,
   async open(path) {
     return {
       async call(method, params = []) {
@@ -78,6 +95,7 @@ const castRpc = {
 
 const curl = {
   name: 'curl',
+  survives: true,
   async open(path) {
     return {
       async call(method, params = []) {
@@ -94,6 +112,7 @@ const curl = {
 
 const keywardViem = {
   name: '@keyward/viem',
+  survives: true,
   async open(path) {
     const agent = keyward(path)
     return {

@@ -35,6 +35,18 @@ export class Fixture {
     return typedDataOf(tx)
   }
 
+  /** What the session has been charged for so far, by limit. */
+  async used() {
+    const { limits } = await this.agent.cli('session', 'show', this.session.id)
+    return Object.fromEntries(limits.map(({ tracker, used }) => [tracker, used]))
+  }
+
+  /** How much was minted today, as the agent counts it. */
+  async minted() {
+    const used = Object.entries(await this.used()).filter(([tracker]) => tracker.startsWith('callParam:'))
+    return used.reduce((sum, [, amount]) => sum + BigInt(amount), 0n)
+  }
+
   /** Whether `signature` is the session's over `tx`. */
   async signed(tx, signature) {
     return (await recoverSigner(digestOf(tx), signature)) === this.signer

@@ -1,7 +1,6 @@
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-
-import { encodeAbiParameters, keccak256 } from 'viem'
 
 export const validator = '0x34ca1501FAE231cC2ebc995CE013Dbe882d7d081'
 
@@ -12,13 +11,13 @@ export const validator = '0x34ca1501FAE231cC2ebc995CE013Dbe882d7d081'
 export class StubNode {
   raws = []
   nonce = 7
+  chainId = 11124
+  hooks = [validator]
   #server = createServer((request, response) => this.#serve(request, response))
 
-  static async start(t, { chainId = 11124, hooks = [validator] } = {}) {
+  static async start(t, { port = 0 } = {}) {
     const node = new StubNode()
-    node.chainId = chainId
-    node.hooks = hooks
-    node.#server.listen(0, '127.0.0.1')
+    node.#server.listen(port, '127.0.0.1')
     await once(node.#server, 'listening')
     node.url = `http://127.0.0.1:${node.#server.address().port}`
     t.after(() => {
@@ -45,15 +44,26 @@ export class StubNode {
       eth_gasPrice: () => '0x2b275d0',
       eth_estimateGas: () => '0x493e0',
       // listHooks(true), the only thing that is read from a contract.
-      eth_call: () => encodeAbiParameters([{ type: 'address[]' }], [this.hooks]),
+      eth_call: () => encodeAddresses(this.hooks),
       eth_sendRawTransaction: () => {
         this.raws.push(params[0])
         this.nonce++
-        return keccak256(params[0])
+        return hashOf(params[0])
       },
     }
     const answer = methods[method]
     if (!answer) return { jsonrpc: '2.0', id, error: { code: -32601, message: `the method ${method} does not exist/is not available` } }
     return { jsonrpc: '2.0', id, result: answer() }
   }
+}
+
+/** What the stub says is the hash of a raw transaction: 32 bytes, but not those that a chain would compute. */
+export function hashOf(raw) {
+  return `0x${createHash('sha256').update(raw).digest('hex')}`
+}
+
+// abi.encode(address[])
+function encodeAddresses(addresses) {
+  const word = (hex) => hex.toLowerCase().padStart(64, '0')
+  return `0x${[word('20'), word(addresses.length.toString(16)), ...addresses.map((a) => word(a.slice(2)))].join('')}`
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 
-import { decodeAbiParameters, fromRlp, hashTypedData, recoverAddress, slice } from 'viem'
+import { decodeAbiParameters, encodeAbiParameters, fromRlp, hashTypedData, parseAbiParameters, recoverAddress, slice } from 'viem'
 
 const types = {
   Transaction: [
@@ -18,6 +18,21 @@ const types = {
     { name: 'factoryDeps', type: 'bytes32[]' },
     { name: 'paymasterInput', type: 'bytes' },
   ],
+}
+
+// What the validator reads beside the signature (SessionLib.sol).
+const hookData = parseAbiParameters([
+  'SessionSpec spec, uint64[] periodIds',
+  'struct SessionSpec { address signer; uint256 expiresAt; UsageLimit feeLimit; CallSpec[] callPolicies; TransferSpec[] transferPolicies; }',
+  'struct CallSpec { address target; bytes4 selector; uint256 maxValuePerUse; UsageLimit valueLimit; Constraint[] constraints; }',
+  'struct TransferSpec { address target; uint256 maxValuePerUse; UsageLimit valueLimit; }',
+  'struct Constraint { uint8 condition; uint64 index; bytes32 refValue; UsageLimit limit; }',
+  'struct UsageLimit { uint8 limitType; uint256 limit; uint256 period; }',
+])
+
+/** The hook data of a spec and its period ids, encoded here and not by the SDK. */
+export function encodeHookData(spec, periodIds) {
+  return encodeAbiParameters(hookData, [spec, periodIds])
 }
 
 // Half the order of secp256k1: s above it is malleable (EIP-2).
@@ -39,8 +54,14 @@ export async function decodeRaw(raw) {
     maxFeePerGas: integer(maxFeePerGas), maxPriorityFeePerGas: integer(maxPriorityFeePerGas), from, to, data, paymaster, paymasterInput,
   }
   const digest = digestOf(tx)
-  const [signature, validator, hookData] = decodeAbiParameters([{ type: 'bytes' }, { type: 'address' }, { type: 'bytes[]' }], customSignature)
-  return { tx, digest, signature, validator, hookData, signer: await recoverSigner(digest, signature) }
+  const parts = decodeCustomSignature(customSignature)
+  return { tx, digest, ...parts, signer: await recoverSigner(digest, parts.signature) }
+}
+
+/** What stands in a raw transaction where the signature would be. */
+export function decodeCustomSignature(customSignature) {
+  const [signature, validator, hookData] = decodeAbiParameters(parseAbiParameters('bytes, address, bytes[]'), customSignature)
+  return { signature, validator, hookData }
 }
 
 /** The EIP-712 digest of a transaction with bigint fields. */

@@ -17,7 +17,7 @@ if (!process.env.KEYWARD_BIN) run(root, 'go', 'build', '-o', join(build, 'keywar
 
 const client = join(root, 'clients', 'viem')
 if (!existsSync(join(client, 'node_modules', 'typescript'))) run(client, 'npm', 'ci', '--no-audit', '--no-fund')
-run(client, 'npm', 'pack', '--pack-destination', build)
+run(client, 'npm', 'pack', '--silent', '--pack-destination', build)
 // Unpacked rather than linked: a link would bring the client's own copy of viem along.
 const installed = join(here, 'node_modules', '@keyward', 'viem')
 rmSync(installed, { recursive: true, force: true })

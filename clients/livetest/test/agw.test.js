@@ -4,16 +4,16 @@ import assert from 'node:assert/strict'
 import { after, before, suite, test } from 'node:test'
 
 import { createAbstractClient } from '@abstract-foundation/agw-client'
-import { createSessionClient, encodeSessionWithPeriodIds, getPeriodIdsForTransaction } from '@abstract-foundation/agw-client/sessions'
+import { createSessionClient } from '@abstract-foundation/agw-client/sessions'
 import { findKeywardError, KeywardDeniedError, keyward, toKeywardAccount } from '@keyward/viem'
-import { createClient, encodeFunctionData, http, isAddressEqual, keccak256, parseEther } from 'viem'
+import { createClient, encodeFunctionData, http, isAddressEqual, parseEther } from 'viem'
 import { privateKeyToAccount, toAccount } from 'viem/accounts'
 import { abstractTestnet } from 'viem/chains'
 import { ipc } from 'viem/node'
 
 import { Agent } from '../src/agent.js'
-import { StubNode, validator } from '../src/node.js'
-import { decodeRaw, typedDataOf } from '../src/raw.js'
+import { hashOf, StubNode, validator } from '../src/node.js'
+import { decodeCustomSignature, decodeRaw, digestOf, encodeHookData, recoverSigner, typedDataOf } from '../src/raw.js'
 import { abi, account, friend, nft, paymaster, sessionSpec, shop, stranger } from '../src/spec.js'
 
 const mint = encodeFunctionData({ abi, functionName: 'mint', args: [account, 1n] })
@@ -82,10 +82,16 @@ for (const [name, makeSigner] of [['toAccount over ipc', plainSigner], ['@keywar
     // Now and a minute ago, since a period may have ended while the test ran.
     function hookDataNow({ to, data }) {
       const now = BigInt(Math.floor(Date.now() / 1000))
-      return [now, now - 60n].map((timestamp) => {
-        const selector = data.length >= 10 ? data.slice(0, 10) : undefined
-        return encodeSessionWithPeriodIds(session, getPeriodIdsForTransaction({ sessionConfig: session, target: to, selector, timestamp }))
-      })
+      return [now, now - 60n].map((time) => encodeHookData(session, periodIds(to, data, time)))
+    }
+
+    // Of the fee limit, the value limit, and each constraint.
+    function periodIds(to, data, time) {
+      const isCall = data.length >= 10
+      const policies = isCall ? session.callPolicies : session.transferPolicies
+      const policy = policies.find((p) => isAddressEqual(p.target, to) && (!isCall || p.selector === data.slice(0, 10)))
+      const limits = [session.feeLimit, policy.valueLimit, ...(policy.constraints ?? []).map((c) => c.limit)]
+      return limits.map(({ limitType, period }) => (limitType === 2 ? time / period : 0n))
     }
 
     /** Runs what sends one transaction, and returns that transaction's bytes. */
@@ -93,7 +99,7 @@ for (const [name, makeSigner] of [['toAccount over ipc', plainSigner], ['@keywar
       const before = node.raws.length
       const hash = await send()
       assert.equal(node.raws.length, before + 1)
-      assert.equal(hash, keccak256(node.raws.at(-1)))
+      assert.equal(hash, hashOf(node.raws.at(-1)))
       return node.raws.at(-1)
     }
 
@@ -132,11 +138,12 @@ for (const [name, makeSigner] of [['toAccount over ipc', plainSigner], ['@keywar
     })
 
     test('signTypedData gives the customSignature of a transaction', async () => {
-      const tx = { ...fees, from: account, to: nft, data: mint, value: 0n, gasPerPubdata: 50_000n, chainId: 11124n, paymaster: '0x00', paymasterInput: '0x', nonce: 11n }
-      const raw = await client.signTransaction({ to: nft, data: mint, ...fees, nonce: 11 })
+      const tx = { ...fees, nonce: 11n, from: account, to: nft, data: mint, value: 0n, gasPerPubdata: 50_000n, chainId: 11124n, paymaster: '0x00', paymasterInput: '0x' }
       const customSignature = await client.signTypedData(typedDataOf(tx))
-      const { signature } = await check(raw, { nonce: 11 })
-      assert.ok(customSignature.includes(signature.slice(2)), 'the same transaction has the same signature')
+      const decoded = decodeCustomSignature(customSignature)
+      assert.equal(await recoverSigner(digestOf(tx), decoded.signature), session.signer)
+      assert.equal(decoded.validator, validator)
+      assert.ok(hookDataNow(tx).includes(decoded.hookData[0]))
     })
 
     test('toSessionClient', async () => {

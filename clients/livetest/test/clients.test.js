@@ -35,11 +35,12 @@ for (const client of Object.values(clients)) {
       assert.deepEqual(await connection.call('eth_accounts'), [fixture.signer])
     })
 
-    test('signs typed data given as text and as an object, the same for the same', async () => {
+    test('signs typed data given as text and as an object, and the same is charged once', async () => {
       const tx = fixture.mint(nonce++)
-      const signature = await sign(tx)
-      assert.ok(await fixture.signed(tx, signature))
-      assert.equal(await connection.call('eth_signTypedData_v4', [fixture.signer, fixture.typedData(tx)]), signature)
+      assert.ok(await fixture.signed(tx, await sign(tx)))
+      const used = await fixture.used()
+      assert.ok(await fixture.signed(tx, await connection.call('eth_signTypedData_v4', [fixture.signer, fixture.typedData(tx)])))
+      assert.deepEqual(await fixture.used(), used)
     })
 
     test("is refused with code 4001 and the contract's own words", async () => {

@@ -121,12 +121,13 @@ test('a writer that has closed its half still gets its answers', async (t) => {
   assert.deepEqual((await answers).map((a) => a.id).sort(), [1, 2])
 })
 
-test('what is no JSON is answered before anything else happens', async (t) => {
-  const wire = await open(t)
-  await wire.write('{"jsonrpc":"2.0","id":1,]\n')
-  const [answer] = await wire.answers(1)
-  assert.equal(answer.error.code, -32700)
-  assert.equal(answer.id, null)
+test('what is no JSON is answered, with its id if that could be read', async (t) => {
+  for (const [text, id] of [['{"jsonrpc":"2.0","id":1,]\n', 1], ['}\n', null]]) {
+    const wire = await open(t)
+    await wire.write(text)
+    const [answer] = await wire.answers(1)
+    assert.deepEqual([answer.id, answer.error.code], [id, -32700])
+  }
 })
 
 test('a wrong request leaves the connection as good as it was', async (t) => {

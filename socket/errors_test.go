@@ -1,0 +1,128 @@
+package socket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/zktx"
+	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
+)
+
+func TestReplyTo(t *testing.T) {
+	const device = `backend "hsm1", slot 3: `
+	denial := &policy.Denial{
+		Reason: "lifetimeLimitExceeded", Revert: "Lifetime limit exceeded", Detail: "5 + 6 is more than 10", Policy: 1, Constraint: -1,
+		Limit: uint256.NewInt(10), Used: uint256.NewInt(5), Asked: uint256.NewInt(6), Remaining: uint256.NewInt(5),
+	}
+	for _, tt := range []struct {
+		name    string
+		err     error
+		code    int
+		message string // how it begins
+		data    string
+	}{
+		{"denial", fmt.Errorf("signing: %w", denial), 4001, "User denied: Lifetime limit exceeded: 5 + 6 is more than 10",
+			`{"reason":"lifetimeLimitExceeded","revert":"Lifetime limit exceeded","detail":"5 + 6 is more than 10","policy":1,"limit":"10","used":"5","asked":"6","remaining":"5"}`},
+		{"unknown signer", session.ErrUnknownSigner, 4100, session.ErrUnknownSigner.Error(), `{"reason":"unknownSigner"}`},
+		{"forbidden signer", fmt.Errorf("of another user: %w", session.ErrUnknownSigner), 4100, session.ErrUnknownSigner.Error(), `{"reason":"unknownSigner"}`},
+		{"no session", errNoSession, 4100, "no session", `{"reason":"noSession"}`},
+		{"stranger on admin.sock", errNotOperator, 4100, "only the user", `{"reason":"notOperator"}`},
+		{"refused method", &unsupported{"eth_sendTransaction", whySend}, 4200, "eth_sendTransaction is not supported: the agent signs", `{"reason":"unsupportedMethod"}`},
+		{"unknown method", &unknownMethod{"eth_foo"}, -32601, "the method eth_foo does not exist/is not available", `{"reason":"unknownMethod"}`},
+		{"field", &zktx.FieldError{Path: "message.gasLimit", Msg: "is missing"}, -32602, "invalid params: message.gasLimit: is missing",
+			`{"reason":"invalidParams","path":"message.gasLimit"}`},
+		{"spec", fmt.Errorf("spec: %w", &policy.SpecError{Path: "feeLimit", Msg: "is missing"}), -32602, "invalid params: spec: feeLimit: is missing",
+			`{"reason":"invalidParams","path":"feeLimit"}`},
+		{"parameter", badParam("hooks", "want an array"), -32602, "invalid params: hooks: want an array", `{"reason":"invalidParams","path":"hooks"}`},
+		{"ambiguous", fmt.Errorf("%w: a, b", session.ErrAmbiguous), -32602, "several sessions fit", `{"reason":"ambiguousSession"}`},
+		{"operator's mistake", fmt.Errorf("%w: no client", session.ErrInvalid), -32602, "invalid request: no client", `{"reason":"invalidParams"}`},
+		{"halted", fmt.Errorf("%w: disk full at /var/lib", session.ErrHalted), -32000, session.ErrHalted.Error(),
+			`{"reason":"halted","hint":"see the agent's log, repair what it names, start the agent again"}`},
+		{"locked by the operator", session.ErrLocked, -32000, "locked by the operator", `{"reason":"lockedByOperator","retryable":true,"hint":"keyward unlock"}`},
+		{"restarting", errRestarting, -32000, "the agent is restarting", `{"reason":"restarting","retryable":true}`},
+		{"device locked", fmt.Errorf(device+"%w", backends.ErrLocked), -32000, "the key's device is locked", `{"reason":"deviceLocked","retryable":true,"hint":"keyward unlock"}`},
+		{"wrong PIN", fmt.Errorf(device+"%w", backends.ErrPINIncorrect), -32000, "the key's device refused the PIN", `{"reason":"pinIncorrect","hint":"keyward unlock"}`},
+		{"last PIN try", fmt.Errorf(device+"%w", backends.ErrPINFinalTry), -32000, "the key's device has one PIN try left",
+			`{"reason":"pinFinalTry","hint":"reset the PIN's counter with the device's own tool, then: keyward unlock"}`},
+		{"device absent", fmt.Errorf(device+"%w", backends.ErrUnavailable), -32000, "the key's device is absent", `{"reason":"deviceUnavailable","retryable":true,"hint":"keyward status"}`},
+		{"key gone", fmt.Errorf(device+"%w", backends.ErrKeyNotFound), -32000, "the session's key is not in its device", `{"reason":"keyNotFound","hint":"keyward key list"}`},
+		{"key twice", fmt.Errorf(device+"%w", backends.ErrKeyAmbiguous), -32000, "the device has more than one key", `{"reason":"keyAmbiguous","hint":"keyward key list"}`},
+		{"timed out", fmt.Errorf(device+"%w", context.DeadlineExceeded), -32000, "timed out", `{"reason":"timeout","retryable":true}`},
+		{"cancelled", context.Canceled, -32000, "the agent is restarting", `{"reason":"restarting","retryable":true}`},
+		{"anything else", errors.New(device + "secret path"), -32000, "internal error", `{"reason":"internal"}`},
+		{"busy", errBusy, -32005, "too many requests", `{"reason":"tooManyRequests","retryable":true}`},
+		{"memory", errMemory, -32005, "too many large messages", `{"reason":"tooManyRequests","retryable":true}`},
+		{"connections", errConnections, -32005, "too many connections", `{"reason":"tooManyConnections","retryable":true}`},
+		{"refusals", errRefusals, -32005, "too many refused requests", `{"reason":"tooManyRefusals","retryable":true}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := replyTo(tt.err, false)
+			if got.Code != tt.code || !strings.HasPrefix(got.Message, tt.message) {
+				t.Errorf("replyTo(%v) = %d %q, want %d %q", tt.err, got.Code, got.Message, tt.code, tt.message)
+			}
+			if diff := cmp.Diff(tt.data, string(got.Data)); diff != "" {
+				t.Errorf("data (-want +got):\n%s", diff)
+			}
+			if strings.Contains(got.Message, "hsm1") {
+				t.Errorf("message %q tells an app about devices", got.Message)
+			}
+			if operator := replyTo(tt.err, true); operator.Code != got.Code || !strings.Contains(operator.Message, tt.err.Error()) && got.Code == -32000 {
+				t.Errorf("to the operator %d %q, want the same code and the whole error", operator.Code, operator.Message)
+			}
+			checkWords(t, got.Message)
+		})
+	}
+}
+
+// viem gives errors with these words another meaning.
+func checkWords(t *testing.T, message string) {
+	t.Helper()
+	for _, words := range []string{"nonce too low", "execution reverted", "insufficient funds"} {
+		if strings.Contains(strings.ToLower(message), words) {
+			t.Errorf("message %q has the words %q", message, words)
+		}
+	}
+}
+
+func TestTablesAvoidWords(t *testing.T) {
+	for _, r := range replies {
+		checkWords(t, r.message)
+		checkWords(t, r.err.Error())
+		// viem sends these again by itself: a refusal must not be among them, nor what takes the operator.
+		if r.code == -32603 || r.code == -32007 || r.code == 429 {
+			t.Errorf("%v is answered with %d", r.err, r.code)
+		}
+	}
+	for _, m := range refusedMethods {
+		checkWords(t, m.Why)
+	}
+}
+
+func TestDenialOfError(t *testing.T) {
+	reply := replyTo(&policy.Denial{Reason: "valueTooHigh", Policy: 0, Constraint: -1, Asked: uint256.NewInt(7)}, false)
+	encoded, err := json.Marshal(reply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got api.Error
+	if err := json.Unmarshal(encoded, &got); err != nil {
+		t.Fatal(err)
+	}
+	d := got.Denial()
+	if d == nil || d.Reason != "valueTooHigh" || d.Policy == nil || *d.Policy != 0 || d.Constraint != nil || d.Asked == nil {
+		t.Errorf("Denial() of %s = %+v", encoded, d)
+	}
+	if (&api.Error{Code: -32000, Data: got.Data}).Denial() != nil {
+		t.Error("Denial() of an error that is none is not nil")
+	}
+}

@@ -1,0 +1,199 @@
+package softhsmtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keyward/keyward/socket/api"
+	"github.com/keyward/keyward/socket/client"
+)
+
+// Agent is a keyward process on a SoftHSM token of its own, in a directory that is gone
+// when the test ends.
+type Agent struct {
+	t   testing.TB
+	bin string
+	Dir string
+	cmd *exec.Cmd
+	log *syncBuffer
+}
+
+// NewAgent makes the token and starts the agent, built from this tree, with the race
+// detector if the test has it.
+func NewAgent(t testing.TB) *Agent {
+	t.Helper()
+	return startAgent(t, buildOnce, tempDir(t))
+}
+
+// newPlainAgent is NewAgent without the race detector, which makes the agent slow. Its
+// state is in dir.
+func newPlainAgent(t testing.TB, dir string) *Agent {
+	t.Helper()
+	return startAgent(t, buildPlainOnce, dir)
+}
+
+func startAgent(t testing.TB, build func() (string, error), dir string) *Agent {
+	t.Helper()
+	bin, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{t: t, bin: bin, Dir: filepath.Join(dir, "agent"), log: &syncBuffer{}}
+	a.Keyward("init", "--softhsm")
+	a.Start()
+	t.Cleanup(a.finish)
+	return a
+}
+
+// Both build the agent once for all tests of a process; the go command's cache makes it cheap.
+var (
+	buildOnce      = sync.OnceValues(func() (string, error) { return build(raceFlag) })
+	buildPlainOnce = sync.OnceValues(func() (string, error) { return build("-race=false") })
+)
+
+func build(flag string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(cache, "keyward-test", "agent"+flag)
+	out, err := exec.Command("go", "build", flag, "-o", bin, "github.com/keyward/keyward/cmd/agent").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building the agent: %w\n%s", err, out)
+	}
+	return bin, nil
+}
+
+// processEnv has the race detector not pause for a second at each exit.
+func processEnv() []string { return append(os.Environ(), "GORACE=atexit_sleep_ms=0") }
+
+// Socket is the path of the app socket.
+func (a *Agent) Socket() string { return filepath.Join(a.Dir, "agent.sock") }
+
+// Start starts the process and waits until it answers.
+func (a *Agent) Start() {
+	a.t.Helper()
+	a.cmd = exec.Command(a.bin, "serve", "--dir", a.Dir)
+	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
+	a.cmd.Env = processEnv()
+	if err := a.cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		admin, err := client.Dial(a.t.Context(), filepath.Join(a.Dir, "admin.sock"))
+		if err == nil {
+			_, err = admin.Status(a.t.Context())
+			admin.Close()
+		}
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			a.t.Fatalf("the agent does not answer after 30 s: %v\n%s", err, a.log)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Kill ends the process as a crash does: SIGKILL.
+func (a *Agent) Kill() {
+	a.cmd.Process.Kill() // fails only if it has ended
+	a.cmd.Wait()         // reports the signal
+}
+
+// Stop ends the process as an operator does: SIGTERM.
+func (a *Agent) Stop() {
+	a.t.Helper()
+	a.cmd.Process.Signal(syscall.SIGTERM)
+	if err := a.cmd.Wait(); err != nil {
+		a.t.Errorf("stopping the agent: %v\n%s", err, a.log)
+	}
+}
+
+// finish stops the agent with the test, and fails it if the race detector found something.
+func (a *Agent) finish() {
+	if a.cmd.ProcessState == nil {
+		a.Stop()
+	}
+	if log := a.log.String(); strings.Contains(log, "DATA RACE") || strings.Contains(log, "panic:") {
+		a.t.Errorf("the agent's log:\n%s", log)
+	}
+}
+
+// Keyward runs a command on the agent's directory and returns what it printed; a failure
+// is fatal.
+func (a *Agent) Keyward(args ...string) string {
+	a.t.Helper()
+	out, err := a.try(args...)
+	if err != nil {
+		a.t.Fatalf("keyward %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func (a *Agent) try(args ...string) (string, error) {
+	var stderr bytes.Buffer
+	cmd := exec.Command(a.bin, append(args, "--dir", a.Dir)...)
+	cmd.Stderr = &stderr
+	cmd.Env = processEnv()
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, &stderr)
+	}
+	return string(out), err
+}
+
+// Client connects to the app socket. The client is closed with the test.
+func (a *Agent) Client() *client.Client {
+	a.t.Helper()
+	c, err := client.Dial(a.t.Context(), a.Socket())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// ActiveSession makes a session with spec (SDK JSON without signer) for account and activates it.
+func (a *Agent) ActiveSession(spec, account string) *api.Session {
+	a.t.Helper()
+	file := filepath.Join(a.t.TempDir(), "spec.json")
+	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	out := a.Keyward("session", "create", "--spec", file, "--account", account, "--chain", "abstract-testnet", "--json")
+	sess := new(api.Session)
+	if err := json.Unmarshal([]byte(out), sess); err != nil {
+		a.t.Fatalf("session create printed %q: %v", out, err)
+	}
+	a.Keyward("session", "activate", sess.ID)
+	return sess
+}
+
+// syncBuffer is a log that the process writes and the test reads.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
