@@ -27,7 +27,9 @@ func fakeMethods(block <-chan struct{}, started chan<- struct{}) []Method {
 	return []Method{
 		{Name: "test_echo", Params: any3, do: func(_ *Server, _ context.Context, c *call) (any, error) { return c.params, nil }},
 		{Name: "test_need", Params: []Param{{Name: "a", Required: true}}, do: func(*Server, context.Context, *call) (any, error) { return true, nil }},
-		{Name: "test_deny", do: func(*Server, context.Context, *call) (any, error) { return nil, &policy.Denial{Reason: "no", Policy: -1, Constraint: -1} }},
+		{Name: "test_deny", do: func(*Server, context.Context, *call) (any, error) {
+			return nil, &policy.Denial{Reason: "no", Policy: -1, Constraint: -1}
+		}},
 		{Name: "test_panic", do: func(*Server, context.Context, *call) (any, error) { panic("on purpose") }},
 		{Name: "test_large", do: func(*Server, context.Context, *call) (any, error) { return strings.Repeat("x", 1<<20), nil }},
 		{Name: "test_wait", do: func(_ *Server, ctx context.Context, _ *call) (any, error) {

@@ -1,0 +1,264 @@
+package socket
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/soft"
+	"github.com/keyward/keyward/socket/api"
+	goclient "github.com/keyward/keyward/socket/client"
+)
+
+func TestAdminLifecycle(t *testing.T) {
+	a := startAgent(t)
+	ctx := t.Context()
+	sess := a.session("agw", testSpec)
+	if sess.Status != "active" || !strings.HasPrefix(sess.CreateSessionCalldata, "0x5a0694d2") || sess.Limits == nil || sess.Protection != "resident" {
+		t.Errorf("session %+v, want it active, with calldata and limits", sess)
+	}
+	other := a.session("eoa", testSpec)
+	if other.Account != other.Signer || other.CreateSessionCalldata != "" || other.Validator != nil {
+		t.Errorf("eoa session %+v, want it to be its own account", other)
+	}
+	if got, err := a.operator.Session(ctx, sess.Signer.String()); err != nil || got.ID != sess.ID {
+		t.Errorf("by signer: %v, %v, want %s", got, err, sess.ID)
+	}
+	ended, err := a.operator.RevokeSession(ctx, sess.ID)
+	if err != nil || ended.Status != "revoked" || ended.EndedAt == nil {
+		t.Errorf("RevokeSession = %+v, %v", ended, err)
+	}
+	if ended, err = a.operator.CloseSession(ctx, other.ID); err != nil || ended.Status != "closed" {
+		t.Errorf("CloseSession = %+v, %v", ended, err)
+	}
+	if apps, err := a.app.Sessions(ctx); err != nil || len(apps) != 0 {
+		t.Errorf("an app sees %v, %v after the end, want nothing", apps, err)
+	}
+	if all, err := a.operator.AllSessions(ctx); err != nil || len(all) != 2 || all[0].ID != sess.ID {
+		t.Errorf("AllSessions = %v, %v, want both, oldest first", all, err)
+	}
+	keys, err := a.operator.Keys(ctx)
+	if err != nil || len(keys) != 2 || keys[0].Session != sess.ID || keys[0].Status != "revoked" {
+		t.Errorf("Keys = %v, %v", keys, err)
+	}
+	if _, err := a.device.Generate(ctx, backends.KeyAttributes{Label: "keyward-left"}); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err = a.operator.Keys(ctx); err != nil || len(keys) != 3 || keys[2].Session != "" {
+		t.Errorf("Keys = %v, %v, want one that no session has", keys, err)
+	}
+}
+
+func TestAdminMistakes(t *testing.T) {
+	a := startAgent(t)
+	for _, tt := range []struct{ method, params, want string }{
+		{"admin_createSession", `[]`, "-32602"},
+		{"admin_createSession", `[{"spec":{},"chain":"abstract","clients":["uid:0"]}]`, "-32602"},
+		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"moon","clients":["uid:0"]}]`, "-32602"},
+		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"abstract","clients":["root"]}]`, "-32602"},
+		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"abstract","clients":["uid:0"]}]`, "-32602"}, // no account
+		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"5","account":"` + testAccount + `","clients":["uid:0"]}]`, "-32602"},
+		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"abstract","kind":"x","clients":["uid:0"]}]`, "-32602"},
+		{"admin_createSession", `[{"Spec":` + testSpec + `,"chain":"abstract","clients":["uid:0"]}]`, "-32602"},
+		{"admin_createSession", `[{"chain":"abstract","chain":"5"}]`, "-32602"},
+		{"admin_revokeSession", `["0123456789abcdef"]`, "-32602"},
+		{"admin_revokeSession", `[{"id":"0123456789abcdef"}]`, "4100"},
+		{"admin_revokeSession", `[{"id":7}]`, "-32602"},
+		{"admin_keys", `[{"backend":"moon"}]`, "-32602"},
+		{"admin_unlock", `[{"backend":"memory"}]`, "-32602"}, // has no PIN
+		{"admin_unlock", `[{"pin":"1234"}]`, "-32602"},
+		{"admin_reload", `[]`, "-32000"},
+		{"eth_accounts", `[]`, "-32601"},
+		{"eth_sendTransaction", `[]`, "-32601"},
+	} {
+		var params []any
+		if one := tt.params[1 : len(tt.params)-1]; one != "" {
+			params = []any{json.RawMessage(one)}
+		}
+		err := a.operator.Call(t.Context(), nil, tt.method, params...)
+		reply := goclient.Details(err)
+		if reply == nil || fmt.Sprint(reply.Code) != tt.want {
+			t.Errorf("%s %s: %v, want code %s", tt.method, tt.params, err, tt.want)
+		}
+	}
+	if all, err := a.operator.AllSessions(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("sessions were made all the same: %v, %v", all, err)
+	}
+}
+
+// pinned is a backend with a PIN.
+type pinned struct {
+	*soft.Backend
+	pin    string
+	locked bool
+	tries  []string
+}
+
+func (p *pinned) Unlock(_ context.Context, pin []byte) error {
+	p.tries = append(p.tries, string(pin))
+	if pin != nil && string(pin) != p.pin {
+		return backends.ErrPINIncorrect
+	}
+	p.locked = false
+	return nil
+}
+
+func (p *pinned) Lock(context.Context) error { p.locked = true; return nil }
+
+func TestLockAndUnlock(t *testing.T) {
+	a := startAgent(t)
+	ctx := t.Context()
+	device := &pinned{Backend: a.device, pin: `12"34`}
+	a.Backends["memory"] = Backend{device, "soft"}
+	sess := a.session("agw", testSpec)
+	if err := a.operator.Lock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); got != "-32000 lockedByOperator" || !device.locked {
+		t.Errorf("locked: %s, device locked %v", got, device.locked)
+	}
+	if got := a.ask("eth_accounts"); !strings.HasPrefix(got, `["0x`) {
+		t.Errorf("locked, reading: %s", got)
+	}
+	if status, err := a.operator.Status(ctx); err != nil || status.State != "locked" {
+		t.Errorf("Status = %+v, %v, want locked", status, err)
+	}
+	err := a.operator.Unlock(ctx, "memory", []byte("0000"))
+	if reply := goclient.Details(err); reply == nil || reply.Details().Reason != "pinIncorrect" {
+		t.Errorf("Unlock with a wrong PIN: %v", err)
+	}
+	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); got != "-32000 lockedByOperator" {
+		t.Errorf("after a wrong PIN: %s", got)
+	}
+	if err := a.operator.Unlock(ctx, "", []byte(device.pin)); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); len(got) != 134 {
+		t.Errorf("unlocked: %s", got)
+	}
+	if err := a.operator.Unlock(ctx, "memory", nil); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"0000", `12"34`, ""}, device.tries); diff != "" {
+		t.Errorf("PINs tried (-want +got):\n%s", diff)
+	}
+}
+
+// Lock waits for the signature that is being made.
+func TestLockWaits(t *testing.T) {
+	a := startAgent(t)
+	sess := a.session("agw", testSpec)
+	signing, goOn := make(chan struct{}), make(chan struct{})
+	a.device.OnSign = func(context.Context, [32]byte) (*backends.Signature, error) {
+		close(signing)
+		<-goOn
+		return nil, nil
+	}
+	answered := make(chan string, 1)
+	go func() { answered <- a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)) }()
+	<-signing
+	locked := make(chan error, 1)
+	go func() { locked <- a.operator.Lock(t.Context()) }()
+	waitFor(t, "the lock", a.signing.Closed)
+	select {
+	case err := <-locked:
+		t.Errorf("admin_lock returned (%v) while a signature was being made", err)
+	default:
+	}
+	close(goOn)
+	if err := <-locked; err != nil {
+		t.Error(err)
+	}
+	if got := <-answered; len(got) != 134 {
+		t.Errorf("the request before the lock: %s", got)
+	}
+}
+
+func TestStatusAndClients(t *testing.T) {
+	a := startAgent(t)
+	ctx := t.Context()
+	reloads := 0
+	a.Reload = func(context.Context) error { reloads++; return nil }
+	sess := a.session("agw", testSpec)
+	a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil))
+	a.ask("personal_sign", "0x00", sess.Signer)
+	if err := a.operator.Reload(ctx); err != nil || reloads != 1 {
+		t.Errorf("Reload: %v, %d times", err, reloads)
+	}
+	status, err := a.operator.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status.State != "ready" || status.Version != "1.2.3" || status.PID != os.Getpid() || status.Sessions["active"] != 1 ||
+		status.Granted != 1 || status.Denied != 1 || status.Connections != 1 || len(status.Backends) != 1 || status.Backends[0].Type != "soft" {
+		t.Errorf("Status = %+v", status)
+	}
+	head, err := a.operator.AuditHead(ctx)
+	if err != nil || head != status.AuditHead || head.Seq < 5 {
+		t.Errorf("AuditHead = %+v, %v, want that of Status, %+v", head, err, status.AuditHead)
+	}
+	clients, err := a.operator.Clients(ctx)
+	if err != nil || len(clients) != 2 {
+		t.Fatalf("Clients = %+v, %v, want this process on both sockets", clients, err)
+	}
+	for i, want := range []string{"agent", "admin"} {
+		if c := clients[i]; c.Socket != want || int(c.PID) != os.Getpid() || c.Connections != 1 || c.InFlight != i {
+			t.Errorf("client %+v, want this process on %s", c, want)
+		}
+	}
+}
+
+// What the operator does is in the audit trail, with who it was.
+func TestAdminAudit(t *testing.T) {
+	a := startAgent(t)
+	a.Reload = func(context.Context) error { return nil }
+	for _, err := range []error{a.operator.Lock(t.Context()), a.operator.Unlock(t.Context(), "", nil), a.operator.Reload(t.Context())} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.Open(filepath.Join(filepath.Dir(a.appPath), "audit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var events []string
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		var rec struct {
+			Event string
+			Peer  *struct{ UID int }
+		}
+		if err := json.Unmarshal(lines.Bytes(), &rec); err != nil {
+			t.Fatal(err)
+		}
+		if rec.Peer != nil && rec.Peer.UID == os.Getuid() {
+			events = append(events, rec.Event)
+		}
+	}
+	if diff := cmp.Diff([]string{"agent.locked", "agent.unlocked", "agent.reloaded"}, events); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// A backend that fails is the operator's to know in full, and an app's only by kind.
+func TestDeviceErrors(t *testing.T) {
+	a := startAgent(t)
+	sess := a.session("agw", testSpec)
+	a.device.OnSign = func(context.Context, [32]byte) (*backends.Signature, error) {
+		return nil, fmt.Errorf("token %q in slot 3: %w", "hsm1", backends.ErrUnavailable)
+	}
+	err := a.app.Call(t.Context(), nil, "eth_signTypedData_v4", sess.Signer, typedData(nil))
+	var reply *api.Error
+	if !errors.As(err, &reply) || reply.Code != api.CodeUnavailable || !reply.Details().Retryable || strings.Contains(reply.Message, "hsm1") {
+		t.Errorf("device absent: %v, want -32000, retryable, without its name", err)
+	}
+}
