@@ -97,14 +97,15 @@ func (t *tool) findAnchor(c *cli.Context, p *place) (*anchor, error) {
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, err
 	}
+	if !p.dirs.Used() && !c.IsSet("file") {
+		return nil, withHint(fmt.Errorf("no agent has run in %s yet", p.dirs.Config), "keyward serve --dir %s", p.dirs.Config)
+	}
 	head, journal, err := session.ReadTrail(p.dirs.Ledger())
 	switch {
 	case err == nil:
 		return &anchor{"ledger", head, journal, false}, nil
 	case errors.Is(err, fs.ErrNotExist) && c.IsSet("file"):
 		return &anchor{name: "none", live: true}, nil
-	case errors.Is(err, fs.ErrNotExist) && !p.dirs.Configured():
-		return nil, withHint(fmt.Errorf("there is no agent in %s", p.dirs.Config), "keyward audit verify --dir DIRECTORY")
 	}
 	return nil, err
 }

@@ -40,6 +40,7 @@ func setupScript(env *testscript.Env) error {
 		}
 	}
 	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector would pause for a second at each exit
 	env.Setenv("TZ", "UTC")
 	env.Setenv("UID", strconv.Itoa(os.Getuid()))
 	return nil

@@ -31,7 +31,7 @@ func (t *tool) status(c *cli.Context) error {
 		return err
 	}
 	status, err := t.agentStatus(c)
-	for end := time.Now().Add(c.Duration("wait")); err != nil && time.Now().Before(end); {
+	for end := time.Now().Add(c.Duration("wait")); unreachable(err) && time.Now().Before(end); {
 		time.Sleep(waitStep)
 		status, err = t.agentStatus(c)
 	}
@@ -42,6 +42,15 @@ func (t *tool) status(c *cli.Context) error {
 		return t.printJSON(status)
 	}
 	return t.printStatus(status)
+}
+
+// unreachable reports whether err may be because the agent is still starting.
+func unreachable(err error) bool {
+	if err == nil {
+		return false
+	}
+	code, _ := verdictOn(err)
+	return code == exitUnreachable
 }
 
 func (t *tool) agentStatus(c *cli.Context) (*api.Status, error) {

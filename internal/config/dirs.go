@@ -90,6 +90,9 @@ func (d Dirs) Ledger() string { return filepath.Join(d.State, "ledger.db") }
 // AuditTrail is the audit trail's path.
 func (d Dirs) AuditTrail() string { return filepath.Join(d.State, "audit.jsonl") }
 
+// Used reports whether an agent has left any state.
+func (d Dirs) Used() bool { return exists(d.Ledger()) || exists(d.AuditTrail()) }
+
 // Path makes a path in the configuration absolute.
 func (d Dirs) Path(p string) string { return under(d.Config, p) }
 
