@@ -184,7 +184,7 @@ func (b *Backend) connect(ctx context.Context, by trigger) (*conn, error) {
 		if err == nil {
 			return c, nil
 		}
-		if !errors.Is(err, p11.Error(p11.CKR_GENERAL_ERROR))  {
+		if !errors.Is(err, p11.Error(p11.CKR_GENERAL_ERROR)) || try == generalErrorTries {
 			return nil, unavailable(err)
 		}
 		select {

@@ -175,6 +175,33 @@ func TestAbsentAtStart(t *testing.T) {
 	backendtest.Verify(t, backendtest.Generate(t, b, "keyward-x"), [32]byte{1})
 }
 
+// TestAnotherTokenInItsPlace: the key may well exist in its own token, so it is unavailable, and
+// not "not found".
+func TestAnotherTokenInItsPlace(t *testing.T) {
+	other, tok := softhsmtest.NewToken(t), softhsmtest.NewToken(t)
+	cfg := tok.Config()
+	cfg.TokenSerial = ""
+	b := softhsmtest.Open(t, cfg)
+	k := backendtest.Generate(t, b, "keyward-x")
+	tokens, away := filepath.Join(tok.Dir, "tokens"), filepath.Join(tok.Dir, "away")
+	for _, move := range [][2]string{{tokens, away}, {filepath.Join(other.Dir, "tokens"), tokens}} {
+		if err := os.Rename(move[0], move[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Unlock(t.Context(), readPIN(t, other.Config().PIN)); err != nil {
+		t.Fatal(err)
+	}
+	_, sign := k.SignDigest(t.Context(), [32]byte{1})
+	_, find := b.Key(t.Context(), k.URI())
+	for name, err := range map[string]error{"SignDigest": sign, "Key": find} {
+		if !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), tok.Serial) {
+			t.Errorf("%s = %v, want ErrUnavailable that names the token", name, err)
+		}
+	}
+	backendtest.Generate(t, b, "keyward-y")
+}
+
 func TestSessionsClosedByDevice(t *testing.T) {
 	tok := softhsmtest.NewToken(t)
 	b := tok.Open(t)
