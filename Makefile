@@ -6,7 +6,7 @@
 
 FUZZTIME ?= 3s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@latest
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
 export CGO_ENABLED = 1
 
