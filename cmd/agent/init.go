@@ -73,8 +73,7 @@ func makeAgent(dirs config.Dirs, softHSM bool) (err error) {
 			return err
 		}
 	}
-	name, backend := "hsm", config.DefaultBackend()
-	backend.Type = "pkcs11"
+	name, backend := "hsm", config.NewBackend("pkcs11")
 	if softHSM {
 		dir := filepath.Join(dirs.Config, "softhsm")
 		name = "softhsm"
@@ -117,9 +116,8 @@ func softHSMBackend(dirs config.Dirs, dir string) (*config.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := config.DefaultBackend()
-	b.Type, b.Module, b.Token, b.Serial = "pkcs11", module, token.Label, token.Serial
-	b.PINFile, b.Env = pin, token.Env()
+	b := config.NewBackend("pkcs11")
+	b.Settings = &config.PKCS11{Module: module, Token: token.Label, Serial: token.Serial, PIN: config.PIN{File: pin}, Env: token.Env()}
 	return b, nil
 }
 

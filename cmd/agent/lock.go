@@ -105,7 +105,7 @@ func (p *place) prompting(only string) (names []string) {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.conf.Backends)) {
-		if p.conf.Backends[name].PINPrompt && (only == "" || only == name) {
+		if pin := p.conf.Backends[name].PIN(); pin != nil && pin.Prompt && (only == "" || only == name) {
 			names = append(names, name)
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -11,9 +10,7 @@ import (
 	"strings"
 
 	"github.com/keyward/keyward/backends"
-	"github.com/keyward/keyward/backends/pkcs11"
 	"github.com/keyward/keyward/internal/config"
-	"github.com/keyward/keyward/internal/secret"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket"
 )
@@ -31,44 +28,6 @@ func (a *agent) setLogger(w io.Writer) {
 func logLevel(conf *config.Config) (level slog.Level) {
 	_ = level.UnmarshalText([]byte(conf.Agent.LogLevel)) // config knows these names only
 	return level
-}
-
-// openBackends opens every configured backend. A device that is absent or locked is no
-// error: its state says so, and it may come later.
-func (a *agent) openBackends(ctx context.Context) error {
-	a.backends = map[string]socket.Backend{}
-	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
-		b := a.conf.Backends[name]
-		backend, err := pkcs11.Open(ctx, pkcs11.Config{
-			Name:        name,
-			Module:      a.dirs.Path(b.Module),
-			Env:         b.Env,
-			TokenLabel:  b.Token,
-			TokenSerial: b.Serial,
-			PIN:         pinSource(a.dirs, b),
-			Sessions:    b.Sessions,
-			OpTimeout:   b.Timeout,
-			Logger:      a.log,
-		})
-		if err != nil {
-			return fmt.Errorf("backend %q: %w", name, err)
-		}
-		a.backends[name] = socket.Backend{Backend: backend, Type: b.Type}
-	}
-	return nil
-}
-
-// pinSource is where a backend's PIN comes from; nil if only the operator has it.
-func pinSource(dirs config.Dirs, b *config.Backend) secret.Source {
-	switch {
-	case b.PINFile != "":
-		return secret.FromFile(dirs.Path(b.PINFile))
-	case b.PINCredential != "":
-		return secret.FromCredential(b.PINCredential)
-	case b.PINEnv != "":
-		return secret.FromEnv(b.PINEnv)
-	}
-	return nil
 }
 
 func (a *agent) serverConfig() socket.Config {

@@ -61,25 +61,6 @@ type Limits struct {
 	RefusalBurst      int           // refusals that one user may have at once
 }
 
-// Backend is one place that keeps keys.
-type Backend struct {
-	Type string // "pkcs11"
-
-	Module string // path of the PKCS#11 library
-	Token  string // the token's label
-	Serial string // the token's serial number
-
-	// Where the PIN comes from; exactly one is set.
-	PINFile       string // a file
-	PINCredential string // a systemd credential's name
-	PINEnv        string // an environment variable's name
-	PINPrompt     bool   // keyward unlock asks the operator
-
-	Sessions int               // p11 sessions to sign with; 0: as many as the backend finds good
-	Timeout  time.Duration     // for one operation of the device
-	Env      map[string]string // set in the environment before the module is loaded
-}
-
 // Chain is one chain that sessions may be for.
 type Chain struct {
 	ID        uint64

@@ -21,7 +21,9 @@ pin_file = "pin"
 `
 
 func minimalBackend() *Backend {
-	return &Backend{Type: "pkcs11", Module: "/usr/lib/p11.so", Token: "keyward", PINFile: "pin", Timeout: 10 * time.Second}
+	return &Backend{Type: "pkcs11", Timeout: 10 * time.Second, Settings: &PKCS11{
+		Module: "/usr/lib/p11.so", Token: "keyward", PIN: PIN{File: "pin"},
+	}}
 }
 
 func TestParseDefaults(t *testing.T) {
@@ -72,8 +74,9 @@ validator = "0x00000000000000000000000000000000000000ff"
 	want.Agent = Agent{Socket: "a.sock", SocketMode: 0o666, AdminSocket: "/run/b.sock", LogLevel: "debug", LogFormat: "json", ShutdownTimeout: time.Second}
 	want.Limits.MessageBytes, want.Limits.Batch = 2<<20, 7
 	want.Backends["a"] = &Backend{
-		Type: "pkcs11", Module: "m", Serial: "1234", PINPrompt: true, Sessions: 3, Timeout: time.Minute,
-		Env: map[string]string{"A": "x", "B C": "y"},
+		Type: "pkcs11", Timeout: time.Minute, Settings: &PKCS11{
+			Module: "m", Serial: "1234", PIN: PIN{Prompt: true}, Sessions: 3, Env: map[string]string{"A": "x", "B C": "y"},
+		},
 	}
 	want.Chains["mine"] = &Chain{ID: 5}
 	want.Chains["abstract"] = &Chain{ID: 2741, Validator: policy.Address{19: 0xff}}
@@ -89,7 +92,7 @@ func TestParseErrors(t *testing.T) {
 		{"unknown key", "[agent]\n  sokcet = \"a\"\n", `2:3: unknown key "sokcet" in [agent]; did you mean "socket"?`},
 		{"unknown key, first of two", "[agent]\nx = 1\ny = 1\n", `2:1: unknown key "x" in [agent]; known are socket, socket_mode`},
 		{"unknown section", "[agnet]\n", `1:2: unknown key "agnet" in the top level; did you mean "agent"?`},
-		{"unknown key of a backend", "[backends.hsm]\nmodul = \"a\"\n", `2:1: unknown key "modul" in [backends.hsm]; did you mean "module"?`},
+		{"unknown key of a backend", "[backends.hsm]\nmodul = \"a\"\ntype = \"pkcs11\"\n", `2:1: unknown key "modul" in [backends.hsm]; did you mean "module"?`},
 		{"unknown key, inline", "agent = { sockett = \"a\" }\n", `1:11: unknown key "sockett" in [agent]; did you mean "socket"?`},
 		{"other case", "[agent]\nSocket = \"a\"\n", `2:1: unknown key "Socket" in [agent]; did you mean "socket"?`},
 		{"section as a value", "agent = 1\n", `1:1: "agent" is a section: write [agent]`},
@@ -159,7 +162,8 @@ func TestLoad(t *testing.T) {
 // What init writes must be read as what init meant.
 func TestTemplate(t *testing.T) {
 	b := minimalBackend()
-	b.Module, b.Env = `/a "b"/c\d.so`, map[string]string{"SOFTHSM2_CONF": "/x y", "A": ""}
+	settings := b.Settings.(*PKCS11)
+	settings.Module, settings.Env = `/a "b"/c\d.so`, map[string]string{"SOFTHSM2_CONF": "/x y", "A": ""}
 	data := Template("hsm", b)
 	got, err := Parse(data, "config.toml")
 	if err != nil {
@@ -190,7 +194,7 @@ func TestTemplateShowsDefaults(t *testing.T) {
 	}
 	want := Defaults()
 	want.Backends["hsm"] = minimalBackend()
-	want.Backends["hsm"].Env = map[string]string{}
+	want.Backends["hsm"].Settings.(*PKCS11).Env = map[string]string{}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}

@@ -130,16 +130,16 @@ func (d *document) config(tree map[string]any, c *Config) error {
 		case "limits":
 			err = d.section(tree[key], p, c.Limits.fields())
 		case "backends":
-			err = d.named(tree[key], p, func(name string) []field {
-				c.Backends[name] = DefaultBackend()
-				return c.Backends[name].fields()
+			err = d.named(tree[key], p, func(name string, v any) (err error) {
+				c.Backends[name], err = d.backend(v, p.in(name))
+				return err
 			})
 		case "chains":
-			err = d.named(tree[key], p, func(name string) []field {
+			err = d.named(tree[key], p, func(name string, v any) error {
 				if c.Chains[name] == nil {
 					c.Chains[name] = new(Chain)
 				}
-				return c.Chains[name].fields()
+				return d.section(v, p.in(name), c.Chains[name].fields())
 			})
 		default:
 			err = d.unknown(p, sections)
@@ -206,7 +206,7 @@ func keysOf(fields []field) []string {
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 // named reads a table of sections that the operator names.
-func (d *document) named(v any, p path, fieldsOf func(name string) []field) error {
+func (d *document) named(v any, p path, read func(name string, v any) error) error {
 	table, ok := v.(map[string]any)
 	if !ok {
 		return d.errorf(p, "%q holds sections: write [%s.NAME]", p[0], p[0])
@@ -219,7 +219,7 @@ func (d *document) named(v any, p path, fieldsOf func(name string) []field) erro
 		if _, err := strconv.ParseUint(name, 10, 64); err == nil {
 			return d.errorf(p.in(name), "name %q: a number is no name", name)
 		}
-		if err := d.section(table[name], p.in(name), fieldsOf(name)); err != nil {
+		if err := read(name, table[name]); err != nil {
 			return err
 		}
 	}

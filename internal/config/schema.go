@@ -65,14 +65,6 @@ func builtInChains() map[string]*Chain {
 	}
 }
 
-// DefaultBackend is a backend whose section says nothing.
-func DefaultBackend() *Backend {
-	return &Backend{Timeout: 10 * time.Second}
-}
-
-// backendTypes are the kinds of backend that there are.
-var backendTypes = []string{"pkcs11"}
-
 func (a *Agent) fields() []field {
 	return []field{
 		{key: "socket", dst: &a.Socket, doc: "Unix socket for apps"},
@@ -105,22 +97,6 @@ func (l *Limits) fields() []field {
 		{key: "write_timeout", dst: &l.WriteTimeout, doc: "for a client to take its answer"},
 		{key: "refusals_per_second", dst: &l.RefusalsPerSecond, doc: "audited refusals of one user, before more are turned away unseen"},
 		{key: "refusal_burst", dst: &l.RefusalBurst, doc: "refusals that one user may have at once"},
-	}
-}
-
-func (b *Backend) fields() []field {
-	return []field{
-		{key: "type", dst: &b.Type, one: backendTypes, doc: "what keeps the keys: pkcs11"},
-		{key: "module", dst: &b.Module, doc: "the vendor's PKCS#11 library"},
-		{key: "token", dst: &b.Token, doc: "the token's label; slot numbers move, so they are not used"},
-		{key: "serial", dst: &b.Serial, doc: "the token's serial number, instead of its label or beside it"},
-		{key: "pin_file", dst: &b.PINFile, doc: "the PIN is in this file, which only the agent's user can read"},
-		{key: "pin_credential", dst: &b.PINCredential, doc: "the PIN is this systemd credential"},
-		{key: "pin_env", dst: &b.PINEnv, doc: "the PIN is in this environment variable"},
-		{key: "pin_prompt", dst: &b.PINPrompt, doc: "the operator gives the PIN: keyward unlock"},
-		{key: "sessions", dst: &b.Sessions, doc: "p11 sessions to sign with; 0 leaves it to the agent"},
-		{key: "timeout", dst: &b.Timeout, doc: "for one operation of the device"},
-		{key: "env", dst: &b.Env, doc: "environment variables for the PKCS#11 library"},
 	}
 }
 

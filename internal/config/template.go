@@ -24,7 +24,7 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "agent", c.Agent.fields(), nil)
 	section(&w, "session", c.Session.fields(), nil)
 	section(&w, "limits", c.Limits.fields(), nil)
-	section(&w, "backends."+name, b.fields(), DefaultBackend().fields())
+	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
 	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. Others, for example:\n" +
 		"# [chains.my-chain]\n# id = 1234\n# validator = \"0x…\"  # SessionKeyValidator's address; without it, only eoa sessions\n")
 	return w.Bytes()
@@ -36,7 +36,7 @@ func section(w *bytes.Buffer, name string, fields, defaults []field) {
 	fmt.Fprintf(w, "\n[%s]\n", name)
 	for i, f := range fields {
 		line := f.key + " = " + literal(f.dst)
-		if defaults == nil || literal(f.dst) == literal(defaults[i].dst) {
+		if defaults == nil || f.key != "type" && literal(f.dst) == literal(defaults[i].dst) {
 			line = "# " + line
 		}
 		fmt.Fprintf(w, "%-34s # %s\n", line, f.doc)

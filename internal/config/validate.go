@@ -35,39 +35,6 @@ func (d *document) validateLimits(l *Limits) error {
 	return nil
 }
 
-func (d *document) validateBackend(p path, b *Backend) error {
-	switch {
-	case b.Type == "":
-		return d.errorf(p, `backend %q has no type; add type = "pkcs11"`, p[1])
-	case b.Module == "":
-		return d.errorf(p, `backend %q has no module; add module = "/path/of/the/vendors/pkcs11.so"`, p[1])
-	case b.Token == "" && b.Serial == "":
-		return d.errorf(p, "backend %q names no token; add token = (its label) or serial =", p[1])
-	case b.Timeout == 0:
-		return d.errorf(p.in("timeout"), "timeout: must be more than 0")
-	}
-	return d.validatePIN(p, b)
-}
-
-// validatePIN wants exactly one source, so that it is never in doubt which PIN is tried.
-func (d *document) validatePIN(p path, b *Backend) error {
-	var given []string
-	for _, f := range b.fields() {
-		if isPIN(f.key) && !isZero(f.dst) {
-			given = append(given, f.key)
-		}
-	}
-	switch len(given) {
-	case 1:
-		return nil
-	case 0:
-		return d.errorf(p, "backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true", p[1])
-	}
-	return d.errorf(p.in(given[1]), "backend %q has two sources for its PIN, %s and %s; keep one", p[1], given[0], given[1])
-}
-
-func isPIN(key string) bool { return len(key) > 4 && key[:4] == "pin_" }
-
 // validateChains refuses an ID of 0, and one that two names share: a session's chain is its ID.
 func (d *document) validateChains(chains map[string]*Chain) error {
 	byID := map[uint64]string{}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/socket"
+)
+
+// openers open a backend of each type that config knows.
+var openers = map[string]func(a *agent, ctx context.Context, name string, b *config.Backend) (backends.Backend, error){
+	"pkcs11": (*agent).openPKCS11,
+}
+
+// openBackends opens every configured backend. A device that is absent or locked is no
+// error: its state says so, and it may come later.
+func (a *agent) openBackends(ctx context.Context) error {
+	a.backends = map[string]socket.Backend{}
+	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
+		b := a.conf.Backends[name]
+		backend, err := openers[b.Type](a, ctx, name, b)
+		if err != nil {
+			return fmt.Errorf("backend %q: %w", name, err)
+		}
+		a.backends[name] = socket.Backend{Backend: backend, Type: b.Type}
+	}
+	return nil
+}
+
+// pinSource is where a PIN comes from; nil if only the operator has it.
+func pinSource(dirs config.Dirs, pin *config.PIN) secret.Source {
+	switch {
+	case pin.File != "":
+		return secret.FromFile(dirs.Path(pin.File))
+	case pin.Credential != "":
+		return secret.FromCredential(pin.Credential)
+	case pin.Env != "":
+		return secret.FromEnv(pin.Env)
+	}
+	return nil
+}

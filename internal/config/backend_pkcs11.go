@@ -1,0 +1,37 @@
+package config
+
+import "slices"
+
+// PKCS11 is a token of a PKCS#11 module; see package pkcs11.
+type PKCS11 struct {
+	Module string // path of the library
+	Token  string // the token's label
+	Serial string // the token's serial number
+	PIN    PIN
+
+	Sessions int               // p11 sessions to sign with; 0: as many as the backend finds good
+	Env      map[string]string // set in the environment before the module is loaded
+}
+
+func (c *PKCS11) fields() []field {
+	return slices.Concat([]field{
+		{key: "module", dst: &c.Module, doc: "the vendor's PKCS#11 library"},
+		{key: "token", dst: &c.Token, doc: "the token's label; slot numbers move, so they are not used"},
+		{key: "serial", dst: &c.Serial, doc: "the token's serial number, instead of its label or beside it"},
+	}, c.PIN.fields(), []field{
+		{key: "sessions", dst: &c.Sessions, doc: "p11 sessions to sign with; 0 leaves it to the agent"},
+		{key: "env", dst: &c.Env, doc: "environment variables for the PKCS#11 library"},
+	})
+}
+
+func (c *PKCS11) validate(d *document, p path) error {
+	switch {
+	case c.Module == "":
+		return d.errorf(p, `backend %q has no module; add module = "/path/of/the/vendors/pkcs11.so"`, p[1])
+	case c.Token == "" && c.Serial == "":
+		return d.errorf(p, "backend %q names no token; add token = (its label) or serial =", p[1])
+	}
+	return c.PIN.validate(d, p)
+}
+
+func (c *PKCS11) pin() *PIN { return &c.PIN }
