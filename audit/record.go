@@ -12,7 +12,7 @@ const (
 	SignDenied      Event = "sign.denied"     // the policy, a limit or the session's state refused
 	SignFailed      Event = "sign.failed"     // granted, but the device gave no good signature; the charge stays
 	AccessRefused   Event = "access.refused"  // the peer may not use that signer, or there is none
-	MessageRefused  Event = "message.refused" // a message or foreign typed data
+	MessageRefused  Event = "message.refused" // a message, foreign typed data, or a transaction of a type that no session signs
 	SessionCreated  Event = "session.created"
 	SessionActive   Event = "session.activated"
 	SessionExpired  Event = "session.expired"

@@ -244,18 +244,21 @@ func (s *Signer) refuseAccess(ctx context.Context, peer audit.Peer, req *SignReq
 	return err
 }
 
-// RefuseMessage records that peer asked for a signature over what is no transaction, and
-// returns the error to answer with: ErrUnknownSigner or a *policy.Denial.
-func (s *Signer) RefuseMessage(ctx context.Context, peer audit.Peer, signer policy.Address, method, what string) error {
+// Reasons of the denials that [Signer.Refuse] makes; part of the protocol, like those of package policy.
+const (
+	ReasonMessage = "messageNotAllowed" // a message or foreign typed data
+	ReasonType    = "refusedType"       // a contract creation, a blob or a set-code transaction
+)
+
+// Refuse records that peer asked for a signature over what no session signs, and returns the
+// error to answer with: ErrUnknownSigner or a *policy.Denial.
+func (s *Signer) Refuse(ctx context.Context, peer audit.Peer, signer policy.Address, method, reason, detail string) error {
 	sess, err := s.Lookup(peer, signer)
 	if err != nil {
 		return s.refuseAccess(ctx, peer, &SignRequest{Signer: signer, Method: method}, err)
 	}
 	s.denied.Add(1)
-	d := &policy.Denial{
-		Reason: "messageNotAllowed", Policy: -1, Constraint: -1,
-		Detail: what + " is not signed: a session key signs transactions only",
-	}
+	d := &policy.Denial{Reason: reason, Policy: -1, Constraint: -1, Detail: detail}
 	rec := s.Sessions.record(audit.MessageRefused, &peer, sess)
 	rec.Method, rec.Verdict = method, &audit.Verdict{Reason: d.Reason, Message: d.Error()}
 	if err := s.Sessions.Record(ctx, *rec); err != nil {

@@ -392,11 +392,11 @@ func TestLockedSignsNothing(t *testing.T) {
 func TestMessagesAreRefusedAndRecorded(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
-	wantDenial(t, a.RefuseMessage(t.Context(), app, sess.Signer(), "personal_sign", "a message"), "messageNotAllowed")
+	wantDenial(t, a.Refuse(t.Context(), app, sess.Signer(), "personal_sign", ReasonMessage, "a message"), "messageNotAllowed")
 	if got := a.lastEvent(t); got != string(audit.MessageRefused) {
 		t.Errorf("last event %s, want %s", got, audit.MessageRefused)
 	}
-	if err := a.RefuseMessage(t.Context(), stranger, sess.Signer(), "personal_sign", "a message"); !errors.Is(err, ErrUnknownSigner) {
+	if err := a.Refuse(t.Context(), stranger, sess.Signer(), "personal_sign", ReasonMessage, "a message"); !errors.Is(err, ErrUnknownSigner) {
 		t.Errorf("stranger: %v, want ErrUnknownSigner", err)
 	}
 }

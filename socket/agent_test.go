@@ -276,9 +276,9 @@ func TestRefusals4001And4100(t *testing.T) {
 		{"message, old style", "eth_sign", []any{sess.Signer, "0x" + strings.Repeat("00", 32)}, "4001 messageNotAllowed"},
 		{"message, Clef", "account_signData", []any{"text/plain", sess.Signer, "0x00"}, "4001 messageNotAllowed"},
 		{"clique header", "account_signData", []any{"application/x-clique-header", sess.Signer, "0x00"}, "4001 messageNotAllowed"},
-		{"contract creation", "eth_signTransaction", []any{tx(map[string]any{"to": nil})}, "4001 messageNotAllowed"},
-		{"blob", "eth_signTransaction", []any{tx(map[string]any{"type": "0x3"})}, "4001 messageNotAllowed"},
-		{"set code", "session_signTransaction", []any{tx(map[string]any{"authorizationList": []any{}})}, "4001 messageNotAllowed"},
+		{"contract creation", "eth_signTransaction", []any{tx(map[string]any{"to": nil})}, "4001 refusedType"},
+		{"blob", "eth_signTransaction", []any{tx(map[string]any{"type": "0x3"})}, "4001 refusedType"},
+		{"set code", "session_signTransaction", []any{tx(map[string]any{"authorizationList": []any{}})}, "4001 refusedType"},
 
 		{"unknown signer", "eth_signTypedData_v4", []any{testOther, typedData(nil)}, "4100 unknownSigner"},
 		{"unknown signer, message", "personal_sign", []any{"0x00", testOther}, "4100 unknownSigner"},

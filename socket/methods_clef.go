@@ -53,7 +53,7 @@ func signData(s *Server, ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if mime != mimeTypedData {
-		return s.refuseMessage(ctx, c, 1, "data of type "+shorten(mime))
+		return s.refuseParam(ctx, c, 1, "data of type "+shorten(mime))
 	}
 	signer, err := addressParam(c, 1)
 	if err != nil {

@@ -119,9 +119,9 @@ func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Addre
 	tx, err := zktx.ParseTypedData(data)
 	switch {
 	case errors.Is(err, zktx.ErrForeign):
-		return nil, s.Signer.RefuseMessage(ctx, c.peer, signer, c.method.Name, "typed data that is no ZKsync transaction")
+		return nil, s.refuseMessage(ctx, c, signer, "typed data that is no ZKsync transaction")
 	case errors.Is(err, zktx.ErrRefusedType):
-		return nil, s.Signer.RefuseMessage(ctx, c.peer, signer, c.method.Name, err.Error())
+		return nil, s.Signer.Refuse(ctx, c.peer, signer, c.method.Name, session.ReasonType, err.Error())
 	case err != nil:
 		return nil, err
 	}
@@ -141,21 +141,26 @@ func signRaw(s *Server, ctx context.Context, c *call) (any, error) {
 }
 
 func refusePersonalSign(s *Server, ctx context.Context, c *call) (any, error) {
-	return s.refuseMessage(ctx, c, 1, "a message (EIP-191)")
+	return s.refuseParam(ctx, c, 1, "a message (EIP-191)")
 }
 
 func refuseEthSign(s *Server, ctx context.Context, c *call) (any, error) {
-	return s.refuseMessage(ctx, c, 0, "a message (EIP-191)")
+	return s.refuseParam(ctx, c, 0, "a message (EIP-191)")
 }
 
-// refuseMessage has the refusal of anything that is no transaction recorded. The signer is
-// the parameter at that position.
-func (s *Server) refuseMessage(ctx context.Context, c *call, signerAt int, what string) (any, error) {
+// refuseParam has the refusal of anything that is no transaction recorded. The signer is the
+// parameter at that position.
+func (s *Server) refuseParam(ctx context.Context, c *call, signerAt int, what string) (any, error) {
 	signer, err := addressParam(c, signerAt)
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.Signer.RefuseMessage(ctx, c.peer, signer, c.method.Name, what)
+	return nil, s.refuseMessage(ctx, c, signer, what)
+}
+
+func (s *Server) refuseMessage(ctx context.Context, c *call, signer policy.Address, what string) error {
+	return s.Signer.Refuse(ctx, c.peer, signer, c.method.Name, session.ReasonMessage,
+		what+" is not signed: a session key signs transactions only")
 }
 
 // addressParam reads the parameter at that position as an address.

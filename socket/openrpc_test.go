@@ -1,7 +1,11 @@
 package socket
 
 import (
+	"bytes"
 	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -98,5 +102,78 @@ func TestDiscover(t *testing.T) {
 		if !strings.HasPrefix(m.Name, "admin_") && !strings.HasPrefix(m.Name, "rpc_") {
 			t.Errorf("admin.sock has %s", m.Name)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the reference in docs")
+
+// The reference in docs is made of the table of methods, and is checked to be what the table says.
+func TestReference(t *testing.T) {
+	const begin, end = "<!-- made by: go test ./socket -run TestReference -update -->\n", "<!-- end -->\n"
+	page, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, ok := strings.Cut(string(page), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatal("docs/protocol.md lacks the marks around the reference")
+	}
+	doc, err := OpenRPC(Methods(), "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, append(doc, '\n'), "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"../docs/protocol.md":  head + begin + "\n" + Markdown() + "\n" + end + tail,
+		"../docs/openrpc.json": indented.String(),
+	} {
+		if *update {
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("%s is not what the methods are; run go test ./socket -run TestReference -update (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+// Programs match the reasons of denials, so the app developer's guide has each of them.
+func TestGuideHasEveryReason(t *testing.T) {
+	guide, err := os.ReadFile("../docs/app-guide.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, dir := range []string{"../policy", "../session"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			source, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reasons := regexp.MustCompile(`(?m)^\s*Reason\w+\s*=\s*"(\w+)"|Reason: "(\w+)"|refuse\("(\w+)"`).FindAllStringSubmatch(string(source), -1)
+			for _, m := range reasons {
+				found++
+				if reason := m[1] + m[2] + m[3]; !strings.HasSuffix(file, "_test.go") && !strings.Contains(string(guide), "`"+reason+"`") {
+					t.Errorf("docs/app-guide.md lacks the reason %q of %s", reason, file)
+				}
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("found %d reasons only: this test looks for the wrong thing", found)
 	}
 }

@@ -52,7 +52,7 @@ func (s *Server) parseTransaction(ctx context.Context, c *call) (*transactionReq
 	}
 	req.sign.Tx, err = parseFor(sess, object(fields), chainID)
 	if errors.Is(err, zktx.ErrRefusedType) && sess != nil {
-		return nil, s.Signer.RefuseMessage(ctx, c.peer, sess.Signer(), c.method.Name, "this transaction ("+err.Error()+")")
+		return nil, s.Signer.Refuse(ctx, c.peer, sess.Signer(), c.method.Name, session.ReasonType, err.Error())
 	}
 	if err != nil {
 		return nil, err
