@@ -2,6 +2,7 @@ package softhsmtest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -25,6 +26,8 @@ type Agent struct {
 	Dir string
 	cmd *exec.Cmd
 	log *syncBuffer
+	// sockets, "agent" and "admin", are passed to the process as systemd does; nil: it makes its own.
+	sockets []*os.File
 }
 
 // NewAgent makes the token and starts the agent, built from this tree, with the race
@@ -65,7 +68,12 @@ func build(flag string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	bin := filepath.Join(cache, "keyward-test", "agent"+flag)
+	tree, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	// Each tree has a place of its own: another one's tests may run at the same time.
+	bin := filepath.Join(cache, "keyward-test", fmt.Sprintf("%x", sha256.Sum256([]byte(tree)))[:16], "agent"+flag)
 	out, err := exec.Command("go", "build", flag, "-o", bin, "github.com/keyward/keyward/cmd/agent").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building the agent: %w\n%s", err, out)
@@ -83,8 +91,13 @@ func (a *Agent) Socket() string { return filepath.Join(a.Dir, "agent.sock") }
 func (a *Agent) Start() {
 	a.t.Helper()
 	a.cmd = exec.Command(a.bin, "serve", "--dir", a.Dir)
-	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	a.cmd.Env = processEnv()
+	if a.sockets != nil { // sd_listen_fds(3)
+		a.cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, a.cmd.Args...)...)
+		a.cmd.ExtraFiles = a.sockets
+		a.cmd.Env = append(processEnv(), "LISTEN_FDS=2", "LISTEN_FDNAMES=agent:admin")
+	}
+	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	if err := a.cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
