@@ -1,0 +1,277 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+)
+
+// UntilLock holds a PIN until [Keeper.Lock].
+const UntilLock = time.Duration(math.MaxInt64)
+
+// Tries is what a device says of its PIN's retry counter. It is read before each try,
+// because reading it costs none.
+type Tries struct {
+	Left int // 0: blocked; [Unknown]: the device does not say
+	Full int // what Left is after a right PIN; 0: unknown
+}
+
+// Unknown is Tries.Left of a device without a readable counter.
+const Unknown = -1
+
+// PINs gives out a device's PIN, one try at a time. There are two: [Keeper], and
+// the stand-in for its parent's Keeper that a child process has.
+type PINs interface {
+	// Try calls verify with the PIN, once, unless the PIN must not be tried now. verify shows it
+	// to the device and returns nil if the device took it, an error that is
+	// [backends.ErrPINIncorrect] if it was refused, and any other if that is not known.
+	//
+	// Errors: verify's; ErrLocked, ErrPINIncorrect or ErrPINFinalTry of package backends
+	// if the operator has to act; ErrUnavailable if ctx is done first.
+	Try(ctx context.Context, left Tries, verify func(pin []byte) error) error
+	// Ready returns nil if a PIN can be had without the operator, else what he has to do.
+	Ready() error
+}
+
+// Keeper holds a device's PIN, and the rules for spending tries:
+//
+//   - A PIN that was refused is not tried again until the operator acts, which is Unlock.
+//   - The last try is never spent, whoever asks.
+//   - A counter that is not full means that somebody's try failed. Then only the operator,
+//     or a PIN that this device took before, may spend a try.
+//   - A try whose outcome is not known (the card was pulled, the process that
+//     showed the PIN died) counts as refused if the counter went down, or can't be read.
+//
+// It is safe for concurrent use; tries take turns.
+type Keeper struct {
+	source Source        // nil: only Unlock brings a PIN
+	hold   time.Duration // of a PIN in memory
+
+	turn chan struct{} // holds one element during a try; never taken with mu held
+
+	mu      sync.Mutex // not held during a try or a wait
+	pin     *Buffer    // nil: to be had from source
+	proven  bool       // the device took pin before
+	granted bool       // the operator acted, and no try was made since
+	doubt   *Tries     // before a try whose outcome is not known; nil: none
+	stop    error      // why no PIN is tried until Unlock; nil: one may be
+	refused *Buffer    // the last one that was; nil: none
+	forget  *time.Timer
+}
+
+var _ PINs = (*Keeper)(nil)
+
+// NewKeeper returns a Keeper that gets the PIN from source, or from Unlock alone if source
+// is nil. hold is how long a PIN that the device took stays in memory: 0 is for
+// that one try, [UntilLock] until Lock. A PIN from Unlock waits for its first try however long.
+func NewKeeper(source Source, hold time.Duration) *Keeper {
+	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1)}
+}
+
+// Try implements [PINs].
+func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) error) error {
+	release, err := k.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := k.mayTry(left); err != nil {
+		return err
+	}
+	pin, err := k.fetch(ctx)
+	if err != nil {
+		return err
+	}
+	if err := k.begin(left); err != nil {
+		return errors.Join(err, pin.Close())
+	}
+	return k.settle(pin, pin.Use(verify))
+}
+
+// takeTurn waits until no try is under way.
+func (k *Keeper) takeTurn(ctx context.Context) (release func(), err error) {
+	select {
+	case k.turn <- struct{}{}:
+		return func() { <-k.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: another PIN try is under way: %w", backends.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// mayTry says why no PIN may be tried now.
+func (k *Keeper) mayTry(left Tries) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stop != nil {
+		return k.stop
+	}
+	switch {
+	case left.Left == 0:
+		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; unblock it with the PUK or admin PIN, then run: keyward unlock", backends.ErrLocked)
+	case left.Left == 1:
+		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: keyward unlock", backends.ErrPINFinalTry)
+	case k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.Left):
+		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; %s", backends.ErrLocked, unlockHint)
+		return k.stop
+	case !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full:
+		return fmt.Errorf("%w: a wrong PIN was tried (%d of %d tries are left), so none is tried without you; %s",
+			backends.ErrLocked, left.Left, left.Full, unlockHint)
+	}
+	return nil
+}
+
+// unlockHint ends the sentences that ask for the PIN.
+const unlockHint = "give it with: keyward unlock"
+
+// fetch returns a copy of the PIN that is held, or what source gives. Nothing is locked meanwhile.
+func (k *Keeper) fetch(ctx context.Context) (*Buffer, error) {
+	k.mu.Lock()
+	held, refused := k.pin, k.refused
+	k.mu.Unlock()
+	if held != nil {
+		return held.Clone()
+	}
+	if k.source == nil {
+		return nil, fmt.Errorf("%w: the device needs its PIN; %s", backends.ErrLocked, unlockHint)
+	}
+	pin, err := k.source(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: getting the PIN: %w", backends.ErrLocked, err)
+	}
+	if pin.Equal(refused) {
+		return nil, errors.Join(fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: keyward unlock", backends.ErrPINIncorrect), pin.Close())
+	}
+	return pin, nil
+}
+
+// begin notes that a try is made. From here on its outcome is in doubt.
+func (k *Keeper) begin(left Tries) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stop != nil { // locked while source was asked
+		return k.stop
+	}
+	k.granted, k.doubt = false, &left
+	return nil
+}
+
+// settle notes a try's outcome, and wipes pin unless it is to be held or remembered as refused.
+func (k *Keeper) settle(pin *Buffer, err error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case err == nil:
+		k.doubt = nil
+		wipe(&k.refused, nil)
+		if k.stop != nil { // locked meanwhile
+			return pin.Close()
+		}
+		k.proven = k.hold > 0
+		k.holdLocked(pin)
+		return nil
+	case errors.Is(err, backends.ErrPINIncorrect):
+		k.doubt = nil
+		wipe(&k.refused, pin)
+		k.dropLocked()
+		if k.stop == nil {
+			k.stop = fmt.Errorf("%w; it is not tried again: correct it, then run: keyward unlock", err)
+		}
+		return k.stop
+	}
+	if k.hold == 0 {
+		k.dropLocked()
+	}
+	return errors.Join(err, pin.Close())
+}
+
+// holdLocked keeps a PIN that the device took, for as long as is configured from its
+// first being held. k.mu is held.
+func (k *Keeper) holdLocked(pin *Buffer) {
+	if k.hold == 0 {
+		k.dropLocked()
+		_ = pin.Close()
+		return
+	}
+	wipe(&k.pin, pin)
+	if k.forget != nil || k.hold == UntilLock {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(k.hold, func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.forget == timer {
+			k.dropLocked()
+		}
+	})
+	k.forget = timer
+}
+
+// dropLocked wipes the PIN that is held. k.mu is held.
+func (k *Keeper) dropLocked() {
+	wipe(&k.pin, nil)
+	k.proven = false
+	if k.forget != nil {
+		k.forget.Stop()
+		k.forget = nil
+	}
+}
+
+// wipe replaces the secret in b by with, and wipes the old one.
+func wipe(b **Buffer, with *Buffer) {
+	_ = (*b).Close() // it can fail only on a bug in here
+	*b = with
+}
+
+// Unlock is the operator's act: it allows one try, of pin, which the Keeper owns from now on, or
+// of what the source gives if pin is nil. It waits for a try under way.
+func (k *Keeper) Unlock(ctx context.Context, pin *Buffer) error {
+	release, err := k.takeTurn(ctx)
+	if err != nil {
+		return errors.Join(err, pin.Close())
+	}
+	defer release()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropLocked()
+	k.pin, k.stop, k.doubt, k.granted = pin, nil, nil, true
+	return nil
+}
+
+// Lock wipes the PIN at once. None is tried until Unlock.
+func (k *Keeper) Lock() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropLocked()
+	k.granted = false
+	k.stop = fmt.Errorf("%w by the operator; unlock it with: keyward unlock", backends.ErrLocked)
+}
+
+// Ready implements [PINs].
+func (k *Keeper) Ready() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stop != nil {
+		return k.stop
+	}
+	if k.pin == nil && k.source == nil {
+		return fmt.Errorf("%w: the device needs its PIN; %s", backends.ErrLocked, unlockHint)
+	}
+	return nil
+}
+
+// Close wipes everything. It waits for a try under way.
+func (k *Keeper) Close() error {
+	k.turn <- struct{}{}
+	defer func() { <-k.turn }()
+	k.Lock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	wipe(&k.refused, nil)
+	return nil
+}
