@@ -24,12 +24,24 @@ type Tries struct {
 // Unknown is Tries.Left of a device without a readable counter.
 const Unknown = -1
 
+// ErrNotSpent: the device answered, and no try was spent. See [NotSpent].
+var ErrNotSpent = errors.New("no PIN try was spent")
+
+// NotSpent marks err, which keeps its text, as [ErrNotSpent].
+func NotSpent(err error) error { return &notSpent{err} }
+
+type notSpent struct{ err error }
+
+func (e *notSpent) Error() string   { return e.err.Error() }
+func (e *notSpent) Unwrap() []error { return []error{e.err, ErrNotSpent} }
+
 // PINs gives out a device's PIN, one try at a time. There are two: [Keeper], and
 // the stand-in for its parent's Keeper that a child process has.
 type PINs interface {
 	// Try calls verify with the PIN, once, unless the PIN must not be tried now. verify shows it
 	// to the device and returns nil if the device took it, an error that is
-	// [backends.ErrPINIncorrect] if it was refused, and any other if that is not known.
+	// [backends.ErrPINIncorrect] if it was refused, one that is [ErrNotSpent] if neither, and any
+	// other if it is not known what became of the try.
 	//
 	// Errors: verify's; ErrLocked, ErrPINIncorrect or ErrPINFinalTry of package backends
 	// if the operator has to act; ErrUnavailable if ctx is done first.
@@ -58,10 +70,16 @@ type Keeper struct {
 	pin     *Buffer    // nil: to be had from source
 	proven  bool       // the device took pin before
 	granted bool       // the operator acted, and no try was made since
-	doubt   *Tries     // before a try whose outcome is not known; nil: none
+	doubt   *doubt     // a try whose outcome is not known; nil: none
 	stop    error      // why no PIN is tried until Unlock; nil: one may be
 	refused *Buffer    // the last one that was; nil: none
 	forget  *time.Timer
+}
+
+// doubt is a try from its beginning until its outcome is known.
+type doubt struct {
+	left    Tries // before it
+	granted bool  // it was the operator's
 }
 
 var _ PINs = (*Keeper)(nil)
@@ -115,7 +133,7 @@ func (k *Keeper) mayTry(left Tries) error {
 		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; unblock it with the PUK or admin PIN, then run: keyward unlock", backends.ErrLocked)
 	case left.Left == 1:
 		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: keyward unlock", backends.ErrPINFinalTry)
-	case k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.Left):
+	case k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left):
 		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; %s", backends.ErrLocked, unlockHint)
 		return k.stop
 	case !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full:
@@ -156,7 +174,7 @@ func (k *Keeper) begin(left Tries) error {
 	if k.stop != nil { // locked while source was asked
 		return k.stop
 	}
-	k.granted, k.doubt = false, &left
+	k.granted, k.doubt = false, &doubt{left, k.granted}
 	return nil
 }
 
@@ -183,7 +201,9 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		}
 		return k.stop
 	}
-	if k.hold == 0 {
+	if errors.Is(err, ErrNotSpent) {
+		k.granted, k.doubt = k.doubt.granted && k.stop == nil, nil
+	} else if k.hold == 0 {
 		k.dropLocked()
 	}
 	return errors.Join(err, pin.Close())

@@ -244,3 +244,17 @@ func TestKeeperSourceFails(t *testing.T) {
 	d.try(t, k, gone, 0)
 	d.try(t, k, backends.ErrLocked, 0)
 }
+
+func TestKeeperTryThatSpentNone(t *testing.T) {
+	busy := errors.New("the module is busy")
+	notSpent := func([]byte) error { return NotSpent(busy) }
+	d := newDevice()
+	d.tries.Left = 2
+	k := NewKeeper(nil, 0)
+	unlock(t, k, pinned(t, "123456"))
+	err := k.Try(t.Context(), d.tries, notSpent)
+	if !errors.Is(err, busy) || !errors.Is(err, ErrNotSpent) || err.Error() != busy.Error() {
+		t.Errorf("Try = %v, want %v and ErrNotSpent", err, busy)
+	}
+	d.try(t, k, nil, 1) // the operator's try is still there
+}
