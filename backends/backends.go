@@ -100,3 +100,22 @@ type Status struct {
 type Prober interface {
 	Status(ctx context.Context) Status
 }
+
+// Waiter is a Backend whose device may wait for a person.
+type Waiter interface {
+	// Waiting says what the person has to do, for as long as a call waits for that; "" if none does.
+	Waiting() string
+}
+
+// Attester is a Backend whose device certifies how its keys came about.
+type Attester interface {
+	// Attest returns the device's statement on the key, or on the key that it is sealed to.
+	Attest(ctx context.Context, uri string) (*Attestation, error)
+}
+
+// Attestation is a device's statement, and what of it was checked.
+type Attestation struct {
+	Chain    [][]byte `json:"chain"`    // X.509, DER, the statement first, then its issuers
+	Verified bool     `json:"verified"` // the chain leads to a maker's root, and the statement fits the key
+	Detail   string   `json:"detail"`   // what is stated, or why it is not verified
+}

@@ -180,7 +180,7 @@ func (b *Backend) connect(ctx context.Context, by trigger) (*conn, error) {
 	}
 	defer refill()
 	for try := 1; ; try++ {
-		c, err := b.attach(by)
+		c, err := b.attach(ctx, by)
 		if err == nil {
 			return c, nil
 		}
@@ -205,7 +205,7 @@ func unavailable(err error) error {
 
 // attach initializes the module, finds the token, logs in and lists its keys. The
 // caller holds all lanes, and with them the p11Sessions of before, which end here.
-func (b *Backend) attach(by trigger) (*conn, error) {
+func (b *Backend) attach(ctx context.Context, by trigger) (*conn, error) {
 	if err := b.mod.finalize(); err != nil {
 		b.log.Warn("before connecting anew", "error", err)
 	}
@@ -221,7 +221,7 @@ func (b *Backend) attach(by trigger) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a p11Session: %w", err)
 	}
-	if err := b.login(c, s, by); err != nil {
+	if err := b.login(ctx, c, s, by); err != nil {
 		return nil, err
 	}
 	if err := c.load(s); err != nil {

@@ -139,7 +139,7 @@ func (b *Backend) fetchPIN(ctx context.Context) error {
 
 // login logs in on s, if the token asks for that, whose flags were read just before.
 // The caller holds all lanes.
-func (b *Backend) login(c *conn, s p11Session, by trigger) error {
+func (b *Backend) login(ctx context.Context, c *conn, s p11Session, by trigger) error {
 	if c.info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
 		return nil
 	}
@@ -153,6 +153,14 @@ func (b *Backend) login(c *conn, s p11Session, by trigger) error {
 	switch {
 	case c.info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0:
 		err = b.mod.Login(s, p11.CKU_USER, "") // the token asks on its own keypad
+	case b.cfg.PINs != nil:
+		return b.cfg.PINs.Try(ctx, secret.Tries{Left: secret.Unknown}, func(p []byte) error {
+			err := b.loginResult(c, b.mod.Login(s, p11.CKU_USER, unsafe.String(unsafe.SliceData(p), len(p))))
+			if err != nil && !errors.Is(err, backends.ErrPINIncorrect) {
+				err = secret.NotSpent(err) // the token said something else
+			}
+			return err
+		})
 	case pin == nil:
 		return fmt.Errorf("%w: %s needs its PIN; %s", backends.ErrLocked, c.describe(), hint)
 	default:

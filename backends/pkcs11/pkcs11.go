@@ -52,6 +52,9 @@ type Config struct {
 	// ask a person. What it returned is kept in locked memory for later logins.
 	// Nil: the token stays locked until Unlock brings the PIN.
 	PIN func(ctx context.Context) (*secret.Buffer, error)
+	// PINs, if not nil, gives the PIN for each login, instead of PIN and of Unlock's; it
+	// remembers refused ones for longer than this process lives.
+	PINs secret.PINs
 
 	Sessions  int           // p11Sessions, and so calls at a time; 0: 6
 	OpTimeout time.Duration // of one operation, reconnecting included; 0: 10 s

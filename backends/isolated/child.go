@@ -1,0 +1,328 @@
+package isolated
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// child is one child process, as its parent sees it.
+type child struct {
+	b       *Backend
+	conn    *conn
+	abil    abilities
+	useful  atomic.Bool            // it did something successfully
+	noted   bool                   // its end was taken in; b.mu
+	waiting atomic.Pointer[string] // for what person; never nil
+	exited  chan struct{}          // closed when the process is gone
+	state   string                 // how it went; valid then
+
+	mu    sync.Mutex
+	tries map[uint64]*try
+}
+
+// alive reports whether calls can be made. A nil child is dead.
+func (c *child) alive() bool {
+	if c == nil {
+		return false
+	}
+	select {
+	case <-c.conn.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// explain says of a child that has ended how it went, if that is soon known.
+func (c *child) explain(ctx context.Context, err error) error {
+	if c.alive() || errors.Is(err, errClosed) {
+		return err
+	}
+	select {
+	case <-c.exited:
+		return fmt.Errorf("the process that talks to the device ended (%s): %w", c.state, err)
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+	return fmt.Errorf("the process that talks to the device is ended: %w", err)
+}
+
+// openRequest is the first call of a child.
+type openRequest struct {
+	Type     string          `json:"type"`
+	Name     string          `json:"name"`
+	Settings json.RawMessage `json:"settings"`
+	PINs     bool            `json:"pins"` // the parent has them
+}
+
+// abilities are what the child's backend can do beyond Backend, Lister and Prober.
+type abilities struct {
+	Unlock bool `json:"unlock"`
+	Attest bool `json:"attest"`
+}
+
+// start runs a child once the old one, which may be nil, is gone: two could fight over the device.
+func (b *Backend) start(ctx context.Context, old *child) (*child, error) {
+	if old != nil {
+		select {
+		case <-old.exited:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the process that talked to the device does not end: %w", context.Cause(ctx))
+		}
+	}
+	settings, err := json.Marshal(b.cfg.Settings)
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	c, err := b.spawn()
+	if err != nil {
+		return nil, fmt.Errorf("starting the process that talks to the device: %w", err)
+	}
+	body, err := c.conn.call(ctx, opOpen, marshal(openRequest{b.cfg.Type, b.cfg.Name, settings, b.cfg.PINs != nil}), b.cfg.Grace)
+	if err == nil {
+		err = unmarshal(body, &c.abil)
+	}
+	if err == nil && old != nil && c.abil != old.abil {
+		err = fmt.Errorf("%w: the backend changed what it can do", errMalformed)
+	}
+	if err != nil {
+		err = c.explain(ctx, err)
+		c.conn.fail(err)
+		return nil, err
+	}
+	return c, nil
+}
+
+// spawn runs the child process, with one end of a socket pair as its file 3. It is killed when
+// the conn ends, and its conn ends when it dies.
+func (b *Backend) spawn() (*child, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "backend")
+	defer theirs.Close()
+	ours := os.NewFile(uintptr(fds[0]), "backend")
+	nc, err := net.FileConn(ours)
+	if err := errors.Join(err, ours.Close()); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(b.cfg.Command[0], b.cfg.Command[1:]...)
+	cmd.Env = childEnv(os.Environ(), b.cfg.HideEnv)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // of a crash
+	cmd.ExtraFiles = []*os.File{theirs}
+	// Also while it is stopped, when it can't see the socket close.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c := &child{b: b, conn: new(conn), exited: make(chan struct{}), tries: map[uint64]*try{}}
+	c.waiting.Store(new(string))
+	c.conn.handle, c.conn.notice = c.handle, c.notice
+	c.conn.start(nc)
+	started := make(chan error)
+	go func() {
+		// The death signal is sent when the thread ends that started the process, so it stays.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = cmd.Wait()
+		c.state = cmd.ProcessState.String()
+		close(c.exited)
+		c.conn.fail(errors.New("its process is gone"))
+	}()
+	if err := <-started; err != nil {
+		c.conn.fail(err)
+		return nil, err
+	}
+	go func() {
+		<-c.conn.done
+		_ = cmd.Process.Kill()
+		<-c.exited
+		c.dropTries()
+		if reason := c.conn.reason(); !errors.Is(reason, errClosed) {
+			b.log.Warn("the process that talks to the device ended", "state", c.state, "reason", reason)
+		}
+	}()
+	return c, nil
+}
+
+// childEnv is env less what is this process's own: systemd's protocols and secrets.
+func childEnv(env, hide []string) []string {
+	hide = append([]string{
+		"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY",
+		"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
+	}, hide...)
+	return slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(hide, name)
+	})
+}
+
+// notice takes in what the child notes.
+func (c *child) notice(f *frame) {
+	switch f.op {
+	case opWaiting:
+		what := string(f.body)
+		if old := c.waiting.Swap(&what); what != "" && *old != what {
+			c.b.log.Warn(what)
+		}
+	case opLog:
+		var r logRecord
+		if err := unmarshal(f.body, &r); err != nil {
+			c.conn.fail(err)
+			return
+		}
+		r.emit(c.b.log)
+	case opRetire:
+		c.conn.fail(fmt.Errorf("%w: %s", backends.ErrUnavailable, f.body))
+	default:
+		c.conn.fail(fmt.Errorf("%w: notice %d", errMalformed, f.op))
+	}
+}
+
+// handle answers what the child calls.
+func (c *child) handle(ctx context.Context, f *frame) ([]byte, error) {
+	pins := c.b.cfg.PINs
+	if pins == nil {
+		return nil, fmt.Errorf("%w: op %d", errMalformed, f.op)
+	}
+	switch f.op {
+	case opReady:
+		return []byte("null"), pins.Ready()
+	case opTry:
+		var r tryRequest
+		if err := unmarshal(f.body, &r); err != nil {
+			return nil, err
+		}
+		return c.try(ctx, pins, r)
+	case opSettle:
+		var r settleRequest
+		if err := unmarshal(f.body, &r); err != nil {
+			return nil, err
+		}
+		return []byte("null"), c.settle(r)
+	}
+	return nil, fmt.Errorf("%w: op %d", errMalformed, f.op)
+}
+
+// tryRequest asks for the PIN for one try.
+type tryRequest struct {
+	N    uint64 `json:"n"` // names the try
+	Left int    `json:"left"`
+	Full int    `json:"full"`
+}
+
+// settleRequest says what became of a try.
+type settleRequest struct {
+	N     uint64     `json:"n"`
+	Error *wireError `json:"error"` // nil: the device took the PIN
+}
+
+// try is one try that the child makes.
+type try struct {
+	pin     chan []byte // holds one
+	verdict chan error  // holds one
+	done    chan error  // holds one: what the Keeper says
+}
+
+// errCutShort leaves a try in doubt.
+var errCutShort = fmt.Errorf("%w: the process that showed the PIN to the device ended", backends.ErrUnavailable)
+
+// try returns the PIN. The Keeper's try goes on until the child settles it, or dies.
+func (c *child) try(ctx context.Context, pins *secret.Keeper, r tryRequest) ([]byte, error) {
+	t := &try{pin: make(chan []byte, 1), verdict: make(chan error, 1), done: make(chan error, 1)}
+	c.mu.Lock()
+	known := c.tries[r.N] != nil
+	if !known {
+		c.tries[r.N] = t
+	}
+	c.mu.Unlock()
+	if known {
+		return nil, fmt.Errorf("%w: try %d is under way", errMalformed, r.N)
+	}
+	go func() {
+		t.done <- pins.Try(ctx, secret.Tries{Left: r.Left, Full: r.Full}, func(pin []byte) error {
+			t.pin <- slices.Clone(pin)
+			select {
+			case err := <-t.verdict:
+				return err
+			case <-c.exited: // not before: a dying child may still show the PIN
+				return errCutShort
+			}
+		})
+	}()
+	select {
+	case pin := <-t.pin:
+		return pin, nil
+	case err := <-t.done:
+		c.mu.Lock()
+		delete(c.tries, r.N)
+		c.mu.Unlock()
+		return nil, err
+	}
+}
+
+// settle returns what the Keeper makes of the verdict.
+func (c *child) settle(r settleRequest) error {
+	c.mu.Lock()
+	t := c.tries[r.N]
+	delete(c.tries, r.N)
+	c.mu.Unlock()
+	if t == nil {
+		return fmt.Errorf("%w: no try %d", errMalformed, r.N)
+	}
+	var verdict error
+	if r.Error != nil {
+		verdict = r.Error.err()
+	}
+	t.verdict <- verdict
+	return <-t.done
+}
+
+// dropTries wipes PINs that were not fetched by anyone. The process is gone.
+func (c *child) dropTries() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.tries {
+		select {
+		case pin := <-t.pin:
+			clear(pin)
+		default:
+		}
+	}
+}
+
+// logRecord is a line of the child's log.
+type logRecord struct {
+	Level   slog.Level `json:"level"`
+	Message string     `json:"message"`
+	Attrs   []string   `json:"attrs,omitempty"` // key, value, key, value, …
+}
+
+func (r *logRecord) emit(log *slog.Logger) {
+	var args []any
+	for i := 0; i+1 < len(r.Attrs); i += 2 {
+		args = append(args, slog.String(r.Attrs[i], r.Attrs[i+1]))
+	}
+	log.Log(context.Background(), r.Level, r.Message, args...)
+}

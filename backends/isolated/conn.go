@@ -1,0 +1,253 @@
+package isolated
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
+)
+
+// conn is one side of the socket pair: it makes calls and answers those of the other side, many
+// at a time. It ends at the first error, and then answers nothing.
+type conn struct {
+	nc     net.Conn
+	handle func(ctx context.Context, f *frame) ([]byte, error) // answers a call, in a goroutine of its own
+	notice func(f *frame)                                      // in the order they came; must not block
+	// answered, if not nil, is called after each answer that was sent.
+	answered func()
+
+	out  chan *frame
+	done chan struct{} // closed at the end
+
+	mu      sync.Mutex // never held across a read, a write or a call
+	err     error      // why it ended; nil before
+	last    uint64     // id of the newest call
+	calls   map[uint64]*pending
+	serving map[uint64]context.CancelFunc
+	wg      sync.WaitGroup // of what handle answers
+}
+
+// pending is a call that was not answered yet.
+type pending struct {
+	answer chan *frame // holds one
+	hung   *time.Timer // ends the conn; nil: never
+}
+
+const (
+	writeTimeout = 5 * time.Second // of one frame: a side that reads nothing is stopped
+	maxServing   = 4096            // calls of the other side at a time
+)
+
+// start serves nc, which it owns from now on. The handlers must be set.
+func (c *conn) start(nc net.Conn) {
+	c.nc = nc
+	c.out, c.done = make(chan *frame, 64), make(chan struct{})
+	c.calls, c.serving = map[uint64]*pending{}, map[uint64]context.CancelFunc{}
+	go c.write()
+	go c.read()
+}
+
+// fail ends the conn, if it has not ended. err is what all calls get that are not answered.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = err
+	close(c.done)
+	_ = c.nc.Close()
+	for _, p := range c.calls {
+		if p.hung != nil {
+			p.hung.Stop()
+		}
+	}
+	for _, cancel := range c.serving {
+		cancel()
+	}
+}
+
+// reason is why the conn ended.
+func (c *conn) reason() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// write sends what is in out, and wipes it.
+func (c *conn) write() {
+	for {
+		select {
+		case f := <-c.out:
+			b, err := appendFrame(nil, f)
+			clear(f.body)
+			if err == nil {
+				_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+				_, err = c.nc.Write(b)
+			}
+			clear(b)
+			if err != nil {
+				c.fail(fmt.Errorf("writing: %w", err))
+			}
+		case <-c.done:
+			for {
+				select {
+				case f := <-c.out:
+					clear(f.body)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// send queues f. When it returns an error, f's body is wiped.
+func (c *conn) send(ctx context.Context, f *frame) error {
+	select {
+	case c.out <- f:
+		return nil
+	case <-c.done:
+		clear(f.body)
+		return c.reason()
+	case <-ctx.Done():
+		clear(f.body)
+		return context.Cause(ctx)
+	}
+}
+
+// call makes one call. body is wiped. If no answer comes until grace after ctx's deadline, the
+// other side hangs and the conn ends.
+func (c *conn) call(ctx context.Context, o op, body []byte, grace time.Duration) ([]byte, error) {
+	f := &frame{kind: kindCall, op: o, body: body}
+	p := &pending{answer: make(chan *frame, 1)}
+	deadline, limited := ctx.Deadline()
+	if limited {
+		f.left = max(time.Until(deadline), 1)
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		clear(body)
+		return nil, c.err
+	}
+	c.last++
+	f.id = c.last
+	c.calls[f.id] = p
+	if limited {
+		p.hung = time.AfterFunc(f.left+grace, func() {
+			c.fail(fmt.Errorf("it did not answer within %v", (f.left + grace).Round(time.Millisecond)))
+		})
+	}
+	c.mu.Unlock()
+	if err := c.send(ctx, f); err != nil {
+		c.forget(f.id) // it was never asked
+		return nil, err
+	}
+	select {
+	case a := <-p.answer:
+		if a.kind == kindFailure {
+			return nil, decodeError(a.body)
+		}
+		return a.body, nil
+	case <-c.done:
+		return nil, c.reason()
+	case <-ctx.Done():
+		// Its answer, should one come, is dropped; until then the call is watched.
+		go func() { _ = c.send(context.Background(), &frame{kind: kindCancel, id: f.id}) }()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// forget ends the watch over a call, and returns it; nil if there is none.
+func (c *conn) forget(id uint64) *pending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.calls[id]
+	delete(c.calls, id)
+	if p != nil && p.hung != nil {
+		p.hung.Stop()
+	}
+	return p
+}
+
+// note sends a notice. It is lost if the conn has ended.
+func (c *conn) note(o op, body []byte) {
+	_ = c.send(context.Background(), &frame{kind: kindNotice, op: o, body: body})
+}
+
+// read takes in what the other side sends.
+func (c *conn) read() {
+	for {
+		f, err := readFrame(c.nc)
+		if err != nil {
+			c.fail(fmt.Errorf("reading: %w", err))
+			return
+		}
+		if err := c.take(f); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+func (c *conn) take(f *frame) error {
+	switch f.kind {
+	case kindNotice:
+		c.notice(f)
+	case kindCall:
+		return c.serve(f)
+	case kindCancel:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if cancel := c.serving[f.id]; cancel != nil {
+			cancel()
+		}
+	default:
+		p := c.forget(f.id)
+		if p == nil {
+			clear(f.body)
+			return fmt.Errorf("%w: an answer to call %d, which is not waiting", errMalformed, f.id)
+		}
+		p.answer <- f
+	}
+	return nil
+}
+
+// serve answers a call in a goroutine.
+func (c *conn) serve(f *frame) error {
+	left := f.left
+	if left == 0 {
+		left = math.MaxInt64
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), left)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil || c.serving[f.id] != nil || len(c.serving) == maxServing {
+		cancel()
+		return errors.Join(c.err, fmt.Errorf("%w: call %d, with %d under way", errMalformed, f.id, len(c.serving)))
+	}
+	c.serving[f.id] = cancel
+	c.wg.Go(func() {
+		defer cancel()
+		body, err := c.handle(ctx, f)
+		clear(f.body)
+		a := &frame{kind: kindResult, id: f.id, body: body}
+		if frameHeader+len(body) > maxFrame {
+			err = fmt.Errorf("the answer has %d bytes, which is too long", len(body))
+		}
+		if err != nil {
+			a.kind, a.body = kindFailure, marshal(newWireError(err))
+		}
+		c.mu.Lock()
+		delete(c.serving, f.id)
+		c.mu.Unlock()
+		if err := c.send(context.Background(), a); err == nil && c.answered != nil {
+			c.answered()
+		}
+	})
+	return nil
+}

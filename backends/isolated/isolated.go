@@ -1,0 +1,459 @@
+// Package isolated runs a backend in a child process.
+//
+// Libraries for smart cards and HSMs hang, leak handles and crash, and a C call can't be
+// interrupted. So keyward runs itself again, with one hidden argument, and the child serves
+// one backend over a socket pair that only these two processes have. When the child does
+// not answer in time, dies, or talks garbage, it is killed: calls under way fail with
+// [backends.ErrUnavailable], and the next call starts a new child.
+//
+// # What crosses
+//
+// The configuration, calls and their results go over the socket pair, nothing by arguments or
+// the environment. Errors keep their sentinels. See wire.go for the format.
+//
+// # PINs
+//
+// The PIN and the memory of refused ones stay with the parent, in a [secret.Keeper], which
+// outlives any child. The child asks for each single try, telling the retry counter, and then
+// says what became of it. A child that dies in between leaves the try in doubt, and
+// the Keeper judges it by the counter. So no crash or restart makes a refused PIN be tried twice.
+package isolated
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// Config says which backend to run.
+type Config struct {
+	Name     string // in errors and logs
+	Type     string // one of those given to [Serve]
+	Settings any    // for its [Opener]; JSON, without secrets
+	// PINs has the PIN for a backend that asks for it. Nil: Unlock hands PINs on to the backend.
+	PINs *secret.Keeper
+
+	Timeout time.Duration // of one call, starting the child included; 0: 10 s
+	Grace   time.Duration // after its timeout, until a child that has not answered is killed; 0: 2 s
+	// Command runs the child; nil: this very program, even if its file was replaced meanwhile, with [Arg].
+	Command []string
+	HideEnv []string     // environment variables that the child does not get
+	Logger  *slog.Logger // nil: nothing is logged
+}
+
+// Arg is the only argument of the child process.
+const Arg = "__backend"
+
+// Backend is the parent's side. It also is a [backends.Unlocker] or a [backends.Attester] if
+// what it runs is; see [Open].
+type Backend struct {
+	cfg  Config
+	log  *slog.Logger
+	abil abilities // of the first child; others have to have the same
+
+	life  context.Context // done when Close begins
+	end   context.CancelFunc
+	calls sync.WaitGroup // in flight
+
+	mu       sync.Mutex // never held across a call or a wait
+	closing  bool
+	child    *child    // the newest; nil: none
+	starting *starting // under way; nil: none
+	failures int       // children in a row that were of no use
+	failure  error     // of the last of them
+	retryAt  time.Time // no child is started before
+}
+
+// starting is one go at starting a child, shared by all who need it.
+type starting struct {
+	done  chan struct{} // closed at the end
+	child *child        // valid then
+	err   error
+}
+
+// Children that are of no use are spaced by a delay that doubles from the first to the
+// second of these, a quarter more or less.
+const (
+	minRetryDelay = 50 * time.Millisecond
+	maxRetryDelay = 800 * time.Millisecond
+)
+
+var (
+	_ backends.Backend  = (*Backend)(nil)
+	_ backends.Lister   = (*Backend)(nil)
+	_ backends.Prober   = (*Backend)(nil)
+	_ backends.Unlocker = unlocker{}
+	_ backends.Attester = attester{}
+	_ backends.Key      = (*key)(nil)
+)
+
+// Open starts the child and opens its backend, which has to be a [backends.Lister] and a
+// [backends.Prober]. What Open returns is a [backends.Unlocker] and a [backends.Attester]
+// exactly if the child's is. An error means that the configuration is wrong.
+func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 2 * time.Second
+	}
+	if cfg.Command == nil {
+		cfg.Command = []string{"/proc/self/exe", Arg}
+	}
+	b := &Backend{cfg: cfg, log: cfg.Logger}
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	b.log = b.log.With("backend", cfg.Name)
+	b.life, b.end = context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+	defer cancel()
+	c, err := b.running(ctx)
+	if err != nil {
+		return nil, errors.Join(b.wrap("starting", err), b.Close())
+	}
+	b.abil = c.abil
+	switch {
+	case b.abil.Unlock && b.abil.Attest:
+		return struct {
+			*Backend
+			unlocker
+			attester
+		}{b, unlocker{b}, attester{b}}, nil
+	case b.abil.Unlock:
+		return struct {
+			*Backend
+			unlocker
+		}{b, unlocker{b}}, nil
+	case b.abil.Attest:
+		return struct {
+			*Backend
+			attester
+		}{b, attester{b}}, nil
+	}
+	return b, nil
+}
+
+// wrap says which backend failed at what.
+func (b *Backend) wrap(what string, err error) error {
+	return fmt.Errorf("%s: %s: %w", b.cfg.Name, what, err)
+}
+
+// unavailable makes err retryable. An error that the child's backend returned stays as it is.
+func unavailable(err error) error {
+	var remote *remoteError
+	if errors.As(err, &remote) || errors.Is(err, backends.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+}
+
+var errClosed = fmt.Errorf("%w: closed", backends.ErrUnavailable)
+
+// do makes one call of the child. in is wiped; out may be nil.
+func (b *Backend) do(ctx context.Context, o op, in []byte, out any) error {
+	defer clear(in)
+	if err := b.begin(); err != nil {
+		return err
+	}
+	defer b.calls.Done()
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	if ctx.Err() != nil {
+		return unavailable(fmt.Errorf("not begun: %w", context.Cause(ctx)))
+	}
+	c, err := b.running(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	body, err := c.conn.call(ctx, o, in, b.cfg.Grace)
+	if err != nil {
+		return unavailable(c.explain(ctx, err))
+	}
+	if o != opStatus {
+		c.useful.Store(true)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := unmarshal(body, out); err != nil {
+		c.conn.fail(err)
+		return unavailable(err)
+	}
+	return nil
+}
+
+func (b *Backend) begin() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		return errClosed
+	}
+	b.calls.Add(1)
+	return nil
+}
+
+// running returns the child, having started one if there was none.
+func (b *Backend) running(ctx context.Context) (*child, error) {
+	b.mu.Lock()
+	if b.child.alive() {
+		defer b.mu.Unlock()
+		return b.child, nil
+	}
+	s := b.starting
+	if s == nil {
+		b.noteDeathLocked()
+		if wait := time.Until(b.retryAt); wait > 0 {
+			defer b.mu.Unlock()
+			return nil, fmt.Errorf("%w; it is started again in %v", b.failure, wait.Round(time.Millisecond))
+		}
+		s = b.startLocked()
+	}
+	b.mu.Unlock()
+	select {
+	case <-s.done:
+		return s.child, s.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("starting the process that talks to the device: %w", context.Cause(ctx))
+	}
+}
+
+// noteDeathLocked takes in the end of a child, once. b.mu is held.
+func (b *Backend) noteDeathLocked() {
+	if b.child == nil || b.child.noted {
+		return
+	}
+	b.child.noted = true
+	if b.child.useful.Load() {
+		b.failures = 0
+		return
+	}
+	b.backOffLocked(b.child.explain(context.Background(), b.child.conn.reason()))
+}
+
+// backOffLocked puts the next start off. b.mu is held.
+func (b *Backend) backOffLocked(err error) {
+	delay := min(minRetryDelay<<min(b.failures, 10), maxRetryDelay)
+	delay += time.Duration((rand.Float64() - 0.5) / 2 * float64(delay))
+	b.failures, b.failure, b.retryAt = b.failures+1, err, time.Now().Add(delay)
+}
+
+// startLocked starts a child when the one before is gone. b.mu is held.
+func (b *Backend) startLocked() *starting {
+	s, old := &starting{done: make(chan struct{})}, b.child
+	b.starting = s
+	b.calls.Add(1)
+	go func() {
+		defer b.calls.Done()
+		ctx, cancel := context.WithTimeout(b.life, b.cfg.Timeout)
+		defer cancel()
+		s.child, s.err = b.start(ctx, old)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.starting = nil
+		if s.err != nil {
+			b.backOffLocked(s.err)
+		} else {
+			b.child = s.child
+		}
+		close(s.done)
+	}()
+	return s
+}
+
+// Close waits for calls in flight, then ends the child, which closes its backend before.
+// Calls after Close give [backends.ErrUnavailable].
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	b.closing = true
+	b.mu.Unlock()
+	b.calls.Wait() // each ends within Timeout
+	b.end()
+	b.mu.Lock()
+	c := b.child
+	b.child = nil
+	b.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
+	defer cancel()
+	var err error
+	if c.alive() {
+		_, err = c.conn.call(ctx, opClose, nil, b.cfg.Grace)
+	}
+	c.conn.fail(errClosed)
+	<-c.exited
+	if err != nil {
+		return b.wrap("closing", err)
+	}
+	return nil
+}
+
+// keyInfo is a key on the wire.
+type keyInfo struct {
+	URI        string              `json:"uri"`
+	Public     []byte              `json:"public"` // 04 ‖ X ‖ Y
+	Protection backends.Protection `json:"protection"`
+	Label      string              `json:"label,omitempty"`
+}
+
+// key is a key of the child's backend. It outlives the child.
+type key struct {
+	b      *Backend
+	info   keyInfo
+	public *ecdsa.PublicKey
+}
+
+func (b *Backend) newKey(info keyInfo) (*key, error) {
+	public, err := crypto.UnmarshalPubkey(info.Public)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("%w: public key of %s: %w", errMalformed, info.URI, err))
+	}
+	return &key{b: b, info: info, public: public}, nil
+}
+
+func (k *key) URI() string                     { return k.info.URI }
+func (k *key) Public() *ecdsa.PublicKey        { return k.public }
+func (k *key) Protection() backends.Protection { return k.info.Protection }
+
+// signRequest asks for a signature.
+type signRequest struct {
+	URI    string   `json:"uri"`
+	Digest [32]byte `json:"digest"`
+}
+
+func (k *key) SignDigest(ctx context.Context, digest [32]byte) (sig backends.Signature, err error) {
+	var raw []byte
+	if err := k.b.do(ctx, opSign, marshal(signRequest{k.info.URI, digest}), &raw); err != nil {
+		return sig, k.b.wrap("signing", err)
+	}
+	if len(raw) != len(sig) {
+		return sig, k.b.wrap("signing", unavailable(fmt.Errorf("%w: a signature of %d bytes", errMalformed, len(raw))))
+	}
+	return backends.Signature(raw), nil
+}
+
+func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
+	return b.oneKey(ctx, "generating a key", opGenerate, attrs)
+}
+
+func (b *Backend) Key(ctx context.Context, uri string) (backends.Key, error) {
+	return b.oneKey(ctx, "finding the key", opKey, uri)
+}
+
+func (b *Backend) oneKey(ctx context.Context, what string, o op, in any) (backends.Key, error) {
+	var info keyInfo
+	if err := b.do(ctx, o, marshal(in), &info); err != nil {
+		return nil, b.wrap(what, err)
+	}
+	k, err := b.newKey(info)
+	if err != nil {
+		return nil, b.wrap(what, err)
+	}
+	return k, nil
+}
+
+func (b *Backend) Destroy(ctx context.Context, uri string) error {
+	if err := b.do(ctx, opDestroy, marshal(uri), nil); err != nil {
+		return b.wrap("destroying the key", err)
+	}
+	return nil
+}
+
+func (b *Backend) Keys(ctx context.Context, prefix string) ([]backends.ListedKey, error) {
+	var infos []keyInfo
+	if err := b.do(ctx, opKeys, marshal(prefix), &infos); err != nil {
+		return nil, b.wrap("listing keys", err)
+	}
+	var list []backends.ListedKey
+	for _, info := range infos {
+		k, err := b.newKey(info)
+		if err != nil {
+			return nil, b.wrap("listing keys", err)
+		}
+		list = append(list, backends.ListedKey{Key: k, Label: info.Label})
+	}
+	return list, nil
+}
+
+// Status is the child's backend's; while that waits for a person, it says so at once.
+func (b *Backend) Status(ctx context.Context) backends.Status {
+	if what := b.Waiting(); what != "" {
+		return backends.Status{State: "ready", Detail: what}
+	}
+	var st backends.Status
+	if err := b.do(ctx, opStatus, nil, &st); err != nil {
+		return backends.Status{State: "unavailable", Detail: b.wrap("asking for the state", err).Error()}
+	}
+	return st
+}
+
+// Waiting implements [backends.Waiter].
+func (b *Backend) Waiting() string {
+	b.mu.Lock()
+	c := b.child
+	b.mu.Unlock()
+	if !c.alive() {
+		return ""
+	}
+	return *c.waiting.Load()
+}
+
+// unlocker is what a Backend has more if its child's backend takes a PIN.
+type unlocker struct{ b *Backend }
+
+// Unlock gives pin to the Keeper, if there is one, so that it does not die with the child.
+func (u unlocker) Unlock(ctx context.Context, pin []byte) error {
+	b := u.b
+	if pin != nil && len(pin) == 0 { // on the wire it is the same as none
+		return b.wrap("unlocking", fmt.Errorf("%w: it is empty", backends.ErrPINIncorrect))
+	}
+	if b.cfg.PINs != nil {
+		var given *secret.Buffer
+		if pin != nil {
+			var err error
+			if given, err = secret.Take(pin); err != nil {
+				return b.wrap("unlocking", err)
+			}
+			pin = nil
+		}
+		if err := b.cfg.PINs.Unlock(ctx, given); err != nil {
+			return b.wrap("unlocking", err)
+		}
+	}
+	if err := b.do(ctx, opUnlock, pin, nil); err != nil {
+		return b.wrap("unlocking", err)
+	}
+	return nil
+}
+
+func (u unlocker) Lock(ctx context.Context) error {
+	if u.b.cfg.PINs != nil {
+		u.b.cfg.PINs.Lock()
+	}
+	if err := u.b.do(ctx, opLock, nil, nil); err != nil {
+		return u.b.wrap("locking", err)
+	}
+	return nil
+}
+
+// attester is what a Backend has more if its child's backend attests keys.
+type attester struct{ b *Backend }
+
+func (a attester) Attest(ctx context.Context, uri string) (*backends.Attestation, error) {
+	at := new(backends.Attestation)
+	if err := a.b.do(ctx, opAttest, marshal(uri), at); err != nil {
+		return nil, a.b.wrap("attesting the key", err)
+	}
+	return at, nil
+}
