@@ -1,0 +1,82 @@
+package pcsc
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors to test for with errors.Is. All but ErrGarbled may be over the next time.
+var (
+	// ErrNoService: the daemon does not run, or was stopped meanwhile.
+	ErrNoService = errors.New("the smart card service (pcscd) does not run")
+	// ErrNoReader: no reader, so no card either, is plugged in.
+	ErrNoReader = errors.New("no card reader")
+	// ErrGone: the card is not there any more, was reset by another program or does not answer.
+	ErrGone = errors.New("the card was removed")
+	// ErrInUse: another program has the card open.
+	ErrInUse = errors.New("the card is in use by another program (usually gpg's scdaemon, ykman, Yubico Authenticator, a browser or an OpenSC module); close it, or run: gpgconf --kill scdaemon")
+	// ErrGarbled: what the card answered is no answer to the command.
+	ErrGarbled = errors.New("the card's answer makes no sense")
+)
+
+// Error is a call that the PC/SC service refused.
+type Error struct {
+	Call string
+	Code uint32 // winscard.h: 0x801000xx
+}
+
+func (e *Error) Error() string {
+	if is := e.Unwrap(); is != nil {
+		return fmt.Sprintf("%v (%s: 0x%08X)", is, e.Call, e.Code)
+	}
+	return fmt.Sprintf("%s: PC/SC error 0x%08X", e.Call, e.Code)
+}
+
+// The codes of winscard.h that mean something here.
+const (
+	codeSuccess            = 0
+	codeInvalidHandle      = 0x80100003
+	codeInsufficientBuffer = 0x80100008
+	codeUnknownReader      = 0x80100009
+	codeTimeout            = 0x8010000A
+	codeSharingViolation   = 0x8010000B
+	codeNoSmartcard        = 0x8010000C
+	codeProtoMismatch      = 0x8010000F
+	codeCommError          = 0x80100013
+	codeNotTransacted      = 0x80100016
+	codeReaderUnavailable  = 0x80100017
+	codeShutdown           = 0x80100018
+	codeNoService          = 0x8010001D
+	codeServiceStopped     = 0x8010001E
+	codeNoReadersAvailable = 0x8010002E
+	codeUnresponsiveCard   = 0x80100066
+	codeUnpoweredCard      = 0x80100067
+	codeResetCard          = 0x80100068
+	codeRemovedCard        = 0x80100069
+)
+
+// Unwrap returns which of the package's errors it is; nil: none.
+func (e *Error) Unwrap() error {
+	switch e.Code {
+	case codeNoService, codeServiceStopped, codeShutdown,
+		codeInvalidHandle: // of a daemon that was restarted
+		return ErrNoService
+	case codeNoReadersAvailable:
+		return ErrNoReader
+	case codeSharingViolation:
+		return ErrInUse
+	case codeUnknownReader, codeNoSmartcard, codeReaderUnavailable, codeUnresponsiveCard,
+		codeUnpoweredCard, codeResetCard, codeRemovedCard,
+		codeNotTransacted, // the transaction ended with the card
+		codeProtoMismatch, // the card was being plugged in
+		codeCommError:
+		return ErrGone
+	}
+	return nil
+}
+
+// isCode reports whether err is the service's refusal with that code.
+func isCode(err error, code uint32) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == code
+}
