@@ -31,8 +31,9 @@ type child struct {
 	useful  atomic.Bool            // it did something successfully
 	noted   bool                   // its end was taken in; b.mu
 	waiting atomic.Pointer[string] // for what person; never nil
-	exited  chan struct{}          // closed when the process is gone
-	state   string                 // how it went; valid then
+	pid     int
+	exited  chan struct{} // closed when the process is gone
+	state   string        // how it went; valid then
 
 	mu    sync.Mutex
 	tries map[uint64]*try
@@ -154,6 +155,7 @@ func (b *Backend) spawn() (*child, error) {
 		c.conn.fail(err)
 		return nil, err
 	}
+	c.pid = cmd.Process.Pid
 	go func() {
 		<-c.conn.done
 		_ = cmd.Process.Kill()

@@ -69,7 +69,6 @@ type Backend struct {
 	child    *child    // the newest; nil: none
 	starting *starting // under way; nil: none
 	failures int       // children in a row that were of no use
-	failure  error     // of the last of them
 	retryAt  time.Time // no child is started before
 }
 
@@ -212,10 +211,6 @@ func (b *Backend) running(ctx context.Context) (*child, error) {
 	s := b.starting
 	if s == nil {
 		b.noteDeathLocked()
-		if wait := time.Until(b.retryAt); wait > 0 {
-			defer b.mu.Unlock()
-			return nil, fmt.Errorf("%w; it is started again in %v", b.failure, wait.Round(time.Millisecond))
-		}
 		s = b.startLocked()
 	}
 	b.mu.Unlock()
@@ -237,31 +232,36 @@ func (b *Backend) noteDeathLocked() {
 		b.failures = 0
 		return
 	}
-	b.backOffLocked(b.child.explain(context.Background(), b.child.conn.reason()))
+	b.backOffLocked()
 }
 
 // backOffLocked puts the next start off. b.mu is held.
-func (b *Backend) backOffLocked(err error) {
+func (b *Backend) backOffLocked() {
 	delay := min(minRetryDelay<<min(b.failures, 10), maxRetryDelay)
 	delay += time.Duration((rand.Float64() - 0.5) / 2 * float64(delay))
-	b.failures, b.failure, b.retryAt = b.failures+1, err, time.Now().Add(delay)
+	b.failures, b.retryAt = b.failures+1, time.Now().Add(delay)
 }
 
-// startLocked starts a child when the one before is gone. b.mu is held.
+// startLocked starts a child when the one before is gone, and its time has come. b.mu is held.
 func (b *Backend) startLocked() *starting {
-	s, old := &starting{done: make(chan struct{})}, b.child
+	s, old, wait := &starting{done: make(chan struct{})}, b.child, time.Until(b.retryAt)
 	b.starting = s
 	b.calls.Add(1)
 	go func() {
 		defer b.calls.Done()
 		ctx, cancel := context.WithTimeout(b.life, b.cfg.Timeout)
 		defer cancel()
-		s.child, s.err = b.start(ctx, old)
+		select {
+		case <-time.After(wait):
+			s.child, s.err = b.start(ctx, old)
+		case <-ctx.Done():
+			s.err = ctx.Err()
+		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.starting = nil
 		if s.err != nil {
-			b.backOffLocked(s.err)
+			b.backOffLocked()
 		} else {
 			b.child = s.child
 		}

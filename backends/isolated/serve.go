@@ -294,21 +294,26 @@ type logHandler struct {
 func (h *logHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
-	line := logRecord{Level: r.Level, Message: r.Message, Attrs: h.attrs}
-	r.Attrs(func(a slog.Attr) bool {
-		line.Attrs = append(line.Attrs, a.Key, a.Value.Resolve().String())
-		return true
-	})
+	var attrs []slog.Attr
+	r.Attrs(func(a slog.Attr) bool { attrs = append(attrs, a); return true })
+	line := logRecord{Level: r.Level, Message: r.Message, Attrs: h.with(attrs)}
 	h.conn.note(opLog, marshal(line))
 	return nil
 }
 
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &logHandler{h.conn, h.with(attrs)}
+}
+
+// with returns the handler's attributes and more. The backend's name is the parent's to add.
+func (h *logHandler) with(attrs []slog.Attr) []string {
 	all := append([]string(nil), h.attrs...)
 	for _, a := range attrs {
-		all = append(all, a.Key, a.Value.Resolve().String())
+		if a.Key != "backend" {
+			all = append(all, a.Key, a.Value.Resolve().String())
+		}
 	}
-	return &logHandler{h.conn, all}
+	return all
 }
 
 // WithGroup drops the group's name: no backend uses groups.

@@ -156,10 +156,13 @@ func (b *Backend) login(ctx context.Context, c *conn, s p11Session, by trigger) 
 	case b.cfg.PINs != nil:
 		return b.cfg.PINs.Try(ctx, secret.Tries{Left: secret.Unknown}, func(p []byte) error {
 			err := b.loginResult(c, b.mod.Login(s, p11.CKU_USER, unsafe.String(unsafe.SliceData(p), len(p))))
-			if err != nil && !errors.Is(err, backends.ErrPINIncorrect) {
-				err = secret.NotSpent(err) // the token said something else
+			switch {
+			case errors.Is(err, backends.ErrPINIncorrect):
+				return fmt.Errorf("%w: %s refused it", backends.ErrPINIncorrect, c.describe())
+			case err != nil:
+				return secret.NotSpent(err) // the token said something else
 			}
-			return err
+			return nil
 		})
 	case pin == nil:
 		return fmt.Errorf("%w: %s needs its PIN; %s", backends.ErrLocked, c.describe(), hint)
