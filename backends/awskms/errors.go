@@ -43,7 +43,7 @@ func gaveUp(ctx context.Context) error {
 func (c *client) explain(ctx context.Context, op operation, err error) error {
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		return c.explainCode(ctx, op, api)
+		return c.explainCode(ctx, op, api, statusOf(err))
 	}
 	var unreadable *smithy.DeserializationError
 	switch {
@@ -63,8 +63,17 @@ func (c *client) where() string {
 	return "AWS KMS in " + c.cfg.Region
 }
 
+// statusOf is the HTTP status of the answer that err is about, or 0.
+func statusOf(err error) int {
+	var response *awshttp.ResponseError
+	if errors.As(err, &response) {
+		return response.HTTPStatusCode()
+	}
+	return 0
+}
+
 // explainCode explains an exception of AWS.
-func (c *client) explainCode(ctx context.Context, op operation, e smithy.APIError) error {
+func (c *client) explainCode(ctx context.Context, op operation, e smithy.APIError, status int) error {
 	says := e.ErrorCode() + ": " + e.ErrorMessage()
 	switch e.ErrorCode() {
 	case "ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded":
@@ -91,8 +100,7 @@ func (c *client) explainCode(ctx context.Context, op operation, e smithy.APIErro
 	case "KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException", "InternalFailure", "InternalServerError", "ServiceUnavailable", "ServiceUnavailableException":
 		return fmt.Errorf("%w: trouble inside %s: %s", backends.ErrUnavailable, c.where(), says)
 	}
-	var response *awshttp.ResponseError
-	if errors.As(e, &response) && response.HTTPStatusCode() >= 500 {
+	if status >= 500 {
 		return fmt.Errorf("%w: trouble inside %s: %s", backends.ErrUnavailable, c.where(), says)
 	}
 	return fmt.Errorf("AWS refuses kms:%s on %s: %s", op.name, op.on, says)

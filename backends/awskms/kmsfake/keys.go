@@ -68,6 +68,17 @@ func (s *Server) SetState(id, state string) {
 	k.state = state
 }
 
+// Deletion is when a key will be deleted; zero: it will not.
+func (s *Server) Deletion(id string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, err := s.find(id)
+	if err != nil {
+		panic(err)
+	}
+	return k.deletion
+}
+
 // Tags are the tags of a key.
 func (s *Server) Tags(id string) map[string]string {
 	s.mu.Lock()

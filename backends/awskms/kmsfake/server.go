@@ -249,7 +249,16 @@ func (s *Server) account() string {
 	return s.Account
 }
 
+// SetCredentials replaces the credentials that requests have to be signed with.
+func (s *Server) SetCredentials(c Credentials) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Credentials = c
+}
+
 func (s *Server) credentials() Credentials {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.Credentials == (Credentials{}) {
 		return DefaultCredentials
 	}
