@@ -17,6 +17,9 @@ var (
 	ErrKeyAmbiguous = errors.New("more than one key matches")
 	// ErrUnavailable: the device is absent, busy, or did not answer in time. Retry later.
 	ErrUnavailable = errors.New("device unavailable")
+	// ErrRefused: the device answered and refuses until an operator changes something: a permission
+	// is missing, credentials have expired, the key is disabled. Retrying does not help.
+	ErrRefused = errors.New("device refused")
 	// ErrLocked: the device needs its PIN and the operator has to give it (keyward unlock).
 	ErrLocked = errors.New("device locked")
 	// ErrPINIncorrect: the device refused the PIN. It is not tried again.

@@ -82,6 +82,8 @@ var replies = []struct {
 		api.ErrorData{Reason: "keyNotFound", Hint: "keyward key list"}},
 	{backends.ErrKeyAmbiguous, api.CodeUnavailable, "the device has more than one key that answers to the session's",
 		api.ErrorData{Reason: "keyAmbiguous", Hint: "keyward key list"}},
+	{backends.ErrRefused, api.CodeUnavailable, "the key's device refused: its operator has to change something there",
+		api.ErrorData{Reason: "deviceRefused", Hint: "keyward status"}},
 	{backends.ErrUnavailable, api.CodeUnavailable, "the key's device is absent or does not answer",
 		api.ErrorData{Reason: "deviceUnavailable", Retryable: true, Hint: "keyward status"}},
 	{context.DeadlineExceeded, api.CodeUnavailable, "timed out; the same request may be sent again and costs nothing more",
