@@ -59,6 +59,7 @@ const (
 var (
 	errClosed = errors.New("the backend is closed")
 	errSlow   = errors.New("no answer in time") // to one try; there may be another
+	errPanic  = errors.New("the service's answer made its SDK panic")
 )
 
 // Caller makes calls. It is safe for concurrent use.
@@ -69,8 +70,10 @@ type Caller struct {
 	life context.Context // done when Close begins
 	end  context.CancelFunc
 
-	mu     sync.Mutex
-	budget float64 // repetitions left
+	mu      sync.Mutex
+	budget  float64   // repetitions left
+	trouble error     // of the last call, nil if it was none of the service's
+	since   time.Time // when that call ended
 }
 
 // New returns a Caller.
@@ -129,7 +132,8 @@ func Once[T any](ctx context.Context, c *Caller, call func(context.Context) (T, 
 	return repeat(ctx, c, false, call)
 }
 
-func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context.Context) (T, error)) (T, error) {
+func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context.Context) (T, error)) (v T, err error) {
+	defer func() { c.note(err) }()
 	var none T
 	late := fmt.Errorf("no answer within %v: %w", c.cfg.Timeout, context.DeadlineExceeded)
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout, late)
@@ -143,7 +147,7 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 		switch {
 		case ctx.Err() != nil:
 			return none, gaveUp(ctx, err)
-		case errors.Is(err, errClosed):
+		case errors.Is(err, errClosed), errors.Is(err, errPanic):
 			return none, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 		}
 		class, after := c.classify(err)
@@ -158,6 +162,30 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 		}
 	}
 }
+
+// note remembers how a call ended, for [Caller.Trouble].
+func (c *Caller) note(err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errClosed) {
+		return // says nothing of the service
+	}
+	if !errors.Is(err, backends.ErrUnavailable) && !errors.Is(err, backends.ErrRefused) {
+		err = nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble, c.since = err, time.Now()
+}
+
+// Trouble is the error of the last call that ended, if that was [backends.ErrUnavailable] or
+// [backends.ErrRefused], and how long ago that was. It costs the service nothing.
+func (c *Caller) Trouble() (error, time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trouble, time.Since(c.since)
+}
+
+// Closed reports whether Close has been called.
+func (c *Caller) Closed() bool { return c.life.Err() != nil }
 
 // try makes the call once, when there is room for it.
 func try[T any](ctx context.Context, c *Caller, call func(context.Context) (T, error)) (T, error) {
@@ -176,7 +204,7 @@ func try[T any](ctx context.Context, c *Caller, call func(context.Context) (T, e
 	go func() {
 		defer func() { <-c.slots }()
 		defer cancel()
-		v, err := call(ctx)
+		v, err := guarded(ctx, call)
 		if err != nil && errors.Is(context.Cause(ctx), errSlow) {
 			err = fmt.Errorf("%w: %w", errSlow, err)
 		}
@@ -193,6 +221,17 @@ func try[T any](ctx context.Context, c *Caller, call func(context.Context) (T, e
 	default:
 		return none, context.Cause(ctx)
 	}
+}
+
+// guarded makes an error of a panic. An SDK that meets an answer which it did not expect
+// must not end an agent that has other devices too; azkeys' challenge parser is such a one.
+func guarded[T any](ctx context.Context, call func(context.Context) (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errPanic, p)
+		}
+	}()
+	return call(ctx)
 }
 
 // acquire takes a slot.

@@ -296,3 +296,50 @@ func TestClose(t *testing.T) {
 		}
 	})
 }
+
+func TestPanic(t *testing.T) {
+	c := New(Config{Classify: classify})
+	_, err := Do(t.Context(), c, func(context.Context) (int, error) { panic("index out of range") })
+	if !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, errPanic) {
+		t.Errorf("error %v, want ErrUnavailable and errPanic", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+func TestTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Config{Classify: classify})
+		end := func(err error) error {
+			_, err = Once(t.Context(), c, func(context.Context) (int, error) { return 0, err })
+			time.Sleep(time.Minute)
+			trouble, since := c.Trouble()
+			if since != time.Minute {
+				t.Errorf("trouble since %v", since)
+			}
+			return trouble
+		}
+		for _, err := range []error{nil, backends.ErrKeyNotFound, errDenied} {
+			if got := end(err); got != nil {
+				t.Errorf("trouble after %v: %v", err, got)
+			}
+		}
+		for _, err := range []error{errCut, backends.ErrRefused} {
+			if got := end(err); !errors.Is(got, err) {
+				t.Errorf("trouble after %v: %v", err, got)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := Do(ctx, c, func(context.Context) (int, error) { return 1, nil }); err == nil {
+			t.Error("succeeded")
+		}
+		if got, _ := c.Trouble(); !errors.Is(got, backends.ErrRefused) {
+			t.Errorf("trouble after a call that its caller gave up: %v", got)
+		}
+		if got := end(nil); got != nil {
+			t.Errorf("trouble after success: %v", got)
+		}
+	})
+}
