@@ -178,10 +178,10 @@ func (c *Caller) note(err error) {
 
 // Trouble is the error of the last call that ended, if that was [backends.ErrUnavailable] or
 // [backends.ErrRefused], and how long ago that was. It costs the service nothing.
-func (c *Caller) Trouble() (error, time.Duration) {
+func (c *Caller) Trouble() (ago time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.trouble, time.Since(c.since)
+	return time.Since(c.since), c.trouble
 }
 
 // Closed reports whether Close has been called.

@@ -314,7 +314,7 @@ func TestTrouble(t *testing.T) {
 		end := func(err error) error {
 			_, err = Once(t.Context(), c, func(context.Context) (int, error) { return 0, err })
 			time.Sleep(time.Minute)
-			trouble, since := c.Trouble()
+			since, trouble := c.Trouble()
 			if since != time.Minute {
 				t.Errorf("trouble since %v", since)
 			}
@@ -335,7 +335,7 @@ func TestTrouble(t *testing.T) {
 		if _, err := Do(ctx, c, func(context.Context) (int, error) { return 1, nil }); err == nil {
 			t.Error("succeeded")
 		}
-		if got, _ := c.Trouble(); !errors.Is(got, backends.ErrRefused) {
+		if _, got := c.Trouble(); !errors.Is(got, backends.ErrRefused) {
 			t.Errorf("trouble after a call that its caller gave up: %v", got)
 		}
 		if got := end(nil); got != nil {
