@@ -10,7 +10,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check unit fuzz node demo bench lint clean deps deps-test
+.PHONY: build run test check testnode unit fuzz node demo bench lint clean deps deps-test
 
 build:
 	go build -trimpath -o bin/keyward ./cmd/agent
@@ -24,12 +24,17 @@ deps-test:
 run: deps build
 	@scripts/run
 
-test: deps-test build check unit fuzz node
+test: deps-test build check testnode unit fuzz node
 
 check:
 	go vet ./...
 	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
+
+# The Ethereum node and the compiler that Go tests use, here so that no test waits for
+# the download. Tests that find them missing install them too.
+testnode:
+	@cd chain/chaintest/node && npm ci --no-audit --no-fund --loglevel=error && cp package-lock.json node_modules/.installed
 
 unit:
 	go test -race ./...

@@ -14,8 +14,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	"github.com/keyward/keyward/policy"
 )
 
 // Config is a whole configuration file, with defaults where it says nothing.
@@ -59,12 +57,6 @@ type Limits struct {
 	WriteTimeout      time.Duration // for a client to take an answer
 	RefusalsPerSecond int           // of one user, each of which is audited
 	RefusalBurst      int           // refusals that one user may have at once
-}
-
-// Chain is one chain that sessions may be for.
-type Chain struct {
-	ID        uint64
-	Validator policy.Address // SessionKeyValidator; zero: none, so only eoa sessions
 }
 
 // ChainNamed finds a chain by its name or its ID in decimal. The error names the nearest one.

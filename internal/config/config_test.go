@@ -78,8 +78,9 @@ validator = "0x00000000000000000000000000000000000000ff"
 			Module: "m", Serial: "1234", PIN: PIN{Prompt: true}, Sessions: 3, Env: map[string]string{"A": "x", "B C": "y"},
 		},
 	}
-	want.Chains["mine"] = &Chain{ID: 5}
-	want.Chains["abstract"] = &Chain{ID: 2741, Validator: policy.Address{19: 0xff}}
+	want.Chains["mine"] = defaultChain()
+	want.Chains["mine"].ID = 5
+	want.Chains["abstract"].Validator = policy.Address{19: 0xff}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("Parse (-want +got):\n%s", d)
 	}

@@ -137,7 +137,7 @@ func (d *document) config(tree map[string]any, c *Config) error {
 		case "chains":
 			err = d.named(tree[key], p, func(name string, v any) error {
 				if c.Chains[name] == nil {
-					c.Chains[name] = new(Chain)
+					c.Chains[name] = defaultChain()
 				}
 				return d.section(v, p.in(name), c.Chains[name].fields())
 			})
@@ -247,6 +247,8 @@ func (d *document) assign(v any, p path, f field) error {
 		want, err = setText(dst, v, "an address", parseAddress)
 	case *Size:
 		want, err = setSize(dst, v)
+	case *[]string:
+		want, err = setStrings(dst, v)
 	case *map[string]string:
 		want, err = setMap(dst, v)
 	}

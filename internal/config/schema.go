@@ -2,8 +2,6 @@ package config
 
 import (
 	"time"
-
-	"github.com/keyward/keyward/policy"
 )
 
 // A field is one key of a section: its name, where its value goes (which also
@@ -51,20 +49,6 @@ func Defaults() *Config {
 	}
 }
 
-// SessionKeyValidator is the module's address on both of Abstract's chains
-// (https://docs.abs.xyz, session keys).
-var SessionKeyValidator = policy.Address{
-	0x34, 0xca, 0x15, 0x01, 0xfa, 0xe2, 0x31, 0xcc, 0x2e, 0xbc,
-	0x99, 0x5c, 0xe0, 0x13, 0xdb, 0xe8, 0x82, 0xd7, 0xd0, 0x81,
-}
-
-func builtInChains() map[string]*Chain {
-	return map[string]*Chain{
-		"abstract":         {ID: 2741, Validator: SessionKeyValidator},
-		"abstract-testnet": {ID: 11124, Validator: SessionKeyValidator},
-	}
-}
-
 func (a *Agent) fields() []field {
 	return []field{
 		{key: "socket", dst: &a.Socket, doc: "Unix socket for apps"},
@@ -97,12 +81,5 @@ func (l *Limits) fields() []field {
 		{key: "write_timeout", dst: &l.WriteTimeout, doc: "for a client to take its answer"},
 		{key: "refusals_per_second", dst: &l.RefusalsPerSecond, doc: "audited refusals of one user, before more are turned away unseen"},
 		{key: "refusal_burst", dst: &l.RefusalBurst, doc: "refusals that one user may have at once"},
-	}
-}
-
-func (c *Chain) fields() []field {
-	return []field{
-		{key: "id", dst: &c.ID, doc: "chain id"},
-		{key: "validator", dst: &c.Validator, doc: "SessionKeyValidator's address; without it, only eoa sessions"},
 	}
 }

@@ -56,6 +56,8 @@ func literal(dst any) string {
 		return strconv.Quote(v.String())
 	case *policy.Address:
 		return fmt.Sprintf(`"0x%x"`, v[:])
+	case *[]string:
+		return array(*v)
 	case *map[string]string:
 		return inlineTable(*v)
 	case *bool:
@@ -66,6 +68,14 @@ func literal(dst any) string {
 		return strconv.FormatUint(*v, 10)
 	}
 	panic(fmt.Sprintf("config: a field of type %T", dst))
+}
+
+func array(items []string) string {
+	quoted := make([]string, len(items))
+	for i, item := range items {
+		quoted[i] = strconv.Quote(item)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 func inlineTable(m map[string]string) string {

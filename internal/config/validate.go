@@ -35,25 +35,5 @@ func (d *document) validateLimits(l *Limits) error {
 	return nil
 }
 
-// validateChains refuses an ID of 0, and one that two names share: a session's chain is its ID.
-func (d *document) validateChains(chains map[string]*Chain) error {
-	byID := map[uint64]string{}
-	for _, name := range slices.Sorted(maps.Keys(chains)) {
-		id := chains[name].ID
-		p := path{"chains", name}
-		if id == 0 {
-			return d.errorf(p, "chain %q has no id; add id = (its chain id)", name)
-		}
-		if other, ok := byID[id]; ok {
-			if _, inFile := d.at[p.id()]; !inFile {
-				p, name, other = path{"chains", other}, other, name
-			}
-			return d.errorf(p, "chains %q and %q have the same id, %d", name, other, id)
-		}
-		byID[id] = name
-	}
-	return nil
-}
-
 // isZero reports whether a field holds its type's zero value.
 func isZero(dst any) bool { return reflect.ValueOf(dst).Elem().IsZero() }

@@ -128,6 +128,23 @@ func setSize(dst *Size, v any) (want string, err error) {
 	return setText(dst, v, `an integer or a string such as "1MiB"`, parseSize)
 }
 
+func setStrings(dst *[]string, v any) (want string, err error) {
+	items, ok := v.([]any)
+	if !ok {
+		return "an array of strings", nil
+	}
+	list := make([]string, 0, len(items))
+	for i, item := range items {
+		s, ok := item.(string)
+		if !ok {
+			return "", fmt.Errorf("item %d: want a string, not %s", i+1, typeName(item))
+		}
+		list = append(list, s)
+	}
+	*dst = list
+	return "", nil
+}
+
 func setMap(dst *map[string]string, v any) (want string, err error) {
 	table, ok := v.(map[string]any)
 	if !ok {
