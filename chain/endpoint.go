@@ -100,11 +100,11 @@ func (e *endpoint) sendBatch(ctx context.Context, requests []*request) error {
 	for _, r := range requests {
 		batch = append(batch, rpc.BatchElem{Method: r.method, Args: r.args, Result: &r.result})
 	}
-	if err := e.limiter.WaitN(ctx, len(batch)); err != nil {
-		return fmt.Errorf("%w: no turn within the rate limit: %w", ErrUnavailable, err)
-	}
 	bounded, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
 	defer cancel()
+	if err := e.limiter.WaitN(bounded, len(batch)); err != nil {
+		return fmt.Errorf("%w: no turn within the rate limit", ErrUnavailable)
+	}
 	if err := e.rpc.BatchCallContext(bounded, batch); err != nil {
 		return e.transportError(ctx, err)
 	}

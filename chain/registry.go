@@ -27,15 +27,18 @@ func (c *Client) registryAt(ctx context.Context, registry policy.Address, querie
 	if registry.IsZero() {
 		return nil, Block{}, fmt.Errorf("chain %s: %w", c.cfg.Name, ErrNoRegistry)
 	}
+	data := make([][]byte, len(queries))
+	for i, q := range queries {
+		var err error
+		if data[i], err = registryCalldata(q); err != nil {
+			return nil, Block{}, err
+		}
+	}
 	var block Block
 	statuses, err := onEndpoint(ctx, c, "asking the policy registry", func(ctx context.Context, e *endpoint) ([]policy.RegistryStatus, error) {
 		calls := make([]*call, len(queries))
-		for i, q := range queries {
-			data, err := registryCalldata(q)
-			if err != nil {
-				return nil, err
-			}
-			calls[i] = &call{to: registry, data: data}
+		for i := range queries {
+			calls[i] = &call{to: registry, data: data[i]}
 		}
 		r, err := e.read(ctx, calls, nil)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -111,12 +112,13 @@ func startAnvil(t testing.TB, dir string, id uint64) string {
 	return "http://" + at
 }
 
-// Config returns a client's configuration for the node, with Multicall3. url is the node's, or
-// that of a proxy before it.
+// Config returns a client's configuration for the node, with Multicall3, that tries again at
+// once. The URLs are the node's, or those of proxies before it.
 func Config(urls ...string) chain.Config {
 	return chain.Config{
 		Name: "abstract", ID: ChainID, Endpoints: urls,
 		Validator: config.SessionKeyValidator, Registry: config.RegistryOfDocs, Multicall: Multicall,
+		RetryDelay: time.Millisecond, Rate: 100_000, Timeout: 30 * time.Second,
 	}
 }
 
