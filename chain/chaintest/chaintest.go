@@ -234,10 +234,12 @@ func (n *Node) send(to policy.Address, data []byte) error {
 	}
 	var hash common.Hash
 	n.Call(&hash, "eth_sendTransaction", tx)
-	var receipt struct {
+	var receipt *struct {
 		Status hexutil.Uint64 `json:"status"`
 	}
-	n.Call(&receipt, "eth_getTransactionReceipt", hash)
+	for receipt == nil { // null until the block is mined, which is a moment later
+		n.Call(&receipt, "eth_getTransactionReceipt", hash)
+	}
 	if receipt.Status != 1 {
 		n.t.Fatalf("transaction %v failed", hash)
 	}

@@ -37,7 +37,12 @@ type Message struct {
 	Method string
 	Params []json.RawMessage
 	Result json.RawMessage // nil if the node refused
+
+	refusal int
 }
+
+// Refuse makes the answer a JSON-RPC error.
+func (m *Message) Refuse(code int) { m.refusal = code }
 
 // Proxy is between a client and a node, and does wrong when told to.
 type Proxy struct {
@@ -212,9 +217,13 @@ func (p *Proxy) change(a *rpcResponse, q rpcRequest, fault Fault, rewrite func(*
 	if rewrite == nil {
 		return
 	}
-	m := &Message{q.Method, q.Params, a.Result}
+	m := &Message{Method: q.Method, Params: q.Params, Result: a.Result}
 	rewrite(m)
-	if a.Result = m.Result; a.Result != nil {
+	switch a.Result = m.Result; {
+	case m.refusal != 0:
+		a.Result = nil
+		a.Error, _ = json.Marshal(rpcError{m.refusal, "refused for project 0123456789abcdef"})
+	case a.Result != nil:
 		a.Error = nil
 	}
 }
