@@ -75,6 +75,7 @@ func openSoft(_ context.Context, _ string, settings json.RawMessage, env *Env) (
 			panic("a bug in a library")
 		case "stop":
 			unix.Kill(os.Getpid(), unix.SIGSTOP)
+			select {} // the signal may take its time
 		case "garbage":
 			writeRaw([]byte("garbage that is no frame at all"))
 		case "huge":

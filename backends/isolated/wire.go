@@ -154,6 +154,7 @@ var sentinels = []struct {
 	{"ErrKeyNotFound", backends.ErrKeyNotFound},
 	{"ErrKeyAmbiguous", backends.ErrKeyAmbiguous},
 	{"ErrUnavailable", backends.ErrUnavailable},
+	{"ErrRefused", backends.ErrRefused},
 	{"ErrLocked", backends.ErrLocked},
 	{"ErrPINIncorrect", backends.ErrPINIncorrect},
 	{"ErrPINFinalTry", backends.ErrPINFinalTry},
