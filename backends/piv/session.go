@@ -1,0 +1,299 @@
+package piv
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/pcsc"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// Commands, and what they are about: SP 800-73-4, part 2, 3; and Yubico's extensions,
+// https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/
+const (
+	insSelect       = 0xa4
+	insVerify       = 0x20
+	insAuthenticate = 0x87
+	insMetadata     = 0xf7
+	insSerial       = 0xf8
+	insVersion      = 0xfd
+
+	refPIN        = 0x80
+	refPUK        = 0x81
+	refManagement = 0x9b
+	algP256       = 0x11
+)
+
+// Status words: ISO 7816-4, 5.1.3; SP 800-73-4, part 2, 3.
+const (
+	swSecurityStatus pcsc.Status = 0x6982
+	swBlocked        pcsc.Status = 0x6983
+	swNotFound       pcsc.Status = 0x6a82
+	swNoReference    pcsc.Status = 0x6a88
+)
+
+var aidPIV = []byte{0xa0, 0x00, 0x00, 0x03, 0x08}
+
+// errSecurityStatus: the card wants a PIN, or was not touched.
+var errSecurityStatus = errors.New("security status not satisfied")
+
+// session is a card that is open, with its PIV application selected.
+type session struct {
+	card    *pcsc.Card
+	version [3]byte
+	serial  uint32
+}
+
+// openSerial opens the card with that serial number. Others are looked at and closed again.
+func openSerial(client *pcsc.Client, serial uint32) (*session, error) {
+	var others []uint32
+	var trouble []error
+	readers, err := client.Readers()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range readers {
+		if !r.Present {
+			continue
+		}
+		s, err := openReader(client, r.Name)
+		switch {
+		case err != nil:
+			trouble = append(trouble, err)
+			continue
+		case s.serial == serial:
+			return s, nil
+		}
+		others = append(others, s.serial)
+		trouble = append(trouble, s.card.Close())
+	}
+	if err := errors.Join(trouble...); err != nil {
+		return nil, fmt.Errorf("it is not found: %w", err)
+	}
+	if len(others) > 0 {
+		return nil, fmt.Errorf("it is not plugged in; there is YubiKey %d instead", others)
+	}
+	return nil, errors.New("it is not plugged in")
+}
+
+// openReader opens a card and selects PIV. It has to be a YubiKey 5: earlier ones do not tell their
+// serial number there.
+func openReader(client *pcsc.Client, reader string) (_ *session, err error) {
+	card, err := client.Open(reader)
+	if err != nil {
+		return nil, fmt.Errorf("card in %s: %w", reader, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("card in %s: %w", reader, err), card.Close())
+		}
+	}()
+	s := &session{card: card}
+	if _, err := s.do("selecting PIV", pcsc.Command{INS: insSelect, P1: 0x04, Data: aidPIV}); err != nil {
+		return nil, err
+	}
+	version, err := s.do("reading the firmware's version", pcsc.Command{INS: insVersion})
+	if err != nil {
+		return nil, err
+	}
+	serial, err := s.do("reading the serial number", pcsc.Command{INS: insSerial})
+	if err != nil {
+		return nil, err
+	}
+	if len(version) != 3 || len(serial) != 4 {
+		return nil, fmt.Errorf("%w: version %x, serial number %x", pcsc.ErrGarbled, version, serial)
+	}
+	s.version, s.serial = [3]byte(version), binary.BigEndian.Uint32(serial)
+	return s, nil
+}
+
+// do sends a command that has to succeed.
+func (s *session) do(what string, cmd pcsc.Command) ([]byte, error) {
+	data, sw, err := s.card.Do(cmd)
+	if err == nil {
+		err = swError(sw)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return data, nil
+}
+
+func swError(sw pcsc.Status) error {
+	switch sw {
+	case pcsc.OK:
+		return nil
+	case swSecurityStatus:
+		return fmt.Errorf("%w (status word %v)", errSecurityStatus, sw)
+	case swNotFound, swNoReference:
+		return fmt.Errorf("%w (status word %v)", errAbsent, sw)
+	}
+	return fmt.Errorf("status word %v", sw)
+}
+
+// errAbsent: the card has no such key, object or application.
+var errAbsent = errors.New("not on the card")
+
+// hasMetadata: from firmware 5.3 on, the card describes its keys and PINs.
+func (s *session) hasMetadata() bool {
+	return s.version[0] > 5 || s.version[0] == 5 && s.version[1] >= 3
+}
+
+// metadata describes a key, the PIN, the PUK or the management key.
+func (s *session) metadata(what string, ref byte) (map[byte][]byte, error) {
+	data, err := s.do("reading about "+what, pcsc.Command{INS: insMetadata, P2: ref})
+	if err != nil {
+		return nil, err
+	}
+	return parseTLV(data)
+}
+
+// checkKey refuses a card whose slot holds another key than the attested one. Before firmware 5.3
+// that shows only when the key is used.
+func (s *session) checkKey(key *AttestedKey) error {
+	if !s.hasMetadata() {
+		return nil
+	}
+	m, err := s.metadata("slot "+key.Slot.String(), byte(key.Slot))
+	if errors.Is(err, errAbsent) {
+		return fmt.Errorf("slot %v is empty: the key that was attested is gone", key.Slot)
+	}
+	if err != nil {
+		return err
+	}
+	point, err := parseTLV(m[0x04])
+	if err != nil || !bytes.Equal(point[0x86], key.Public.Bytes()) {
+		return fmt.Errorf("slot %v holds another key than the one that was attested", key.Slot)
+	}
+	return nil
+}
+
+// defaultTries is how many tries a card has if it does not say.
+const defaultTries = 3
+
+// tries reads the PIN's retry counter. It costs none.
+func (s *session) tries() (secret.Tries, error) {
+	if s.hasMetadata() {
+		m, err := s.metadata("the PIN", refPIN)
+		if err != nil {
+			return secret.Tries{}, err
+		}
+		n := m[0x06]
+		if len(n) != 2 {
+			return secret.Tries{}, fmt.Errorf("%w: a retry counter of %d bytes", pcsc.ErrGarbled, len(n))
+		}
+		return secret.Tries{Left: int(n[1]), Full: int(n[0])}, nil
+	}
+	// VERIFY without data: SP 800-73-4, part 2, 3.2.1.
+	_, sw, err := s.card.Do(pcsc.Command{INS: insVerify, P2: refPIN, NoLe: true})
+	switch {
+	case err != nil:
+		return secret.Tries{}, err
+	case sw&0xfff0 == 0x63c0:
+		return secret.Tries{Left: int(sw & 0xf), Full: defaultTries}, nil
+	case sw == swBlocked:
+		return secret.Tries{}, nil
+	}
+	return secret.Tries{}, fmt.Errorf("reading the retry counter: status word %v", sw)
+}
+
+// maxPIN is the length of a PIN on the card: SP 800-73-4, part 2, 2.4.3.
+const maxPIN = 8
+
+// verify shows the PIN to the card; see [secret.PINs].
+func (s *session) verify(pin []byte) error {
+	if len(pin) == 0 || len(pin) > maxPIN {
+		return fmt.Errorf("%w: it has %d bytes, and a PIV PIN has 6 to %d", backends.ErrPINIncorrect, len(pin), maxPIN)
+	}
+	apdu, err := secret.New(5 + maxPIN)
+	if err != nil {
+		return secret.NotSpent(err)
+	}
+	defer apdu.Close()
+	var answer []byte
+	err = apdu.Use(func(b []byte) (err error) {
+		copy(b, []byte{0x00, insVerify, 0x00, refPIN, maxPIN})
+		for i := range b[5:] {
+			b[5+i] = 0xff
+		}
+		copy(b[5:], pin)
+		answer, err = s.card.Transmit(b)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("verifying the PIN: %w", err)
+	}
+	return verdict(answer)
+}
+
+// verdict is what the answer to VERIFY means.
+func verdict(answer []byte) error {
+	if len(answer) != 2 {
+		return fmt.Errorf("%w: %d bytes in answer to a PIN", pcsc.ErrGarbled, len(answer))
+	}
+	sw := pcsc.Status(binary.BigEndian.Uint16(answer))
+	switch {
+	case sw == pcsc.OK:
+		return nil
+	case sw&0xfff0 == 0x63c0:
+		return fmt.Errorf("%w: %d tries are left", backends.ErrPINIncorrect, sw&0xf)
+	case sw == swBlocked:
+		return fmt.Errorf("%w: no tries are left, and the PIN is blocked", backends.ErrPINIncorrect)
+	}
+	return fmt.Errorf("verifying the PIN: status word %v", sw)
+}
+
+// ecdh has the card compute the shared secret of its key and peer (SP 800-73-4, part 2, A.5).
+func (s *session) ecdh(slot Slot, peer *ecdh.PublicKey) ([]byte, error) {
+	data := appendTLV(nil, 0x7c, append([]byte{0x82, 0x00}, appendTLV(nil, 0x85, peer.Bytes())...))
+	answer, err := s.do("using the key", pcsc.Command{INS: insAuthenticate, P1: algP256, P2: byte(slot), Data: data})
+	if err != nil {
+		return nil, err
+	}
+	outer, err := parseTLV(answer)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := parseTLV(outer[0x7c])
+	if err != nil {
+		return nil, err
+	}
+	if len(inner[0x82]) != 32 {
+		return nil, fmt.Errorf("%w: a shared secret of %d bytes", pcsc.ErrGarbled, len(inner[0x82]))
+	}
+	return inner[0x82], nil
+}
+
+// parseTLV parses BER-TLVs with tags of one byte, each of which may occur once.
+func parseTLV(b []byte) (map[byte][]byte, error) {
+	values := map[byte][]byte{}
+	for len(b) > 0 {
+		if len(b) < 2 {
+			return nil, fmt.Errorf("%w: a tag without a length", pcsc.ErrGarbled)
+		}
+		tag, n, head := b[0], int(b[1]), 2
+		switch {
+		case n == 0x81 && len(b) > 2:
+			n, head = int(b[2]), 3
+		case n == 0x82 && len(b) > 3:
+			n, head = int(b[2])<<8|int(b[3]), 4
+		case n >= 0x80:
+			return nil, fmt.Errorf("%w: a length that is none", pcsc.ErrGarbled)
+		}
+		if _, twice := values[tag]; twice || len(b) < head+n {
+			return nil, fmt.Errorf("%w: tag %02x is cut short, or there twice", pcsc.ErrGarbled, tag)
+		}
+		values[tag] = b[head : head+n]
+		b = b[head+n:]
+	}
+	return values, nil
+}
+
+// appendTLV encodes a value of less than 128 bytes.
+func appendTLV(b []byte, tag byte, value []byte) []byte {
+	return append(append(b, tag, byte(len(value))), value...)
+}

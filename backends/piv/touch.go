@@ -1,0 +1,53 @@
+package piv
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// touchDelay is how long a card may take before it is said to wait for a touch: with touch
+// policy "cached" it often does not.
+const touchDelay = 300 * time.Millisecond
+
+// duringTouch calls f, and tells while it waits for a touch, if the key wants one.
+func (d *device) duringTouch(f func() error) error {
+	if d.key.TouchPolicy == TouchNever {
+		return f()
+	}
+	var told sync.WaitGroup
+	told.Add(1)
+	timer := time.AfterFunc(touchDelay, func() {
+		defer told.Done()
+		d.setWaiting(fmt.Sprintf("waiting for a touch of YubiKey %d, which blinks: touch its metal contact", d.key.Serial))
+	})
+	err := f()
+	if !timer.Stop() {
+		told.Wait()
+		d.setWaiting("")
+	}
+	return err
+}
+
+func (d *device) setWaiting(what string) {
+	d.mu.Lock()
+	d.waiting = what
+	d.mu.Unlock()
+	if d.cfg.Waiting != nil {
+		d.cfg.Waiting(what)
+	}
+}
+
+func (d *device) waitsFor() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.waiting
+}
+
+// because explains a card that is busy.
+func (d *device) because() string {
+	if what := d.waitsFor(); what != "" {
+		return " (" + what + ")"
+	}
+	return ""
+}
