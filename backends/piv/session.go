@@ -44,6 +44,7 @@ var errSecurityStatus = errors.New("security status not satisfied")
 // session is a card that is open, with its PIV application selected.
 type session struct {
 	card    *pcsc.Card
+	reader  string
 	version [3]byte
 	serial  uint32
 }
@@ -92,7 +93,7 @@ func openReader(client *pcsc.Client, reader string) (_ *session, err error) {
 			err = errors.Join(fmt.Errorf("card in %s: %w", reader, err), card.Close())
 		}
 	}()
-	s := &session{card: card}
+	s := &session{card: card, reader: reader}
 	if _, err := s.do("selecting PIV", pcsc.Command{INS: insSelect, P1: 0x04, Data: aidPIV}); err != nil {
 		return nil, err
 	}

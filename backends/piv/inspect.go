@@ -1,0 +1,175 @@
+package piv
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/keyward/keyward/internal/pcsc"
+)
+
+// Card is a YubiKey that is plugged in.
+type Card struct {
+	Reader   string
+	Serial   uint32 // 0: see Err
+	Firmware string // "5.4.3"
+	Err      error  // why it can't be used; nil: it can
+}
+
+// Cards lists what is plugged in, also what can't be used. Each card is opened for a moment, and
+// reset; no PIN is tried.
+func Cards() ([]Card, error) {
+	client, err := pcsc.Dial()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	readers, err := client.Readers()
+	if err != nil {
+		return nil, err
+	}
+	var cards []Card
+	for _, r := range readers {
+		if !r.Present {
+			continue
+		}
+		card := Card{Reader: r.Name}
+		s, err := openReader(client, r.Name)
+		if err == nil {
+			card.Serial, card.Firmware = s.serial, s.firmware()
+			err = s.card.Close()
+		}
+		card.Err = err
+		cards = append(cards, card)
+	}
+	return cards, nil
+}
+
+func (s *session) firmware() string {
+	return fmt.Sprintf("%d.%d.%d", s.version[0], s.version[1], s.version[2])
+}
+
+// Inventory is what is on a card.
+type Inventory struct {
+	Card
+	// Described: the card tells what follows, which it does from firmware 5.3 on. If not, all of it is zero.
+	Described     bool
+	PIN, PUK      Reference
+	ManagementKey Reference // it has no tries
+	Slots         []SlotKey // 9a, 9c, 9d, 9e and 82 to 95, those with a key
+}
+
+// Reference is a PIN, or what is like one.
+type Reference struct {
+	Default    bool // it is the one from the factory, which everybody knows
+	Left, Full int  // tries
+}
+
+// SlotKey is a key in a slot.
+type SlotKey struct {
+	Slot      byte
+	Algorithm string
+	PIN       PINPolicy   // "" if it is none of ours
+	Touch     TouchPolicy // "" likewise
+	Generated bool        // in the card; false: imported
+}
+
+// Inspect reads what is on the card. No PIN is tried: that a PIN is the factory's, the card says itself.
+func Inspect(serial uint32) (*Inventory, error) {
+	inv := &Inventory{}
+	err := withSerial(serial, func(s *session) (err error) {
+		inv.Card = Card{Reader: s.reader, Serial: s.serial, Firmware: s.firmware()}
+		if inv.Described = s.hasMetadata(); !inv.Described {
+			return nil
+		}
+		return inv.read(s)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return inv, nil
+}
+
+// withSerial calls f with the card opened.
+func withSerial(serial uint32, f func(*session) error) error {
+	client, err := pcsc.Dial()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	s, err := openSerial(client, serial)
+	if err != nil {
+		return fmt.Errorf("YubiKey %d: %w", serial, err)
+	}
+	defer s.card.Close()
+	if err := f(s); err != nil {
+		return fmt.Errorf("YubiKey %d: %w", serial, err)
+	}
+	return nil
+}
+
+func (inv *Inventory) read(s *session) (err error) {
+	if inv.PIN, err = s.reference("the PIN", refPIN); err != nil {
+		return err
+	}
+	if inv.PUK, err = s.reference("the PUK", refPUK); err != nil {
+		return err
+	}
+	if inv.ManagementKey, err = s.reference("the management key", refManagement); err != nil {
+		return err
+	}
+	slots := []byte{0x9a, 0x9c, 0x9d, 0x9e}
+	for slot := byte(0x82); slot <= 0x95; slot++ {
+		slots = append(slots, slot)
+	}
+	for _, slot := range slots {
+		key, err := s.slotKey(slot)
+		if errors.Is(err, errAbsent) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		inv.Slots = append(inv.Slots, *key)
+	}
+	return nil
+}
+
+// reference reads GET METADATA's tags 05 (default) and 06 (tries in all, tries left).
+func (s *session) reference(what string, ref byte) (r Reference, err error) {
+	m, err := s.metadata(what, ref)
+	if err != nil {
+		return r, err
+	}
+	if d := m[0x05]; len(d) != 1 || d[0] > 1 {
+		return r, fmt.Errorf("%w: whether %s is the default: %x", pcsc.ErrGarbled, what, d)
+	}
+	r.Default = m[0x05][0] == 1
+	if tries := m[0x06]; len(tries) == 2 {
+		r.Full, r.Left = int(tries[0]), int(tries[1])
+	}
+	return r, nil
+}
+
+// Algorithms of GET METADATA's tag 01.
+var algorithms = map[byte]string{
+	0x06: "RSA 1024", 0x07: "RSA 2048", 0x05: "RSA 3072", 0x16: "RSA 4096",
+	algP256: "P-256", 0x14: "P-384", 0xe0: "Ed25519", 0xe1: "X25519",
+}
+
+// slotKey describes a key; errAbsent: the slot is empty.
+func (s *session) slotKey(slot byte) (*SlotKey, error) {
+	m, err := s.metadata(fmt.Sprintf("slot %02x", slot), slot)
+	if err != nil {
+		return nil, err
+	}
+	if len(m[0x01]) != 1 || len(m[0x02]) != 2 || len(m[0x03]) != 1 {
+		return nil, fmt.Errorf("%w: slot %02x is described by %x", pcsc.ErrGarbled, slot, m)
+	}
+	key := &SlotKey{Slot: slot, Algorithm: algorithms[m[0x01][0]], Generated: m[0x03][0] == 1}
+	if key.Algorithm == "" {
+		key.Algorithm = fmt.Sprintf("algorithm %02x", m[0x01][0])
+	}
+	key.PIN = map[byte]PINPolicy{1: PINNever, 2: PINOnce, 3: PINAlways}[m[0x02][0]]
+	key.Touch = map[byte]TouchPolicy{1: TouchNever, 2: TouchAlways, 3: TouchCached}[m[0x02][1]]
+	return key, nil
+}
