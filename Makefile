@@ -2,6 +2,7 @@
 # make test  every test there is
 # make demo  one shot: sign, be refused, see the audit trail
 # make bench signatures a second, as ratios to the token's own
+# make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make lint  staticcheck and govulncheck
 
 FUZZTIME ?= 3s
@@ -10,7 +11,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit fuzz node demo bench lint clean deps deps-test
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench lint clean deps deps-test
 
 build:
 	go build -trimpath -o bin/keyward ./cmd/agent
@@ -24,7 +25,7 @@ deps-test:
 run: deps build
 	@scripts/run
 
-test: deps-test build check testnode unit fuzz node
+test: deps-test build check testnode unit conformance-piv fuzz node
 
 check:
 	go vet ./...
@@ -38,6 +39,9 @@ testnode:
 
 unit:
 	go test -race ./...
+
+conformance-piv: deps-test
+	@scripts/conformance-piv
 
 # Each target for a few seconds. Only what has one is listed; a target can't be forgotten.
 fuzz:

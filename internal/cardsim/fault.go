@@ -22,7 +22,8 @@ const (
 	// Endless: the command runs; the answer is 61xx, and so is the answer to each GET RESPONSE.
 	// Any other command ends it.
 	Endless
-	// UnplugBefore: the card is taken out before the command runs.
+	// UnplugBefore: the card is taken out before the command runs. With vpcd, libpcsclite then reports an
+	// answer of no bytes, and an error for the command after it; a USB reader, an error at once.
 	UnplugBefore
 	// UnplugDuring: the command runs, and the card is taken out before it answers.
 	UnplugDuring

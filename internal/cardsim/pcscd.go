@@ -165,9 +165,26 @@ func (p *PCSCD) Insert(t testing.TB, reader int, card *Card) {
 
 // Put is Insert outside of a test.
 func (p *PCSCD) Put(reader int, card *Card) error {
-	p.slots[reader].take() // what a fault unplugged is still remembered
+	s := &p.slots[reader]
+	s.take() // what a fault unplugged is still remembered
+	powered := s.put(card)
+	// pcscd may not have noticed that the card before is gone: then the reader is full to it, but this
+	// card has no power.
+	return p.await(reader, func(state ReaderState) bool {
+		select {
+		case <-powered:
+			return state.Present
+		default:
+			return false
+		}
+	})
+}
+
+// Replug takes the card out and puts it in again, or another one, before pcscd can see that the reader
+// is empty. It does not wait until pcscd sees the card.
+func (p *PCSCD) Replug(reader int, card *Card) {
+	p.slots[reader].take()
 	p.slots[reader].put(card)
-	return p.await(reader, func(s ReaderState) bool { return s.Present })
 }
 
 // Remove takes the card out of a reader, if one is in. pcscd sees it within 400 ms, or at the

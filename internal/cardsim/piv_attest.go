@@ -44,7 +44,7 @@ var root = sync.OnceValue(func() authority {
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
-	return authority{key, sign(template, template, &key.PublicKey, key)}
+	return authority{key, signCert(template, template, &key.PublicKey, key)}
 })
 
 // AttestationRoot is the certificate that all attestations by cards of this process lead to.
@@ -58,8 +58,8 @@ func newECKey() *ecdsa.PrivateKey {
 	return key
 }
 
-// sign panics on an error: what is signed is made here.
-func sign(template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey) *x509.Certificate {
+// signCert panics on an error: what is signed is made here.
+func signCert(template, parent *x509.Certificate, public any, key *ecdsa.PrivateKey) *x509.Certificate {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
 		panic(err)
@@ -85,7 +85,7 @@ func newAttestationKey(firmware Firmware, serial uint32) (*pivKey, []byte) {
 		KeyUsage:              x509.KeyUsageCertSign,
 		ExtraExtensions:       []pkix.Extension{{Id: extFirmware, Value: firmware[:]}},
 	}
-	cert := sign(template, root().cert, &key.PublicKey, root().key)
+	cert := signCert(template, root().cert, &key.PublicKey, root().key)
 	k := &pivKey{private: &ecKey{algP256, key}, pin: policyNever, touch: policyNever, origin: originGenerated}
 	return k, certificateObject(cert.Raw)
 }

@@ -33,8 +33,9 @@ type slot struct {
 	done chan struct{}      // closed when it is out
 }
 
-// put puts the card in; it must be empty. The card connects again if vpcd goes away.
-func (s *slot) put(card *Card) {
+// put puts the card in; it must be empty. The card connects again if vpcd goes away. powered is closed
+// when the card gets power for the first time.
+func (s *slot) put(card *Card) (powered <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.card != nil {
@@ -42,14 +43,17 @@ func (s *slot) put(card *Card) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	on := make(chan struct{})
 	s.card, s.out, s.done = card, cancel, done
+	onPower := sync.OnceFunc(func() { close(on) })
 	go func() {
 		defer close(done)
 		defer cancel()
 		for ctx.Err() == nil {
-			s.connect(ctx, cancel, card)
+			s.connect(ctx, cancel, onPower, card)
 		}
 	}()
+	return on
 }
 
 // take takes the card out, if there is one. A command that waits ends without an answer.
@@ -79,8 +83,9 @@ func (s *slot) full() bool {
 	}
 }
 
-// connect serves one connection. unplug is called if a fault takes the card out.
-func (s *slot) connect(ctx context.Context, unplug func(), card *Card) {
+// connect serves one connection. It calls unplug if a fault takes the card out, and onPower each
+// time the card is switched on.
+func (s *slot) connect(ctx context.Context, unplug, onPower func(), card *Card) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", s.addr)
 	if err != nil {
@@ -103,6 +108,9 @@ func (s *slot) connect(ctx context.Context, unplug func(), card *Card) {
 		readMessages(ctx, conn.(*net.TCPConn), messages)
 	}()
 	for m := range messages {
+		if len(m) == 1 && m[0] == vpcdOn {
+			onPower()
+		}
 		answer, out := serve(ctx, card, m)
 		if answer != nil && writeMessage(conn, answer) != nil {
 			cancel()
