@@ -44,6 +44,9 @@ func parseTLV(b []byte) (t tlv, rest []byte, err error) {
 			v := next()
 			t.Tag = t.Tag<<8 | v
 			more = v&0x80 != 0
+			if t.Tag > 0xffffff {
+				err = errTLV // no card has tags of more than three bytes
+			}
 		}
 	}
 	n := next()
@@ -85,7 +88,7 @@ func value(all []tlv, tag int) []byte {
 // appendTLV encodes a data object, with the shortest length.
 func appendTLV(b []byte, tag int, value []byte) []byte {
 	for shift := 16; shift >= 0; shift -= 8 {
-		if tag>>shift != 0 {
+		if shift == 0 || tag>>shift != 0 {
 			b = append(b, byte(tag>>shift))
 		}
 	}
