@@ -194,7 +194,7 @@ func (p *PCSCD) Remove(reader int) { p.slots[reader].take() }
 // AwaitEmpty returns once pcscd sees that no card is in a reader.
 func (p *PCSCD) AwaitEmpty(t testing.TB, reader int) {
 	t.Helper()
-	if err := p.await(reader, func(s ReaderState) bool { return !s.Present }); err != nil {
+	if err := p.await(reader, func(s ReaderState) bool { return s.Empty }); err != nil {
 		t.Fatal(err)
 	}
 }

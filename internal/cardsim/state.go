@@ -12,6 +12,7 @@ import (
 type ReaderState struct {
 	Name    string
 	Present bool  // a card is in, and powered
+	Empty   bool  // no card is in; neither is so of a card that did not come up from a reset
 	Sharing int32 // how many programs hold the card; -1 if one holds it exclusively
 }
 
@@ -24,6 +25,7 @@ const (
 	protocolMajor, protocolMinor = 4, 4
 
 	maxReaders   = 16
+	stateAbsent  = 0x0002 // SCARD_ABSENT
 	statePresent = 0x0004 // SCARD_PRESENT
 )
 
@@ -67,7 +69,9 @@ func (p *PCSCD) States() ([]ReaderState, error) {
 			continue
 		}
 		name, _, _ := bytes.Cut(w.Name[:], []byte{0})
-		states = append(states, ReaderState{Name: string(name), Present: w.State&statePresent != 0, Sharing: w.Sharing})
+		states = append(states, ReaderState{
+			Name: string(name), Present: w.State&statePresent != 0, Empty: w.State&stateAbsent != 0, Sharing: w.Sharing,
+		})
 	}
 	return states, nil
 }
