@@ -148,6 +148,7 @@ func (c *Client) state(name string) (Reader, error) {
 type Card struct {
 	h    C.SCARDHANDLE
 	open bool
+	gone bool // the last command said so
 }
 
 // Open opens the card in the reader of that name, exclusively. [ErrInUse]: another program has
@@ -170,16 +171,23 @@ func (c *Client) Open(reader string) (*Card, error) {
 
 // Close resets the card, which clears what was verified, and lets others use it. Closing
 // a closed Card does nothing. After an error the card is released with its Client.
+//
+// A card that is gone is not reset: pcscd takes note of a failed reset as of a removal, and if the
+// card is back by the time that it looks, it does not notice that, and the card stays dead to it.
 func (c *Card) Close() error {
 	if !c.open {
 		return nil
 	}
 	c.open = false
+	disposition := C.DWORD(C.SCARD_RESET_CARD)
+	if c.gone {
+		disposition = C.SCARD_LEAVE_CARD
+	}
 	end := check("SCardEndTransaction", C.SCardEndTransaction(c.h, C.SCARD_LEAVE_CARD))
 	if errors.Is(end, ErrGone) {
 		end = nil // of no interest; Disconnect says so too
 	}
-	return errors.Join(end, check("SCardDisconnect", C.SCardDisconnect(c.h, C.SCARD_RESET_CARD)))
+	return errors.Join(end, check("SCardDisconnect", C.SCardDisconnect(c.h, disposition)))
 }
 
 // maxAPDU is the size of an answer: 256 bytes and the status word, as long as extended
@@ -199,7 +207,12 @@ func (c *Card) Transmit(apdu []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrGarbled, maxAPDU)
 	}
 	if err != nil {
+		c.gone = isCode(err, codeRemovedCard) || isCode(err, codeNotTransacted) || isCode(err, codeNoSmartcard) || isCode(err, codeReaderUnavailable)
 		return nil, err
+	}
+	if n == 0 { // what some drivers make of a card that was pulled
+		c.gone = true
+		return nil, fmt.Errorf("%w: no answer", ErrGone)
 	}
 	return out[:n], nil
 }
