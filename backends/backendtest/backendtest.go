@@ -22,6 +22,9 @@ type Options struct {
 	// Unknown is a well-formed URI of a key that the device never had. "": a
 	// key is made and destroyed to have one.
 	Unknown string
+	// Keys is how many keys the device can hold at a time, at least 2; 0: more than are
+	// made here. Where a test makes more, the oldest are destroyed.
+	Keys int
 }
 
 // Run holds the backend that open gives to its contract. open is called for each subtest,
@@ -41,6 +44,7 @@ func Run(t *testing.T, opts Options, open func(t *testing.T) backends.Backend) {
 		{"SignManyDigests", s.signMany},
 		{"SignParallel", s.signParallel},
 		{"Destroy", s.destroy},
+		{"Full", s.full},
 		{"NotFound", s.notFound},
 		{"ContextDone", s.contextDone},
 		{"Deadline", s.deadline},
@@ -57,8 +61,9 @@ type suite struct{ Options }
 
 func (s *suite) generate(t *testing.T, b backends.Backend) {
 	uris, points := map[string]bool{}, map[string]bool{}
+	r := s.rack(b)
 	for i := range 5 {
-		k := Generate(t, b, fmt.Sprintf("keyward-generate-%d", i))
+		k := r.generate(t, fmt.Sprintf("keyward-generate-%d", i))
 		uris[k.URI()] = true
 		points[string(point(k))] = true
 		switch k.Protection() {
@@ -74,7 +79,7 @@ func (s *suite) generate(t *testing.T, b backends.Backend) {
 		t.Errorf("5 keys have %d URIs and %d public keys", len(uris), len(points))
 	}
 	// Two keys of one label are two keys all the same.
-	if a, b := Generate(t, b, "keyward-twin"), Generate(t, b, "keyward-twin"); a.URI() == b.URI() {
+	if a, b := r.generate(t, "keyward-twin"), r.generate(t, "keyward-twin"); a.URI() == b.URI() {
 		t.Errorf("two keys have the URI %q", a.URI())
 	}
 }
@@ -121,7 +126,11 @@ func (s *suite) signMany(t *testing.T, b backends.Backend) {
 }
 
 func (s *suite) signParallel(t *testing.T, b backends.Backend) {
-	const keys, callers = 3, 16
+	const callers = 16
+	keys := 3
+	if s.Keys != 0 {
+		keys = min(keys, s.Keys)
+	}
 	var ks []backends.Key
 	for i := range keys {
 		ks = append(ks, Generate(t, b, fmt.Sprintf("keyward-parallel-%d", i)))
@@ -155,6 +164,27 @@ func (s *suite) destroy(t *testing.T, b backends.Backend) {
 		t.Errorf("second Destroy: %v, want ErrKeyNotFound", err)
 	}
 	Verify(t, stays, randomDigest())
+}
+
+// full fills the device: one key more is refused, and none is lost by that.
+func (s *suite) full(t *testing.T, b backends.Backend) {
+	if s.Keys == 0 {
+		return
+	}
+	var ks []backends.Key
+	for i := range s.Keys {
+		ks = append(ks, Generate(t, b, fmt.Sprintf("keyward-full-%d", i)))
+	}
+	if k, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-more"}); err == nil {
+		t.Errorf("Generate on a full device = %s", k.URI())
+	}
+	for _, k := range ks {
+		Verify(t, k, randomDigest())
+	}
+	if err := b.Destroy(t.Context(), ks[0].URI()); err != nil {
+		t.Fatal(err)
+	}
+	Verify(t, Generate(t, b, "keyward-more"), randomDigest())
 }
 
 func (s *suite) notFound(t *testing.T, b backends.Backend) {
@@ -253,12 +283,20 @@ func (s *suite) list(t *testing.T, b backends.Backend) {
 		return
 	}
 	want := map[string]string{}
+	r := s.rack(b)
+	r.destroyed = func(uri string) { delete(want, uri) }
 	for _, label := range []string{"keyward-a", "keyward-ab", "other"} {
-		k := Generate(t, b, label)
+		k := r.generate(t, label)
 		if label != "other" {
 			want[k.URI()] = label
 		}
+		checkList(t, l, want)
 	}
+}
+
+// checkList wants those keys, label by URI, to be all whose label starts with keyward-a, and each to sign.
+func checkList(t *testing.T, l backends.Lister, want map[string]string) {
+	t.Helper()
 	list, err := l.Keys(t.Context(), "keyward-a")
 	if err != nil {
 		t.Fatalf("Keys: %v", err)
@@ -287,6 +325,33 @@ func (s *suite) status(t *testing.T, b backends.Backend) {
 	if st := p.Status(t.Context()); st.State != "unavailable" || st.Detail == "" {
 		t.Errorf("Status after Close = %+v, want unavailable and a reason", st)
 	}
+}
+
+// rack generates keys on a device that may have room for few.
+type rack struct {
+	b         backends.Backend
+	keys      int // 0: any number
+	has       []string
+	destroyed func(uri string) // told of a key that had to go
+}
+
+func (s *suite) rack(b backends.Backend) *rack {
+	return &rack{b: b, keys: s.Keys, destroyed: func(string) {}}
+}
+
+// generate makes a key, having destroyed the oldest if there is no room.
+func (r *rack) generate(t *testing.T, label string) backends.Key {
+	t.Helper()
+	if r.keys != 0 && len(r.has) == r.keys {
+		if err := r.b.Destroy(t.Context(), r.has[0]); err != nil {
+			t.Fatalf("Destroy: %v", err)
+		}
+		r.destroyed(r.has[0])
+		r.has = r.has[1:]
+	}
+	k := Generate(t, r.b, label)
+	r.has = append(r.has, k.URI())
+	return k
 }
 
 // calls makes one call of each method that takes a context, and returns the errors.
