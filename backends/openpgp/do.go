@@ -1,0 +1,115 @@
+package openpgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/pcsc"
+)
+
+var errClosed = fmt.Errorf("%w: closed", backends.ErrUnavailable)
+
+// do opens the card, runs op and closes the card. It returns when that is done, or when ctx or
+// the timeout is; then op ends at its next command.
+func do[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error)) (T, error) {
+	return doOrUndo(ctx, b, what, op, nil)
+}
+
+// doOrUndo is do for an op whose success has to be taken back if nobody waits for it any more.
+func doOrUndo[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	v, err := once(ctx, b, op, undo)
+	if err != nil {
+		err = b.wrap(what, err)
+	}
+	return v, err
+}
+
+func once[T any](ctx context.Context, b *Backend, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+	var zero T
+	if err := b.takeTurn(ctx); err != nil {
+		return zero, err
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	answer, gone := make(chan result), make(chan struct{})
+	go func() { // Close waits for it: it has the turn
+		defer func() { <-b.turn }()
+		v, err := onCard(ctx, b, op)
+		select {
+		case answer <- result{v, err}:
+		case <-gone:
+			if err == nil && undo != nil {
+				b.undo(func(s *session) error { return undo(s, v) })
+			}
+		}
+	}()
+	select {
+	case r := <-answer:
+		return r.v, r.err
+	case <-ctx.Done():
+		close(gone)
+		return zero, fmt.Errorf("%w: the card did not answer in time: %w", backends.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// undo takes back what came too late. The caller has the turn.
+func (b *Backend) undo(f func(*session) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
+	defer cancel()
+	if _, err := onCard(ctx, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
+		b.log.Error("what nobody waited for was not undone; see: keyward key list", "error", err)
+	}
+}
+
+// takeTurn waits until no other operation has the card.
+func (b *Backend) takeTurn(ctx context.Context) error {
+	if b.life.Err() != nil {
+		return errClosed
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", backends.ErrUnavailable, context.Cause(ctx))
+	}
+	select {
+	case b.turn <- struct{}{}:
+	case <-b.life.Done():
+		return errClosed
+	case <-ctx.Done():
+		return fmt.Errorf("%w: other operations have the card: %w", backends.ErrUnavailable, context.Cause(ctx))
+	}
+	if b.life.Err() != nil { // both were ready
+		<-b.turn
+		return errClosed
+	}
+	return nil
+}
+
+// onCard runs op. The card is closed when it returns.
+func onCard[T any](ctx context.Context, b *Backend, op func(*session) (T, error)) (v T, err error) {
+	s, err := b.open(ctx)
+	if err != nil {
+		return v, err
+	}
+	defer func() {
+		// A card that is gone has forgotten the PIN without our help.
+		if closeErr := s.close(); closeErr != nil && !errors.Is(closeErr, pcsc.ErrGone) && !errors.Is(closeErr, pcsc.ErrNoService) {
+			b.log.Warn("the card was not reset", "error", closeErr)
+		}
+	}()
+	return op(s)
+}
+
+// wrap adds what was tried, and says of what the service or the card did that it may be over later.
+func (b *Backend) wrap(what string, err error) error {
+	var service *pcsc.Error
+	passing := errors.As(err, &service) || errors.Is(err, pcsc.ErrGone) || errors.Is(err, pcsc.ErrGarbled)
+	if passing && !errors.Is(err, backends.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+	}
+	return fmt.Errorf("openpgp %s: %s: %w", b.cfg.Name, what, err)
+}
