@@ -14,7 +14,8 @@ import (
 
 // openers open a backend of each type that config knows.
 var openers = map[string]func(a *agent, ctx context.Context, name string, b *config.Backend) (backends.Backend, error){
-	"pkcs11": (*agent).openPKCS11,
+	"openpgp": (*agent).openOpenPGP,
+	"pkcs11":  (*agent).openPKCS11,
 }
 
 // openBackends opens every configured backend. A device that is absent or locked is no

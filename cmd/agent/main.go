@@ -8,9 +8,14 @@ import (
 	"os"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/backends/isolated"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == isolated.Arg {
+		os.Exit(serveChild())
+	}
 	t := &tool{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(t.run(context.Background(), os.Args[1:]))
 }

@@ -24,6 +24,7 @@ var backendTypes = []struct {
 	name string
 	new  func() Settings // with defaults
 }{
+	{"openpgp", newOpenPGP},
 	{"pkcs11", func() Settings { return &PKCS11{} }},
 }
 
@@ -40,7 +41,11 @@ func BackendTypes() []string {
 func NewBackend(typ string) *Backend {
 	for _, t := range backendTypes {
 		if t.name == typ {
-			return &Backend{Type: typ, Timeout: 10 * time.Second, Settings: t.new()}
+			b := &Backend{Type: typ, Timeout: 10 * time.Second, Settings: t.new()}
+			if s, ok := b.Settings.(interface{ defaultTimeout() time.Duration }); ok {
+				b.Timeout = s.defaultTimeout()
+			}
+			return b
 		}
 	}
 	panic("config: no backend type " + typ)

@@ -1,0 +1,60 @@
+package config
+
+import (
+	"slices"
+	"time"
+)
+
+// OpenPGP is the OpenPGP application of a YubiKey or another card; see package openpgp.
+type OpenPGP struct {
+	Serial    string   // as printed on the YubiKey, or shown by gpg --card-status
+	Slots     []string // "sig" and "aut"; nil: both
+	Touch     string   // policy for new keys; "": as the card has it
+	Overwrite []string // fingerprints of keys that are not Keyward's and may be overwritten
+
+	PIN      PIN
+	PINHold  time.Duration // how long the PIN stays in memory; 0: until keyward lock
+	AdminPIN AdminPIN
+}
+
+// AdminPIN says where the PIN comes from that generating and destroying keys takes; at most one is set.
+type AdminPIN struct {
+	File       string // a file
+	Credential string // a systemd credential's name
+}
+
+func newOpenPGP() Settings { return &OpenPGP{} }
+
+func (c *OpenPGP) fields() []field {
+	return slices.Concat([]field{
+		{key: "serial", dst: &c.Serial, doc: "the card's serial number: printed on a YubiKey, shown by gpg --card-status"},
+		{key: "slots", dst: &c.Slots, doc: `the keys of the card that may be generated: "sig" and "aut"; empty: both`},
+		{key: "touch", dst: &c.Touch, one: []string{"off", "on", "fixed", "cached", "cached-fixed"},
+			doc: "touch policy given to a new key; fixed can't be changed back; not set: as the card has it"},
+		{key: "overwrite", dst: &c.Overwrite, doc: "fingerprints of keys on the card that are not Keyward's and may be overwritten"},
+	}, c.PIN.fields(), []field{
+		{key: "pin_hold", dst: &c.PINHold, doc: "how long the PIN stays in locked memory; 0: until keyward lock"},
+		{key: "admin_pin_file", dst: &c.AdminPIN.File, doc: "the admin PIN, needed to generate and destroy keys, is in this file"},
+		{key: "admin_pin_credential", dst: &c.AdminPIN.Credential, doc: "the admin PIN is this systemd credential"},
+	})
+}
+
+func (c *OpenPGP) validate(d *document, p path) error {
+	if c.Serial == "" {
+		return d.errorf(p, "backend %q names no card; add serial = (the number printed on it)", p[1])
+	}
+	for _, slot := range c.Slots {
+		if slot != "sig" && slot != "aut" {
+			return d.errorf(p.in("slots"), `slots: unknown slot %q, want "sig" or "aut"`, slot)
+		}
+	}
+	if c.AdminPIN.File != "" && c.AdminPIN.Credential != "" {
+		return d.errorf(p.in("admin_pin_credential"), "backend %q has two sources for its admin PIN; keep one", p[1])
+	}
+	return c.PIN.validate(d, p)
+}
+
+func (c *OpenPGP) pin() *PIN { return &c.PIN }
+
+// defaultTimeout leaves time for a touch, which a YubiKey waits for 15 s.
+func (c *OpenPGP) defaultTimeout() time.Duration { return 30 * time.Second }

@@ -1,0 +1,115 @@
+package softhsmtest
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/socket/api"
+	"github.com/keyward/keyward/socket/client"
+)
+
+// TestOpenPGPCard runs the whole agent on a session key in the OpenPGP application of a YubiKey, through
+// the real pcscd: made, used within its policy and not beyond, with the card out and in again.
+func TestOpenPGPCard(t *testing.T) {
+	const userPIN, adminPIN = "472911", "83920175"
+	pcscd := cardsim.StartPCSCD(t)
+	app := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: 5555555})
+	app.SetPINs(userPIN, adminPIN)
+	card := cardsim.NewCard(app)
+	pcscd.Insert(t, 0, card)
+
+	bin, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncBuffer{}}
+	a.Keyward("init", "--softhsm")
+	for name, pin := range map[string]string{"yubi-pin": userPIN, "yubi-admin-pin": adminPIN} {
+		if err := os.WriteFile(filepath.Join(a.Dir, name), []byte(pin+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.configure(`
+[backends.yubi]
+type = "openpgp"
+serial = "5555555"
+pin_file = "` + filepath.Join(a.Dir, "yubi-pin") + `"
+admin_pin_file = "` + filepath.Join(a.Dir, "yubi-admin-pin") + `"
+`)
+	a.Start()
+	t.Cleanup(a.finish)
+
+	sess := a.activeSessionOn("yubi", transferSpec(3))
+	if !strings.HasPrefix(a.Keyward("key", "list", "--json"), "[") || !strings.Contains(a.Keyward("key", "list"), "openpgp:serial=05555555;slot=sig;signer=0x") {
+		t.Errorf("key list: %s", a.Keyward("key", "list"))
+	}
+	c := a.Client()
+	sign := func(nonce uint64) error {
+		_, err := c.SignTransaction(t.Context(), transferTx(sess.ID, nonce))
+		return err
+	}
+	if err := sign(0); err != nil {
+		t.Fatalf("signing: %v", err)
+	}
+	pcscd.AwaitFree(t, 0) // for gpg
+	if app.Verified() {
+		t.Error("a PIN is still verified")
+	}
+
+	pcscd.Remove(0)
+	pcscd.AwaitEmpty(t, 0)
+	if err := sign(1); err == nil {
+		t.Error("a signature without the card")
+	}
+	pcscd.Insert(t, 0, card)
+	if err := sign(1); err != nil {
+		t.Errorf("signing with the card back: %v", err)
+	}
+	if err := sign(2); err != nil {
+		t.Errorf("signing: %v", err)
+	}
+	var refusal *client.Error
+	if err := sign(3); !errors.As(err, &refusal) || refusal.Code != api.CodeDenied {
+		t.Errorf("a transfer beyond the limit: %v, want a denial", err)
+	}
+	if user, admin := app.Tries(); user != 3 || admin != 3 {
+		t.Errorf("tries left: %d and %d, want 3 and 3", user, admin)
+	}
+	if log := a.log.String(); strings.Contains(log, userPIN) || strings.Contains(log, adminPIN) {
+		t.Errorf("a PIN is in the log:\n%s", log)
+	}
+}
+
+// configure adds to the configuration file.
+func (a *Agent) configure(text string) {
+	a.t.Helper()
+	f, err := os.OpenFile(filepath.Join(a.Dir, "config.toml"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// activeSessionOn is ActiveSession with a key in that backend.
+func (a *Agent) activeSessionOn(backend, spec string) *api.Session {
+	a.t.Helper()
+	file := filepath.Join(a.t.TempDir(), "spec.json")
+	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	out := a.Keyward("session", "create", "--backend", backend, "--spec", file, "--account", userAccount, "--chain", "abstract-testnet", "--json")
+	sess := new(api.Session)
+	if err := json.Unmarshal([]byte(out), sess); err != nil {
+		a.t.Fatalf("session create printed %q: %v", out, err)
+	}
+	a.Keyward("session", "activate", sess.ID)
+	return sess
+}
