@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,6 +39,7 @@ func TestOpenPGPCard(t *testing.T) {
 [backends.yubi]
 type = "openpgp"
 serial = "5555555"
+timeout = "3s"
 pin_file = "` + filepath.Join(a.Dir, "yubi-pin") + `"
 admin_pin_file = "` + filepath.Join(a.Dir, "yubi-admin-pin") + `"
 `)
@@ -61,6 +63,28 @@ admin_pin_file = "` + filepath.Join(a.Dir, "yubi-admin-pin") + `"
 		t.Error("a PIN is still verified")
 	}
 
+	// gpg's scdaemon takes the card and keeps it until it is told to let go.
+	gpg := gnupg(t)
+	if out := gpg("gpg", "--card-status"); !strings.Contains(out, "Serial number ....: 05555555") {
+		t.Errorf("gpg --card-status: %q", out)
+	}
+	if err := sign(1); err == nil {
+		t.Error("a signature while scdaemon has the card")
+	}
+	if status := a.Keyward("status"); !strings.Contains(status, "scdaemon") {
+		t.Errorf("the status does not say who has the card:\n%s", status)
+	}
+	gpg("gpgconf", "--kill", "all")
+	pcscd.AwaitFree(t, 0)
+
+	// The card hangs: the call ends, and the process that made it.
+	card.Fail(cardsim.Fault{INS: 0x2A, Do: cardsim.Hang})
+	if err := sign(1); err == nil {
+		t.Error("a signature by a card that hangs")
+	}
+	card.Heal()
+	pcscd.AwaitFree(t, 0)
+
 	pcscd.Remove(0)
 	pcscd.AwaitEmpty(t, 0)
 	if err := sign(1); err == nil {
@@ -83,6 +107,33 @@ admin_pin_file = "` + filepath.Join(a.Dir, "yubi-admin-pin") + `"
 	if log := a.log.String(); strings.Contains(log, userPIN) || strings.Contains(log, adminPIN) {
 		t.Errorf("a PIN is in the log:\n%s", log)
 	}
+}
+
+// gnupg runs gpg and its daemons in a home of their own.
+func gnupg(t *testing.T) func(name string, args ...string) string {
+	t.Helper()
+	home, err := os.MkdirTemp("", "gpg") // short: there are sockets in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "scdaemon.conf"), []byte("disable-ccid\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), "GNUPGHOME="+home, "LC_ALL=C.UTF-8")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	t.Cleanup(func() {
+		run("gpgconf", "--kill", "all")
+		os.RemoveAll(home)
+	})
+	return run
 }
 
 // configure adds to the configuration file.

@@ -166,9 +166,11 @@ func (b *Backend) accept(s *session, sl *slot, st *slotState, text string) error
 	return err
 }
 
-// disown takes back what accept may have written.
+// disown takes back what accept may have written, also when nobody waits any more.
 func (b *Backend) disown(s *session, sl *slot) error {
+	s.ctx = context.WithoutCancel(s.ctx)
 	if err := s.putData(sl.fingerprint, freeMark[:]); err != nil {
+		b.log.Error("a key may be left on the card, unused", "serial", s.data.serial, "slot", sl.name, "error", err)
 		return fmt.Errorf("a key may be left as the %s of card %s, unused: %w", sl.what, s.data.serial, err)
 	}
 	return nil

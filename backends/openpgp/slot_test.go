@@ -1,9 +1,11 @@
 package openpgp_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
@@ -140,5 +142,40 @@ func TestInterruptedGenerate(t *testing.T) {
 		}
 		backendtest.Verify(t, backendtest.Generate(t, b, "keyward-y"), [32]byte{1})
 		isFree(t, 0)
+	}
+}
+
+// TestAbandonedGenerate: nobody waits any more, at each step from the first change to the closing of
+// the card, which comes after the key is complete. No key of ours is left.
+func TestAbandonedGenerate(t *testing.T) {
+	steps := []cardsim.Fault{
+		{INS: insPut, Skip: 0}, {INS: insGenerate, Skip: 0}, {INS: insPut, Skip: 2}, {INS: insPut, Skip: 3}, {INS: insPut, Skip: 4},
+		{INS: insVerify, Skip: 1}, // VERIFY with P1 FF, before closing
+	}
+	for i, fault := range steps {
+		c := given(t, cardsim.OpenPGPConfig{})
+		b := open(t, config())
+		fault.Do = cardsim.Hang
+		before := c.Count(fault.INS)
+		c.Fail(fault)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			_, err := b.Generate(ctx, backends.KeyAttributes{Label: "keyward-x"})
+			done <- err
+		}()
+		for c.Count(fault.INS) != before+fault.Skip+1 {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("step %d: Generate = %v, want Canceled", i, err)
+		}
+		c.Heal()
+		if list, err := b.Keys(t.Context(), ""); err != nil || len(list) != 0 { // waits for its turn
+			t.Errorf("step %d: Keys = %v, %v, want none", i, list, err)
+		}
+		backendtest.Verify(t, backendtest.Generate(t, b, "keyward-y"), [32]byte{1})
+		backendtest.Verify(t, backendtest.Generate(t, b, "keyward-z"), [32]byte{1})
 	}
 }
