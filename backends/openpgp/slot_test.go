@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
 	"github.com/keyward/keyward/backends/openpgp"
@@ -102,6 +103,23 @@ func TestReplacedKey(t *testing.T) {
 				t.Errorf("Generate = %v, want ErrNoSlot", err)
 			}
 		})
+	}
+}
+
+// TestImportedKeyIsNotResident: a key that was outside of the card is not ours, not even under our mark.
+func TestImportedKeyIsNotResident(t *testing.T) {
+	scalar := []byte(strings.Repeat("\x01", 32))
+	private, err := crypto.ToECDSA(scalar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given(t, cardsim.OpenPGPConfig{})
+	asGPG(t, pcsc.Command{INS: insPut, P2: 0xC1, Data: secp256k1},
+		pcsc.Command{INS: 0xDB, P1: 0x3F, P2: 0xFF, Data: append([]byte{0x4D, 42, 0xB6, 0, 0x7F, 0x48, 2, 0x92, 32, 0x5F, 0x48, 32}, scalar...)},
+		pcsc.Command{INS: insPut, P2: 0xC7, Data: crypto.PubkeyToAddress(private.PublicKey).Bytes()})
+	b := open(t, config())
+	if list, err := b.Keys(t.Context(), ""); err != nil || len(list) != 0 {
+		t.Errorf("Keys = %v, %v, want none", list, err)
 	}
 }
 
