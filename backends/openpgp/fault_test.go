@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -333,4 +334,31 @@ func TestServiceKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	recovers(t, 0, k)
+}
+
+// TestNothingIsLeaked: each operation gives back its connection to the service, however it ends.
+func TestNothingIsLeaked(t *testing.T) {
+	c := given(t, cardsim.OpenPGPConfig{})
+	_, k := signer(t, c, "sig")
+	files := func() int {
+		t.Helper()
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	before := files()
+	for range 10 {
+		backendtest.Verify(t, k, [32]byte{1})
+		for _, ins := range []byte{insSelect, insGet, insVerify, insPSO} {
+			c.Fail(cardsim.Fault{INS: ins, Do: cardsim.NoStatus})
+			if _, err := k.SignDigest(t.Context(), [32]byte{1}); err == nil {
+				t.Error("SignDigest succeeded")
+			}
+		}
+	}
+	if n := files() - before; n > 5 { // of what else the process does
+		t.Errorf("%d files more are open after 50 operations", n)
+	}
 }
