@@ -3,6 +3,7 @@ package openpgp_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/keyward/keyward/backends/backendtest"
 	"github.com/keyward/keyward/backends/openpgp"
 	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/internal/pcsc"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -262,5 +264,29 @@ func awaitBlink(t *testing.T, c card) {
 	defer cancel()
 	if err := c.AwaitBlink(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCardWithKDF: a card that was set up to take hashed PINs takes ours at the first try.
+func TestCardWithKDF(t *testing.T) {
+	c := given(t, cardsim.OpenPGPConfig{})
+	const count = 100000
+	derived := func(salt, pin string) string { // RFC 4880, 3.7.1.3
+		sum := sha256.Sum256([]byte(strings.Repeat(salt+pin, count/len(salt+pin)+1)[:count]))
+		return string(sum[:])
+	}
+	do := []byte{0x81, 1, 3, 0x82, 1, 8, 0x83, 4, 0, 1, 0x86, 0xA0, 0x84, 8}
+	do = append(append(append(do, "saltuser"...), 0x86, 8), "saltadmi"...)
+	asGPG(t, pcsc.Command{INS: insPut, P2: 0xF9, Data: do})
+	c.app.SetPINs(derived("saltuser", userPIN), derived("saltadmi", adminPIN))
+	_, k := signer(t, c, "aut")
+	backendtest.Verify(t, k, [32]byte{1})
+	if user, admin := c.app.Tries(); user != 3 || admin != 3 {
+		t.Errorf("tries left: %d and %d, want 3 and 3", user, admin)
+	}
+	for _, e := range c.PINTries() {
+		if e.SW != cardsim.SWOK && e.Lc == 32 {
+			t.Errorf("a derived PIN was refused: %+v", e)
+		}
 	}
 }

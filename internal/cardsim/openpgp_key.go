@@ -161,12 +161,14 @@ func (o *OpenPGP) importKey(cmd *Command) uint16 {
 	if k.attributes[0] != 0x13 || !bytes.Equal(d, want) {
 		return SWWrongData
 	}
-	private := &ecdsa.PrivateKey{D: new(big.Int).SetBytes(d[len(d)-scalar:])}
-	private.Curve = curve(k.attributes)
-	if private.D.Sign() == 0 || private.D.Cmp(private.Params().N) >= 0 {
+	parse := ethcrypto.ToECDSA // secp256k1
+	if curve(k.attributes) == elliptic.P256() {
+		parse = func(raw []byte) (*ecdsa.PrivateKey, error) { return ecdsa.ParseRawPrivateKey(elliptic.P256(), raw) }
+	}
+	private, err := parse(d[len(d)-scalar:])
+	if err != nil {
 		return SWWrongData
 	}
-	private.X, private.Y = private.ScalarBaseMult(d[len(d)-scalar:])
 	k.private, k.imported = private, true
 	return SWOK
 }
