@@ -34,6 +34,11 @@ func (o *OpenPGP) get(tag uint16) ([]byte, uint16) {
 		return o.pwStatus(), SWOK
 	case 0xD6, 0xD7, 0xD8:
 		return o.keyWithUIF(tag).uif, SWOK
+	case 0xD9: // touch policy of the attestation key, which YubiKeys have and which is not simulated
+		if o.cfg.Generic {
+			return nil, SWReferenceNotFound
+		}
+		return []byte{uifOff, 0x20}, SWOK
 	case 0xDE:
 		if o.cfg.Generic {
 			return nil, SWReferenceNotFound
