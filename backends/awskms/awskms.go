@@ -6,10 +6,10 @@
 //
 // # Calls
 //
-// A client makes all calls. It bounds those in flight, keeps connections, and repeats what
-// AWS throttled or did not answer for as long as the request's deadline and a budget that all
-// requests share allow. The SDK's own retries are off. What can't be repeated safely, making a
-// key, is not, and what AWS denies never is. Every error says what the operator has to do.
+// Package kmscall bounds the calls in flight and repeats what AWS throttled or did not answer,
+// for as long as the request's deadline and a budget that all requests share allow; the SDK's own
+// retries are off. What makes a key is not repeated when its answer is lost, and what AWS denies
+// never is. Every error says what the operator has to do.
 //
 // Credentials come from the SDK's standard chain: environment, shared files, SSO, web
 // identity, container and instance roles. When AWS refuses them the chain is asked anew, so
@@ -32,9 +32,9 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"golang.org/x/time/rate"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/internal/kmscall"
 )
 
 // Config says which KMS to use, and how.
@@ -69,9 +69,7 @@ type client struct {
 	creds *aws.CredentialsCache
 	idle  func() // closes idle connections
 
-	slots   chan struct{} // one element for each call in flight
-	retries *rate.Limiter
-	health  health
+	caller *kmscall.Caller
 
 	mu      sync.Mutex
 	calls   sync.WaitGroup // operations under way; added to under mu
@@ -102,9 +100,8 @@ func newClient(ctx context.Context, cfg Config) (*client, error) {
 	cfg.Region = loaded.Region
 	c := &client{
 		cfg: cfg, log: cfg.Logger.With("backend", cfg.Name),
-		creds:   aws.NewCredentialsCache(chain{load}),
-		slots:   make(chan struct{}, cfg.InFlight),
-		retries: rate.NewLimiter(retryRate, retryBurst),
+		creds:  aws.NewCredentialsCache(chain{load}),
+		caller: kmscall.New(kmscall.Config{InFlight: cfg.InFlight, Timeout: cfg.Timeout, Classify: classify}),
 	}
 	httpClient := transport.Freeze().(*http.Client)
 	c.idle = httpClient.CloseIdleConnections
@@ -190,13 +187,18 @@ func (c *client) wrap(what string, err error) error {
 	return fmt.Errorf("awskms %s: %s: %w", c.cfg.Name, what, err)
 }
 
-// close waits for operations under way.
-func (c *client) close() {
+// close waits for operations under way, so that none is cut off between making a key and naming it.
+func (c *client) close() error {
 	c.mu.Lock()
 	c.closing = true
 	c.mu.Unlock()
 	c.calls.Wait()
+	err := c.caller.Close()
 	c.idle()
+	if err != nil {
+		return c.wrap("closing", err)
+	}
+	return nil
 }
 
 // scheme starts the URI of a resident key; its ARN follows.
@@ -220,8 +222,8 @@ func (c *client) checkRegion(arn string) error {
 		return fmt.Errorf("%q is not a KMS key's ARN", arn)
 	}
 	if m[1] != c.cfg.Region {
-		return fmt.Errorf("%w: %w: %s is in %s, and the backend uses %s: configure a backend for that region",
-			backends.ErrUnavailable, ErrRegion, arn, m[1], c.cfg.Region)
+		return fmt.Errorf("%w: %s is in %s, and the backend uses %s: configure a backend for that region",
+			ErrRegion, arn, m[1], c.cfg.Region)
 	}
 	return nil
 }

@@ -422,7 +422,7 @@ func TestNoNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Endpoint = "http://" + l.Addr().String()
+	cfg.Endpoint, cfg.Timeout = "http://"+l.Addr().String(), time.Second
 	l.Close()
 	b := openResident(t, cfg)
 	uri := "awskms:arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"

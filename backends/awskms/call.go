@@ -4,110 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/keyward/keyward/backends"
-	"github.com/keyward/keyward/backends/sealed"
-)
-
-// Retries of all calls together: one more for each call when AWS throttles would be what
-// keeps it throttling.
-const (
-	retryRate  = 10 // a second
-	retryBurst = 20
-
-	firstDelay = 50 * time.Millisecond // doubled with each try; a random part of it is waited
-	maxDelay   = 2 * time.Second
-	maxLost    = 3 // tries of a call that is not answered, throttling aside
+	"github.com/keyward/keyward/backends/internal/kmscall"
 )
 
 // operation says what a call is, for errors and for what may be done when it fails.
 type operation struct {
 	name string // AWS's: "Sign"; the permission is kms:Sign
 	on   string // an ARN, or an alias; "*": no key
-	// repeatable: doing it twice is no different from doing it once.
-	repeatable bool
+	// once: doing it again makes a difference.
+	once bool
 	// fresh: the key was made a moment ago, and KMS, being eventually consistent, may not know
 	// it everywhere yet.
 	fresh bool
-	// shared: all of the backend's keys need this one.
-	shared bool
 }
 
 // call makes a call, and repeats it while that is safe and there is time.
 func call[I, O any](ctx context.Context, c *client, op operation, f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
-	reloaded := false
-	for tries := 1; ; tries++ {
-		out, err := once(ctx, c, f, in)
-		if err == nil {
-			c.health.succeeded()
-			return out, nil
-		}
-		if ctx.Err() != nil {
-			return nil, c.failed(op, fmt.Errorf("kms:%s on %s: %w", op.name, op.on, gaveUp(ctx)))
-		}
-		err = c.explain(ctx, op, err)
-		switch {
-		case errors.Is(err, ErrCredentials) && !reloaded:
-			reloaded = true
-			if !c.reloadCredentials(ctx) {
-				return nil, c.failed(op, err)
-			}
-			continue // with other credentials
-		case !op.again(err, tries):
-			return nil, c.failed(op, err)
-		}
-		delay := rand.N(min(firstDelay<<(tries-1), maxDelay)) + time.Millisecond
-		if until, ok := ctx.Deadline(); ok && time.Until(until) < delay {
-			return nil, c.failed(op, fmt.Errorf("no time left after %d tries: %w", tries, err))
-		}
-		if !c.retries.Allow() {
-			return nil, c.failed(op, fmt.Errorf("too many calls are being repeated: %w", err))
-		}
-		c.log.Debug("trying again", "operation", op.name, "error", err, "delay", delay)
-		if !wait(ctx, delay) {
-			return nil, c.failed(op, err)
-		}
+	out, err := repeated(ctx, c, op, f, in)
+	if errors.Is(err, ErrCredentials) && c.reloadCredentials(ctx) {
+		out, err = repeated(ctx, c, op, f, in)
 	}
+	if state := new(stateError); errors.As(err, &state) {
+		err = c.explainState(ctx, op, state)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
-// once makes a call when a slot is free.
-func once[I, O any](ctx context.Context, c *client, f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-		return f(ctx, in)
-	case <-ctx.Done():
-		return nil, ctx.Err()
+func repeated[I, O any](ctx context.Context, c *client, op operation, f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
+	try := func(ctx context.Context) (*O, error) {
+		out, err := f(ctx, in)
+		if err != nil {
+			return nil, c.explain(op, err)
+		}
+		return out, nil
 	}
+	do := kmscall.Do[*O]
+	if op.once {
+		do = kmscall.Once[*O]
+	}
+	out, err := do(ctx, c.caller, try)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("kms:%s on %s: %w", op.name, op.on, err)
+	}
+	return out, err
 }
 
-// again reports whether op may be tried again after err.
-func (op operation) again(err error, tries int) bool {
+// classify is the client's [kmscall.Config.Classify].
+func classify(err error) (kmscall.Class, time.Duration) {
 	switch {
-	case errors.Is(err, ErrThrottled):
-		return true // AWS did nothing
-	case errors.Is(err, backends.ErrKeyNotFound):
-		return op.fresh
+	case errors.Is(err, ErrThrottled), errors.Is(err, errNotYet):
+		return kmscall.Throttled, 0 // AWS did nothing
 	case errors.Is(err, backends.ErrUnavailable):
-		return op.repeatable && tries < maxLost
+		return kmscall.Unanswered, 0
 	}
-	return false
-}
-
-// wait reports whether d passed before ctx was done.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return kmscall.Final, 0
 }
 
 // reloadCredentials asks the chain for credentials again, and reports whether they are others than before.
@@ -118,14 +76,26 @@ func (c *client) reloadCredentials(ctx context.Context) bool {
 	return err == nil && (now.AccessKeyID != old.AccessKeyID || now.SecretAccessKey != old.SecretAccessKey || now.SessionToken != old.SessionToken)
 }
 
-// failed notes what err says about the whole backend, if anything.
-func (c *client) failed(op operation, err error) error {
-	general := op.shared && !errors.Is(err, sealed.ErrDamaged)
-	for _, sentinel := range []error{backends.ErrUnavailable, ErrCredentials, ErrDenied, ErrRegion} {
-		general = general || errors.Is(err, sentinel)
+// probeEvery is how long the result of a call stands for the state of KMS.
+const probeEvery = time.Minute
+
+// status is the state of KMS as the last call found it, so that asking costs no quota. If that was
+// a while ago, probe makes a call, of a kind that has a quota apart from that of signing and decrypting.
+func (c *client) status(ctx context.Context, detail string, probe func(context.Context) error) backends.Status {
+	unavailable := func(err error) backends.Status {
+		return backends.Status{State: "unavailable", Detail: c.wrap("asking AWS", err).Error()}
 	}
-	if general && !errors.Is(err, context.Canceled) {
-		c.health.failed(err)
+	ctx, end, err := c.begin(ctx)
+	if err != nil {
+		return unavailable(err)
 	}
-	return err
+	defer end()
+	ago, err := c.caller.Trouble()
+	if ago > probeEvery {
+		err = probe(ctx)
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	return backends.Status{State: "ready", Detail: detail}
 }

@@ -17,33 +17,38 @@ import (
 	"github.com/keyward/keyward/backends/sealed"
 )
 
-// Errors beside those of package backends. All but ErrThrottled stay until somebody changes
-// something in AWS or in the configuration.
+// Errors that wrap those of package backends. ErrThrottled passes; the others stay until
+// somebody changes something in AWS or in the configuration.
 var (
 	// ErrThrottled: the account's quota of requests is used up, and was until the deadline or
-	// until too many calls waited. It comes with [backends.ErrUnavailable]: retry later.
-	ErrThrottled = errors.New("AWS throttles the calls")
+	// until too many calls had to be repeated.
+	ErrThrottled = fmt.Errorf("%w: AWS throttles the calls", backends.ErrUnavailable)
 	// ErrDenied: a permission is missing; the text says which. It is never retried.
-	ErrDenied = errors.New("AWS denies access")
+	ErrDenied = fmt.Errorf("%w: AWS denies access", backends.ErrRefused)
 	// ErrCredentials: there are none, or AWS does not accept them.
-	ErrCredentials = errors.New("AWS credentials are missing or not accepted")
+	ErrCredentials = fmt.Errorf("%w: AWS credentials are missing or not accepted", backends.ErrRefused)
 	// ErrDisabled: the key is disabled.
-	ErrDisabled = errors.New("KMS key is disabled")
+	ErrDisabled = fmt.Errorf("%w: the KMS key is disabled", backends.ErrRefused)
 	// ErrRegion: the key, or the endpoint, is another region's.
-	ErrRegion = errors.New("wrong AWS region")
+	ErrRegion = fmt.Errorf("%w: wrong AWS region", backends.ErrRefused)
 )
+
+// errNotYet: KMS does not know a key that it just made.
+var errNotYet = errors.New("the key is new, and not known everywhere yet")
+
+// stateError: the key's state does not allow the call.
+type stateError struct{ smithy.APIError }
 
 // gaveUp is the error of what ended because ctx did.
 func gaveUp(ctx context.Context) error {
 	return fmt.Errorf("%w: AWS did not answer in time: %w", backends.ErrUnavailable, context.Cause(ctx))
 }
 
-// explain turns an error of the SDK into one that says what to do. ctx is for asking AWS for a
-// key's state.
-func (c *client) explain(ctx context.Context, op operation, err error) error {
+// explain turns an error of the SDK into one that says what to do.
+func (c *client) explain(op operation, err error) error {
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		return c.explainCode(ctx, op, api, statusOf(err))
+		return c.explainCode(op, api, statusOf(err))
 	}
 	var unreadable *smithy.DeserializationError
 	switch {
@@ -73,12 +78,12 @@ func statusOf(err error) int {
 }
 
 // explainCode explains an exception of AWS.
-func (c *client) explainCode(ctx context.Context, op operation, e smithy.APIError, status int) error {
+func (c *client) explainCode(op operation, e smithy.APIError, status int) error {
 	says := e.ErrorCode() + ": " + e.ErrorMessage()
 	switch e.ErrorCode() {
 	case "ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded":
-		return fmt.Errorf("%w: %w: kms:%s in %s; its quota is shared by the whole account: "+
-			"raise it in AWS Service Quotas, or lower in_flight: %s", backends.ErrUnavailable, ErrThrottled, op.name, c.cfg.Region, says)
+		return fmt.Errorf("%w: kms:%s in %s; its quota is shared by the whole account: "+
+			"raise it in AWS Service Quotas, or lower in_flight: %s", ErrThrottled, op.name, c.cfg.Region, says)
 	case "AccessDeniedException", "AccessDenied":
 		return fmt.Errorf("%w: allow kms:%s on %s in the IAM policy of the agent's role, or in the key's policy: %s", ErrDenied, op.name, op.on, says)
 	case "ExpiredTokenException", "ExpiredToken", "RequestExpired":
@@ -88,9 +93,12 @@ func (c *client) explainCode(ctx context.Context, op operation, e smithy.APIErro
 	case "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignatureException", "IncompleteSignature":
 		return c.explainSignature(e, says)
 	case "NotFoundException":
+		if op.fresh {
+			return fmt.Errorf("%w: %w: %s", errNotYet, backends.ErrKeyNotFound, says)
+		}
 		return fmt.Errorf("%w: %s has no %s: %s", backends.ErrKeyNotFound, c.where(), op.on, says)
 	case "DisabledException", "KMSInvalidStateException":
-		return c.explainState(ctx, op, e)
+		return &stateError{e} // which call explains
 	case "InvalidCiphertextException", "IncorrectKeyException":
 		return fmt.Errorf("%w: KMS can't decrypt it with %s for this session, account and chain: %s", sealed.ErrDamaged, op.on, says)
 	case "InvalidKeyUsageException", "UnsupportedOperationException":
@@ -120,13 +128,13 @@ func (c *client) explainSignature(e smithy.APIError, says string) error {
 
 // explainState tells a key that is disabled from one that is being deleted, which KMS reports
 // by the same exceptions.
-func (c *client) explainState(ctx context.Context, op operation, e smithy.APIError) error {
+func (c *client) explainState(ctx context.Context, op operation, e *stateError) error {
 	state := types.KeyStateDisabled
 	if strings.Contains(e.ErrorMessage(), "pending deletion") {
 		state = types.KeyStatePendingDeletion
 	}
 	when := ""
-	describe := operation{name: "DescribeKey", on: op.on, repeatable: true}
+	describe := operation{name: "DescribeKey", on: op.on}
 	if out, err := call(ctx, c, describe, c.api.DescribeKey, &kms.DescribeKeyInput{KeyId: &op.on}); err == nil && out.KeyMetadata != nil {
 		state = out.KeyMetadata.KeyState
 		if d := out.KeyMetadata.DeletionDate; d != nil {

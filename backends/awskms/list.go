@@ -116,7 +116,7 @@ func (c *client) withAlias(ctx context.Context, prefix string) (found map[string
 	found, aliased = map[string]string{}, map[string]bool{}
 	var marker *string
 	for {
-		out, err := call(ctx, c, operation{name: "ListAliases", on: "*", repeatable: true}, c.api.ListAliases, &kms.ListAliasesInput{Marker: marker})
+		out, err := call(ctx, c, operation{name: "ListAliases", on: "*"}, c.api.ListAliases, &kms.ListAliasesInput{Marker: marker})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -142,7 +142,7 @@ type listedARN struct{ keyID, arn string }
 func (c *client) keyARNs(ctx context.Context) (all []listedARN, err error) {
 	var marker *string
 	for {
-		out, err := call(ctx, c, operation{name: "ListKeys", on: "*", repeatable: true}, c.api.ListKeys, &kms.ListKeysInput{Marker: marker})
+		out, err := call(ctx, c, operation{name: "ListKeys", on: "*"}, c.api.ListKeys, &kms.ListKeysInput{Marker: marker})
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +158,7 @@ func (c *client) keyARNs(ctx context.Context) (all []listedARN, err error) {
 // tagged returns a key's label if its tags say that it is this host's. A key whose tags
 // may not be read is not.
 func (c *client) tagged(ctx context.Context, arn, prefix string) (label string, ours bool, err error) {
-	out, err := call(ctx, c, operation{name: "ListResourceTags", on: arn, repeatable: true}, c.api.ListResourceTags, &kms.ListResourceTagsInput{KeyId: &arn})
+	out, err := call(ctx, c, operation{name: "ListResourceTags", on: arn}, c.api.ListResourceTags, &kms.ListResourceTagsInput{KeyId: &arn})
 	if errors.Is(err, ErrDenied) || errors.Is(err, backends.ErrKeyNotFound) {
 		return "", false, nil
 	}

@@ -69,7 +69,7 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 }
 
 func (c *client) sign(ctx context.Context, arn string, digest [32]byte) (backends.Signature, error) {
-	out, err := call(ctx, c, operation{name: "Sign", on: arn, repeatable: true}, c.api.Sign, &kms.SignInput{
+	out, err := call(ctx, c, operation{name: "Sign", on: arn}, c.api.Sign, &kms.SignInput{
 		KeyId: &arn, Message: digest[:], MessageType: types.MessageTypeDigest, SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256,
 	})
 	if err != nil {
@@ -104,7 +104,7 @@ func (c *client) generate(ctx context.Context, attrs backends.KeyAttributes) (*k
 	if len(c.aliasName(attrs.Label, "")) > maxAlias-len("00000000-0000-0000-0000-000000000000") {
 		return nil, fmt.Errorf("label %q is too long for an alias", attrs.Label)
 	}
-	out, err := call(ctx, c, operation{name: "CreateKey", on: "*"}, c.api.CreateKey, &kms.CreateKeyInput{
+	out, err := call(ctx, c, operation{name: "CreateKey", on: "*", once: true}, c.api.CreateKey, &kms.CreateKeyInput{
 		KeySpec: types.KeySpecEccSecgP256k1, KeyUsage: types.KeyUsageTypeSignVerify,
 		Description: aws.String("Keyward: signer of session " + escape(attrs.Label)),
 		Tags:        c.tags(attrs),
@@ -150,7 +150,7 @@ func (c *client) finish(ctx context.Context, arn, label string) (*key, error) {
 		return nil, err
 	}
 	alias := c.aliasName(label, keyARN.FindStringSubmatch(arn)[2])
-	_, err = call(ctx, c, operation{name: "CreateAlias", on: alias + " and " + arn, fresh: true}, c.api.CreateAlias,
+	_, err = call(ctx, c, operation{name: "CreateAlias", on: alias + " and " + arn, once: true, fresh: true}, c.api.CreateAlias,
 		&kms.CreateAliasInput{AliasName: &alias, TargetKeyId: &arn})
 	return k, err
 }
@@ -175,7 +175,7 @@ func (b *Backend) Key(ctx context.Context, uri string) (backends.Key, error) {
 
 // get asks for the public key of op.on, which says whether there is one that signs.
 func (c *client) get(ctx context.Context, op operation) (*key, error) {
-	op.name, op.repeatable = "GetPublicKey", true
+	op.name = "GetPublicKey"
 	out, err := call(ctx, c, op, c.api.GetPublicKey, &kms.GetPublicKeyInput{KeyId: &op.on})
 	if err != nil {
 		return nil, err
@@ -209,21 +209,18 @@ func (b *Backend) Destroy(ctx context.Context, uri string) error {
 }
 
 func (c *client) scheduleDeletion(ctx context.Context, op operation, days int) error {
-	op.name = "ScheduleKeyDeletion"
+	op.name, op.once = "ScheduleKeyDeletion", true
 	_, err := call(ctx, c, op, c.api.ScheduleKeyDeletion, &kms.ScheduleKeyDeletionInput{KeyId: &op.on, PendingWindowInDays: aws.Int32(int32(days))})
 	return err
 }
 
 // Close waits for operations under way.
-func (b *Backend) Close() error {
-	b.c.close()
-	return nil
-}
+func (b *Backend) Close() error { return b.c.close() }
 
 // Status costs no signing quota; see [client.status].
 func (b *Backend) Status(ctx context.Context) backends.Status {
 	return b.c.status(ctx, "a KMS key for each session, "+b.c.where(), func(ctx context.Context) error {
-		_, err := call(ctx, b.c, operation{name: "ListAliases", on: "*", repeatable: true}, b.c.api.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
+		_, err := call(ctx, b.c, operation{name: "ListAliases", on: "*"}, b.c.api.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
 		return err
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -47,6 +48,8 @@ func OpenSealed(ctx context.Context, cfg SealedConfig) (*sealed.Backend, error) 
 type wrapper struct {
 	c   *client
 	key string // as configured
+
+	trouble atomic.Pointer[error] // of the last call that used a key to seal; nil: none
 }
 
 var _ sealed.Wrapper = (*wrapper)(nil)
@@ -67,6 +70,15 @@ func contextOf(bind sealed.Binding) map[string]string {
 	return context
 }
 
+// note remembers what a call said about the key that seals, for Status.
+func (w *wrapper) note(err error) {
+	if errors.Is(err, ErrDisabled) || errors.Is(err, backends.ErrKeyNotFound) {
+		w.trouble.Store(&err)
+	} else {
+		w.trouble.Store(nil)
+	}
+}
+
 func (w *wrapper) Wrap(ctx context.Context, key *secret.Buffer, bind sealed.Binding) (sealed.Wrapped, error) {
 	ctx, end, err := w.c.begin(ctx)
 	if err != nil {
@@ -76,7 +88,8 @@ func (w *wrapper) Wrap(ctx context.Context, key *secret.Buffer, bind sealed.Bind
 	in := &kms.EncryptInput{KeyId: &w.key, EncryptionContext: contextOf(bind)}
 	_ = key.Use(func(k []byte) error { in.Plaintext = bytes.Clone(k); return nil })
 	defer clear(in.Plaintext)
-	out, err := call(ctx, w.c, operation{name: "Encrypt", on: w.key, repeatable: true, shared: true}, w.c.api.Encrypt, in)
+	out, err := call(ctx, w.c, operation{name: "Encrypt", on: w.key}, w.c.api.Encrypt, in)
+	w.note(err)
 	if err != nil {
 		return sealed.Wrapped{}, err
 	}
@@ -95,9 +108,10 @@ func (w *wrapper) Unwrap(ctx context.Context, wrapped sealed.Wrapped, bind seale
 	if err := w.c.checkRegion(wrapped.Key); err != nil {
 		return nil, err
 	}
-	out, err := call(ctx, w.c, operation{name: "Decrypt", on: wrapped.Key, repeatable: true, shared: true}, w.c.api.Decrypt, &kms.DecryptInput{
+	out, err := call(ctx, w.c, operation{name: "Decrypt", on: wrapped.Key}, w.c.api.Decrypt, &kms.DecryptInput{
 		KeyId: &wrapped.Key, CiphertextBlob: wrapped.Blob, EncryptionContext: contextOf(bind),
 	})
+	w.note(err)
 	if err != nil {
 		return nil, err
 	}
@@ -112,23 +126,28 @@ func (w *wrapper) Unwrap(ctx context.Context, wrapped sealed.Wrapped, bind seale
 	return key, nil
 }
 
-// Status asks, if need be, for the state of the key that seals.
+// Status is what the last calls said of KMS and of the key that seals. If that is a while
+// ago, it asks for the key.
 func (w *wrapper) Status(ctx context.Context) backends.Status {
-	return w.c.status(ctx, "sealed by "+w.key+", "+w.c.where(), func(ctx context.Context) error {
-		op := operation{name: "DescribeKey", on: w.key, repeatable: true}
-		out, err := call(ctx, w.c, op, w.c.api.DescribeKey, &kms.DescribeKeyInput{KeyId: &w.key})
-		if err != nil {
-			return err
-		}
-		m := out.KeyMetadata
-		if m == nil || m.KeyState != types.KeyStateEnabled || m.KeyUsage != types.KeyUsageTypeEncryptDecrypt || m.KeySpec != types.KeySpecSymmetricDefault {
-			return fmt.Errorf("%s can't seal: want an enabled symmetric key for encryption", w.key)
-		}
-		return nil
-	})
+	st := w.c.status(ctx, "sealed by "+w.key+", "+w.c.where(), w.probe)
+	if err := w.trouble.Load(); st.State == "ready" && err != nil {
+		return backends.Status{State: "unavailable", Detail: w.c.wrap("asking AWS", *err).Error()}
+	}
+	return st
 }
 
-func (w *wrapper) Close() error {
-	w.c.close()
+func (w *wrapper) probe(ctx context.Context) error {
+	out, err := call(ctx, w.c, operation{name: "DescribeKey", on: w.key}, w.c.api.DescribeKey, &kms.DescribeKeyInput{KeyId: &w.key})
+	if err != nil {
+		return err
+	}
+	m := out.KeyMetadata
+	w.trouble.Store(nil)
+	if m == nil || m.KeyState != types.KeyStateEnabled || m.KeyUsage != types.KeyUsageTypeEncryptDecrypt || m.KeySpec != types.KeySpecSymmetricDefault {
+		err := fmt.Errorf("%w: %s can't seal: want an enabled symmetric key for encryption", backends.ErrRefused, w.key)
+		w.trouble.Store(&err)
+	}
 	return nil
 }
+
+func (w *wrapper) Close() error { return w.c.close() }
