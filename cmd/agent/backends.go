@@ -16,6 +16,7 @@ import (
 var openers = map[string]func(a *agent, ctx context.Context, name string, b *config.Backend) (backends.Backend, error){
 	"openpgp": (*agent).openOpenPGP,
 	"pkcs11":  (*agent).openPKCS11,
+	"awskms":  (*agent).openAWSKMS,
 }
 
 // openBackends opens every configured backend. A device that is absent or locked is no

@@ -25,6 +25,7 @@ var backendTypes = []struct {
 	new  func() Settings // with defaults
 }{
 	{"openpgp", newOpenPGP},
+	{"awskms", newAWSKMS},
 	{"pkcs11", func() Settings { return &PKCS11{} }},
 }
 

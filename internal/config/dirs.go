@@ -90,6 +90,9 @@ func (d Dirs) Ledger() string { return filepath.Join(d.State, "ledger.db") }
 // AuditTrail is the audit trail's path.
 func (d Dirs) AuditTrail() string { return filepath.Join(d.State, "audit.jsonl") }
 
+// Keys is where a backend keeps the keys that it seals.
+func (d Dirs) Keys(backend string) string { return filepath.Join(d.State, "keys", backend) }
+
 // Used reports whether an agent has left any state.
 func (d Dirs) Used() bool { return exists(d.Ledger()) || exists(d.AuditTrail()) }
 
