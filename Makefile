@@ -1,7 +1,7 @@
 # make run   an agent with a SoftHSM token and a demo session, in the foreground
 # make test  every test there is
 # make demo  one shot: sign, be refused, see the audit trail
-# make bench signatures a second, as ratios to the token's own
+# make bench signatures a second, as ratios to the token's own, and beside a KMS that takes 20 ms
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make lint  staticcheck and govulncheck
 
@@ -65,6 +65,7 @@ demo: deps build
 
 bench: deps
 	go test -run '^$$' -bench . -benchtime 10x ./softhsm-test/...
+	go test -run '^$$' -bench . -benchtime 3x ./backends/awskms
 
 lint:
 	go run $(STATICCHECK) ./...

@@ -53,15 +53,7 @@ func TestNoKeyInMemory(t *testing.T) {
 					t.Errorf("after Forget the key is in memory: %q", found)
 				}
 			}
-			// The search finds what is there.
-			for _, reversed := range []bool{false, true} {
-				leak := needle.unmask(reversed)
-				if found := needle.search(t); len(found) == 0 {
-					t.Errorf("the search does not find a key in the heap (reversed: %v)", reversed)
-				}
-				runtime.KeepAlive(leak)
-				clear(leak)
-			}
+			needle.checkSearch(t)
 		})
 	}
 }
@@ -89,6 +81,19 @@ func maskedScalar(t *testing.T, b *Backend, k backends.Key) (n needle) {
 		return nil
 	})
 	return n
+}
+
+// checkSearch puts the key into the heap, where the search has to find it.
+func (n needle) checkSearch(t *testing.T) {
+	t.Helper()
+	for _, reversed := range []bool{false, true} {
+		leak := n.unmask(reversed)
+		if found := n.search(t); len(found) == 0 {
+			t.Errorf("the search does not find a key in the heap (reversed: %v)", reversed)
+		}
+		clear(leak)
+		runtime.KeepAlive(leak)
+	}
 }
 
 // unmask gives the key, in the order of libsecp256k1's limbs if reversed.
