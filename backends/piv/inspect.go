@@ -15,8 +15,8 @@ type Card struct {
 	Err      error  // why it can't be used; nil: it can
 }
 
-// Cards lists what is plugged in, also what can't be used. Each card is opened for a moment, and
-// reset; no PIN is tried.
+// Cards lists what is plugged in, also what can't be used. Each card is opened for a moment; no
+// PIN is tried.
 func Cards() ([]Card, error) {
 	client, err := pcsc.Dial()
 	if err != nil {
@@ -36,7 +36,7 @@ func Cards() ([]Card, error) {
 		s, err := openReader(client, r.Name)
 		if err == nil {
 			card.Serial, card.Firmware = s.serial, s.firmware()
-			err = s.card.Close()
+			s.close()
 		}
 		card.Err = err
 		cards = append(cards, card)
@@ -100,7 +100,7 @@ func withSerial(serial uint32, f func(*session) error) error {
 	if err != nil {
 		return fmt.Errorf("YubiKey %d: %w", serial, err)
 	}
-	defer s.card.Close()
+	defer s.close()
 	if err := f(s); err != nil {
 		return fmt.Errorf("YubiKey %d: %w", serial, err)
 	}

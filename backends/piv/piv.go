@@ -6,8 +6,8 @@
 //
 // # The card is shared
 //
-// It is opened for one operation, exclusively, and closed again with a reset, which clears the
-// PIN that was verified; gpg and ykman can use it in between. It is found anew each time,
+// It is opened for one operation, exclusively, and closed again with nothing verified; gpg and
+// ykman can use it in between. It is found anew each time,
 // by its serial number, and its key is checked before a PIN is shown, so a card that was pulled,
 // swapped or comes back needs no care. Operations take turns.
 //
@@ -187,7 +187,7 @@ func (d *device) withCardInTurn(f func(*session) error) (err error) {
 	if err != nil {
 		return d.unavailable(err)
 	}
-	defer s.card.Close()
+	defer s.close()
 	if err := s.checkKey(d.key); err != nil {
 		return d.unavailable(err)
 	}

@@ -36,7 +36,11 @@ const (
 	swNoReference    pcsc.Status = 0x6a88
 )
 
-var aidPIV = []byte{0xa0, 0x00, 0x00, 0x03, 0x08}
+// Applications: SP 800-73-4, part 1, 2.2; every YubiKey 5 has the other one.
+var (
+	aidPIV        = []byte{0xa0, 0x00, 0x00, 0x03, 0x08}
+	aidManagement = []byte{0xa0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17}
+)
 
 // errSecurityStatus: the card wants a PIN, or was not touched.
 var errSecurityStatus = errors.New("security status not satisfied")
@@ -70,7 +74,7 @@ func openSerial(client *pcsc.Client, serial uint32) (*session, error) {
 			return s, nil
 		}
 		others = append(others, s.serial)
-		trouble = append(trouble, s.card.Close())
+		s.close()
 	}
 	if err := errors.Join(trouble...); err != nil {
 		return nil, fmt.Errorf("it is not found: %w", err)
@@ -88,12 +92,13 @@ func openReader(client *pcsc.Client, reader string) (_ *session, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("card in %s: %w", reader, err)
 	}
+	s := &session{card: card, reader: reader}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("card in %s: %w", reader, err), card.Close())
+			s.close()
+			err = fmt.Errorf("card in %s: %w", reader, err)
 		}
 	}()
-	s := &session{card: card, reader: reader}
 	if _, err := s.do("selecting PIV", pcsc.Command{INS: insSelect, P1: 0x04, Data: aidPIV}); err != nil {
 		return nil, err
 	}
@@ -110,6 +115,18 @@ func openReader(client *pcsc.Client, reader string) (_ *session, err error) {
 	}
 	s.version, s.serial = [3]byte(version), binary.BigEndian.Uint32(serial)
 	return s, nil
+}
+
+// close lets others use the card, with nothing verified: to select another application clears
+// the security status of this one (SP 800-73-4, part 1, 4.1). What fails here is released
+// with the client.
+func (s *session) close() {
+	_, sw, err := s.card.Do(pcsc.Command{INS: insSelect, P1: 0x04, Data: aidManagement})
+	if err == nil && sw != pcsc.OK {
+		_ = s.card.Close() // no YubiKey: a reset does it too
+		return
+	}
+	_ = s.card.Leave()
 }
 
 // do sends a command that has to succeed.

@@ -62,7 +62,7 @@ func (s *Setup) open(f func(yk *piv.YubiKey) error) error {
 	if err := errors.Join(err, yk.Close()); err != nil {
 		return s.wrap(err)
 	}
-	// piv-go leaves a verified PIN behind; opening and closing the card resets it.
+	// piv-go leaves a verified PIN behind; opening and closing the card clears that.
 	return withSerial(s.Serial, func(*session) error { return nil })
 }
 

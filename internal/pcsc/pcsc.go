@@ -175,14 +175,20 @@ func (c *Client) Open(reader string) (*Card, error) {
 // A card that is gone is not reset: pcscd takes note of a failed reset as of a removal, and if the
 // card is back by the time that it looks, it does not notice that, and the card stays dead to it.
 func (c *Card) Close() error {
+	if c.gone {
+		return c.Leave()
+	}
+	return c.release(C.SCARD_RESET_CARD)
+}
+
+// Leave is Close without the reset, for a card on which nothing is verified any more.
+func (c *Card) Leave() error { return c.release(C.SCARD_LEAVE_CARD) }
+
+func (c *Card) release(disposition C.DWORD) error {
 	if !c.open {
 		return nil
 	}
 	c.open = false
-	disposition := C.DWORD(C.SCARD_RESET_CARD)
-	if c.gone {
-		disposition = C.SCARD_LEAVE_CARD
-	}
 	end := check("SCardEndTransaction", C.SCardEndTransaction(c.h, C.SCARD_LEAVE_CARD))
 	if errors.Is(end, ErrGone) {
 		end = nil // of no interest; Disconnect says so too

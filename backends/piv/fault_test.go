@@ -1,0 +1,350 @@
+package piv_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/backendtest"
+	"github.com/keyward/keyward/backends/isolated"
+	"github.com/keyward/keyward/backends/piv"
+	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/internal/pcsc"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+const (
+	insVerify       = 0x20
+	insAuthenticate = 0x87
+)
+
+// askVerified asks, as another program, whether the PIN is verified: the status word says.
+func (b *bench) askVerified(t *testing.T) pcsc.Status {
+	t.Helper()
+	c, err := pcsc.Dial()
+	must(t, err)
+	defer c.Close()
+	card, err := c.Open(cardsim.ReaderName + " 00 00")
+	must(t, err)
+	defer card.Close()
+	_, _, err = card.Do(pcsc.Command{INS: 0xa4, P1: 0x04, Data: []byte{0xa0, 0, 0, 3, 8}})
+	must(t, err)
+	_, sw, err := card.Do(pcsc.Command{INS: insVerify, P2: 0x80, NoLe: true})
+	must(t, err)
+	return sw
+}
+
+// recover waits until k signs again, and holds that to a second from now. Errors meanwhile
+// have to be retryable ones.
+func recovers(t *testing.T, k backends.Key) {
+	t.Helper()
+	began := time.Now()
+	for {
+		_, err := k.SignDigest(t.Context(), [32]byte{7})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, backends.ErrUnavailable) {
+			t.Fatalf("while recovering: %v", err)
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("it does not recover: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it recovered after %v, want a second at most", took)
+	}
+}
+
+// TestFaults makes the card misbehave at each command that a signature takes: the error is
+// retryable, nothing is left held, no PIN is shown more than once, and the next
+// signature works.
+func TestFaults(t *testing.T) {
+	b := newBench(t, plain)
+	keeper := secret.NewKeeper(source(testPIN), 0)
+	p := b.open(t, keeper)
+	k := backendtest.Generate(t, p, "keyward-x")
+	const insSelect, insVersion, insSerial, insMetadata = 0xa4, 0xfd, 0xf8, 0xf7
+	for _, ins := range []byte{insSelect, insVersion, insSerial, insMetadata, insVerify, insAuthenticate} {
+		for name, fault := range map[string]cardsim.FaultKind{
+			"garbage": cardsim.Garbage, "short": cardsim.Short, "no status": cardsim.NoStatus,
+			"endless": cardsim.Endless, "status": cardsim.Status,
+			"unplugged before": cardsim.UnplugBefore, "unplugged during": cardsim.UnplugDuring, "unplugged after": cardsim.UnplugAfter,
+		} {
+			if (fault == cardsim.Garbage || fault == cardsim.Short) && (ins == insSelect || ins == insVerify) ||
+				fault == cardsim.Garbage && ins == insVersion {
+				continue // these answers are a status word only, or any will do
+			}
+			mark := b.shown(0)
+			b.card.Fail(cardsim.Fault{INS: ins, Do: fault, SW: 0x6f00})
+			_, err := k.SignDigest(t.Context(), [32]byte{7})
+			// Removed after the last command that matters, or an endless answer to a PIN that was right.
+			if fault != cardsim.UnplugAfter || err != nil {
+				wantErr(t, name, err, backends.ErrUnavailable, "YubiKey 12345678")
+			}
+			if n := b.shown(mark); n > 1 {
+				t.Errorf("%s at %02x: the card was shown %d PINs", name, ins, n)
+			}
+			b.card.Heal()
+			switch fault {
+			case cardsim.UnplugBefore, cardsim.UnplugDuring, cardsim.UnplugAfter:
+				b.Insert(t, 0, b.card)
+			}
+			recovers(t, k)
+			b.AwaitFree(t, 0)
+		}
+	}
+}
+
+// TestUnplugged: the card is away between operations, and another one is in its place.
+func TestUnplugged(t *testing.T) {
+	b := newBench(t, plain)
+	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+	k := backendtest.Generate(t, p, "keyward-x")
+	b.Remove(0)
+	_, err := k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable)
+	b.AwaitEmpty(t, 0)
+	_, err = k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "YubiKey 12345678", "not plugged in")
+	if st := p.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "not plugged in") {
+		t.Errorf("Status = %+v", st)
+	}
+	other := cardsim.NewYubiKey(cardsim.Firmware543, 99)
+	b.Insert(t, 0, other)
+	_, err = k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "[99] instead")
+	if n := len(other.PINTries()); n != 0 {
+		t.Errorf("the other card was shown %d PINs", n)
+	}
+	b.Insert(t, 1, b.card) // into another reader
+	recovers(t, k)
+
+	// Out and in again between two polls of pcscd.
+	b.Remove(1)
+	b.Insert(t, 1, b.card)
+	recovers(t, k)
+	b.AwaitFree(t, 1)
+}
+
+// TestKeyReplaced: the same card, but somebody generated another key in the slot.
+func TestKeyReplaced(t *testing.T) {
+	b := newBench(t, plain)
+	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+	k := backendtest.Generate(t, p, "keyward-x")
+	s := &piv.Setup{Serial: b.serial, Roots: roots()}
+	management, err := s.ManagementKey([]byte(testPIN))
+	must(t, err)
+	_, err = s.Generate(management, 0x9d, piv.PINOnce, piv.TouchNever, true)
+	must(t, err)
+	mark := b.shown(0)
+	_, err = k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "holds another key")
+	if n := b.shown(mark); n != 0 {
+		t.Errorf("the card was shown %d PINs", n)
+	}
+}
+
+// TestWrongPIN counts tries exactly.
+func TestWrongPIN(t *testing.T) {
+	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.2.7, without metadata": {5, 2, 7}} {
+		t.Run(name, func(t *testing.T) { testWrongPIN(t, firmware) })
+	}
+}
+
+func testWrongPIN(t *testing.T, firmware cardsim.Firmware) {
+	b := newBench(t, key{firmware, piv.PINOnce, piv.TouchNever})
+	keeper := secret.NewKeeper(source("000000"), secret.UntilLock)
+	p := b.open(t, keeper)
+	mark := b.shown(0)
+	for range 3 {
+		_, err := p.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+		wantErr(t, "Generate", err, backends.ErrPINIncorrect, "2 tries are left", "keyward unlock")
+	}
+	if st := p.Status(t.Context()); st.State != "locked" {
+		t.Errorf("Status = %+v, want locked", st)
+	}
+	wantErr(t, "Unlock with the configured PIN", p.Unlock(t.Context(), nil), backends.ErrPINIncorrect)
+	if n := b.shown(mark); n != 1 {
+		t.Errorf("the card was shown %d PINs, want 1", n)
+	}
+	// An agent that is started anew leaves it to the operator.
+	again := b.open(t, secret.NewKeeper(source("000000"), 0))
+	_, err := again.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+	wantErr(t, "Generate", err, backends.ErrLocked, "2 of 3 tries")
+	wantErr(t, "Unlock with another wrong one", p.Unlock(t.Context(), []byte("111111")), backends.ErrPINIncorrect, "1 tries are left")
+	wantErr(t, "Unlock with the last try", p.Unlock(t.Context(), []byte("222222")), backends.ErrPINFinalTry)
+	wantErr(t, "Unlock with the last try", p.Unlock(t.Context(), []byte(testPIN)), backends.ErrPINFinalTry)
+	if n := b.shown(mark); n != 2 {
+		t.Errorf("the card was shown %d PINs, want 2", n)
+	}
+}
+
+func TestBlockedPIN(t *testing.T) {
+	b := newBench(t, plain)
+	c, err := pcsc.Dial()
+	must(t, err)
+	card, err := c.Open(cardsim.ReaderName + " 00 00")
+	must(t, err)
+	_, _, err = card.Do(pcsc.Command{INS: 0xa4, P1: 0x04, Data: []byte{0xa0, 0, 0, 3, 8}})
+	must(t, err)
+	for range 3 {
+		_, _, err = card.Do(pcsc.Command{INS: insVerify, P2: 0x80, Data: []byte("00000000"), NoLe: true})
+		must(t, err)
+	}
+	must(t, card.Close())
+	must(t, c.Close())
+	mark := b.shown(0)
+	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+	_, err = p.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+	wantErr(t, "Generate", err, backends.ErrLocked, "PUK")
+	if st := p.Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "PUK") {
+		t.Errorf("Status = %+v", st)
+	}
+	wantErr(t, "Unlock", p.Unlock(t.Context(), []byte(testPIN)), backends.ErrLocked)
+	if n := b.shown(mark); n != 0 {
+		t.Errorf("the card was shown %d PINs", n)
+	}
+}
+
+// TestHeldByAnother: another program has the card open.
+func TestHeldByAnother(t *testing.T) {
+	b := newBench(t, plain)
+	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+	k := backendtest.Generate(t, p, "keyward-x")
+	c, err := pcsc.Dial()
+	must(t, err)
+	card, err := c.Open(cardsim.ReaderName + " 00 00")
+	must(t, err)
+	_, err = k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "in use by another program", "scdaemon")
+	must(t, card.Close())
+	must(t, c.Close())
+	recovers(t, k)
+}
+
+func TestPCSCDKilled(t *testing.T) {
+	b := newBench(t, plain)
+	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+	k := backendtest.Generate(t, p, "keyward-x")
+	b.Kill()
+	_, err := k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "pcscd")
+	must(t, b.Restart())
+	recovers(t, k)
+	b.AwaitFree(t, 0)
+}
+
+// TestHungCard: the child is ended, and the next signature has a new one.
+func TestHungCard(t *testing.T) {
+	b := newBench(t, plain)
+	p := b.isolate(t, secret.NewKeeper(source(testPIN), secret.UntilLock), isolated.Config{Grace: 100 * time.Millisecond})
+	k := backendtest.Generate(t, p, "keyward-x")
+	for _, ins := range []byte{insVerify, insAuthenticate} {
+		mark := b.shown(0)
+		b.card.Fail(cardsim.Fault{INS: ins, Do: cardsim.Hang})
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		_, err := k.SignDigest(ctx, [32]byte{7})
+		cancel()
+		wantErr(t, "SignDigest", err, backends.ErrUnavailable)
+		if n := b.shown(mark); n > 1 {
+			t.Errorf("the card was shown %d PINs", n)
+		}
+		// pcscd itself waits for a card that hangs; it is pulled and comes back.
+		b.Remove(0)
+		b.card.Heal()
+		b.Insert(t, 0, b.card)
+		b.AwaitFree(t, 0)
+		recovers(t, k)
+	}
+}
+
+// TestTouch: while the card blinks, the status and the log say so; not being touched is a
+// retryable error that says it.
+func TestTouch(t *testing.T) {
+	b := newBench(t, key{cardsim.Firmware543, piv.PINOnce, piv.TouchAlways})
+	logs := &safeBuffer{}
+	p := b.isolate(t, secret.NewKeeper(source(testPIN), 0), isolated.Config{Logger: slog.New(slog.NewTextHandler(logs, nil))})
+	b.card.AutoTouch(true)
+	k := backendtest.Generate(t, p, "keyward-x")
+	b.card.AutoTouch(false)
+
+	signed := make(chan error, 1)
+	sign := func() { _, err := k.SignDigest(t.Context(), [32]byte{7}); signed <- err }
+	go sign()
+	must(t, b.card.AwaitBlink(t.Context()))
+	for p.(backends.Waiter).Waiting() == "" {
+		time.Sleep(time.Millisecond)
+	}
+	if st := p.(backends.Prober).Status(t.Context()); !strings.Contains(st.Detail, "touch") {
+		t.Errorf("Status = %+v, want it to ask for a touch", st)
+	}
+	// Another request waits its turn, and says for what.
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	_, err := k.SignDigest(ctx, [32]byte{8})
+	cancel()
+	wantErr(t, "a second request", err, backends.ErrUnavailable)
+	b.card.Touch()
+	must(t, <-signed)
+	if what := p.(backends.Waiter).Waiting(); what != "" {
+		t.Errorf("Waiting = %q after the touch", what)
+	}
+	if !strings.Contains(logs.String(), "touch its metal contact") {
+		t.Errorf("the log lacks the touch:\n%s", logs)
+	}
+
+	b.card.SetTouchTimeout(500 * time.Millisecond)
+	_, err = k.SignDigest(t.Context(), [32]byte{7})
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "not touched in time")
+	b.card.AutoTouch(true)
+	recovers(t, k)
+	if tries := b.card.PINTries(); tries[len(tries)-1].SW != cardsim.SWOK {
+		t.Error("a PIN was refused")
+	}
+}
+
+// TestPulledAfterTheVerdict: the card takes a wrong PIN's try and is pulled before it answers. The
+// PIN is not shown again.
+func TestPulledAfterTheVerdict(t *testing.T) {
+	b := newBench(t, plain)
+	p := b.isolate(t, secret.NewKeeper(source("000000"), secret.UntilLock), isolated.Config{})
+	mark := b.shown(0)
+	b.card.Fail(cardsim.Fault{INS: insVerify, Do: cardsim.UnplugDuring})
+	_, err := p.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+	wantErr(t, "Generate", err, backends.ErrUnavailable)
+	b.AwaitEmpty(t, 0)
+	b.Insert(t, 0, b.card)
+	for range 3 {
+		_, err := p.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+		wantErr(t, "Generate", err, backends.ErrLocked, "keyward unlock")
+	}
+	if n := b.shown(mark); n != 1 {
+		t.Errorf("the card was shown %d PINs, want 1", n)
+	}
+	must(t, p.(backends.Unlocker).Unlock(t.Context(), []byte(testPIN)))
+	backendtest.Verify(t, backendtest.Generate(t, p, "keyward-x"), [32]byte{1})
+}
+
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
