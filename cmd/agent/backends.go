@@ -17,6 +17,7 @@ var openers = map[string]func(a *agent, ctx context.Context, name string, b *con
 	"openpgp": (*agent).openOpenPGP,
 	"pkcs11":  (*agent).openPKCS11,
 	"awskms":  (*agent).openAWSKMS,
+	"piv":     (*agent).openPIV,
 }
 
 // openBackends opens every configured backend. A device that is absent or locked is no

@@ -9,6 +9,7 @@ import (
 
 // children are the types of backend that run in a child process.
 var children = map[string]isolated.Opener{
+	"piv":     openPIVHere,
 	"openpgp": serveOpenPGP,
 }
 

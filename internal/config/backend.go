@@ -27,6 +27,7 @@ var backendTypes = []struct {
 	{"openpgp", newOpenPGP},
 	{"awskms", newAWSKMS},
 	{"pkcs11", func() Settings { return &PKCS11{} }},
+	{"piv", func() Settings { return &PIV{} }},
 }
 
 // BackendTypes are the names of all types of backend.

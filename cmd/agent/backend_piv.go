@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/isolated"
+	"github.com/keyward/keyward/backends/piv"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// pivSettings cross to the child. There is no secret among them.
+type pivSettings struct {
+	Attestation, Roots []byte
+	Serial             uint32
+	Slot               piv.Slot
+	PINPolicy          piv.PINPolicy
+	TouchPolicy        piv.TouchPolicy
+	Dir                string
+	KeyHold            time.Duration
+}
+
+// touchTimeout is the least time for an operation with a touch, for which a YubiKey waits 15 seconds.
+const touchTimeout = 20 * time.Second
+
+func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
+	c := b.Settings.(*config.PIV)
+	s := pivSettings{
+		Serial: uint32(c.Serial), PINPolicy: piv.PINPolicy(c.PINPolicy), TouchPolicy: piv.TouchPolicy(c.TouchPolicy),
+		Dir: filepath.Join(a.dirs.State, "keys", name), KeyHold: c.KeyHold,
+	}
+	var err error
+	if s.Attestation, err = os.ReadFile(a.dirs.Path(c.Attestation)); err != nil {
+		return nil, fmt.Errorf("attestation: %w", err)
+	}
+	if c.Roots != "" {
+		if s.Roots, err = os.ReadFile(a.dirs.Path(c.Roots)); err != nil {
+			return nil, fmt.Errorf("attestation roots: %w", err)
+		}
+	}
+	if c.Slot != "" {
+		if s.Slot, err = piv.ParseSlot(c.Slot); err != nil {
+			return nil, err
+		}
+	}
+	key, err := piv.ParseAttestation(s.Attestation, s.Roots)
+	if err != nil {
+		return nil, err
+	}
+	timeout := b.Timeout
+	if key.TouchPolicy != piv.TouchNever {
+		timeout = max(timeout, touchTimeout)
+	}
+	hold := c.PINHold
+	if c.PIN.Prompt && hold == 0 {
+		hold = secret.UntilLock
+	}
+	return isolated.Open(ctx, isolated.Config{
+		Name: name, Type: "piv", Settings: s,
+		PINs:    secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold),
+		Timeout: timeout,
+		HideEnv: []string{c.PIN.Env},
+		Logger:  a.log,
+	})
+}
+
+// openPIVHere opens it in the child.
+func openPIVHere(_ context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend, error) {
+	var s pivSettings
+	if err := isolated.Decode(settings, &s); err != nil {
+		return nil, err
+	}
+	return piv.Open(piv.Config{
+		Name: name, Attestation: s.Attestation, Roots: s.Roots,
+		Serial: s.Serial, Slot: s.Slot, PINPolicy: s.PINPolicy, TouchPolicy: s.TouchPolicy,
+		PINs: env.PINs, Dir: s.Dir, CacheFor: s.KeyHold, Waiting: env.Waiting, Logger: env.Logger,
+	})
+}

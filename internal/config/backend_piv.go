@@ -1,0 +1,43 @@
+package config
+
+import (
+	"slices"
+	"time"
+)
+
+// PIV is a key in the PIV application of a YubiKey, to which session keys are sealed; see package piv.
+type PIV struct {
+	Attestation string // path of the attestation of the key
+	Roots       string // path of the certificates to believe it by; "": Yubico's
+	Serial      int    // 0: as attested, like the rest
+	Slot        string
+	PINPolicy   string
+	TouchPolicy string
+
+	PIN     PIN
+	PINHold time.Duration // 0: for one operation, or until lock if the operator gives it
+	KeyHold time.Duration // how long an opened session key stays in locked memory
+}
+
+func (c *PIV) fields() []field {
+	return slices.Concat([]field{
+		{key: "attestation", dst: &c.Attestation, doc: "the card's attestation of the key, a PEM file"},
+		{key: "attestation_roots", dst: &c.Roots, doc: "whom to believe an attestation, a PEM file; not given: Yubico"},
+		{key: "serial", dst: &c.Serial, doc: "the card's serial number, if it is to be checked against the attestation"},
+		{key: "slot", dst: &c.Slot, doc: "the key's slot likewise: 9d, or 82 to 95"},
+		{key: "pin_policy", dst: &c.PINPolicy, one: []string{"never", "once", "always"}, doc: "the key's PIN policy likewise; it can't be changed"},
+		{key: "touch_policy", dst: &c.TouchPolicy, one: []string{"never", "always", "cached"}, doc: "the key's touch policy likewise; it can't be changed"},
+	}, c.PIN.fields(), []field{
+		{key: "pin_hold", dst: &c.PINHold, doc: "how long the PIN stays in locked memory; 0: for one operation, or until lock if the operator gives it"},
+		{key: "key_hold", dst: &c.KeyHold, doc: "how long an opened session key stays in locked memory; 0: while it signs"},
+	})
+}
+
+func (c *PIV) validate(d *document, p path) error {
+	if c.Attestation == "" {
+		return d.errorf(p, `backend %q has no attestation; add attestation = "FILE"`, p[1])
+	}
+	return c.PIN.validate(d, p)
+}
+
+func (c *PIV) pin() *PIN { return &c.PIN }
