@@ -97,6 +97,25 @@ func TestCanonical(t *testing.T) {
 	}
 }
 
+// A block that is not the one asked for.
+func TestOtherBlock(t *testing.T) {
+	node := chaintest.Start(t)
+	proxy := chaintest.NewProxy(t, node.URL)
+	c := newClient(t, chaintest.Config(proxy.URL))
+	b, err := c.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Rewrite(func(m *chaintest.Message) {
+		if m.Method == "eth_getBlockByNumber" {
+			m.Result = replace(t, m.Result, "number", "0x0")
+		}
+	})
+	if err := c.Canonical(t.Context(), b); !errors.Is(err, chain.ErrGarbled) {
+		t.Errorf("Canonical: %v, want ErrGarbled", err)
+	}
+}
+
 // The chain forks after the state is read and before the block is looked at again: what
 // was read is thrown away, and read again from the blocks that are there now.
 func TestReorgWhileReading(t *testing.T) {

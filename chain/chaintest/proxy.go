@@ -49,10 +49,10 @@ type Proxy struct {
 	URL string
 
 	t       testing.TB
-	node    string
 	closing chan struct{}
 
 	mu      sync.Mutex
+	node    string // its URL
 	fault   Fault
 	rewrite func(*Message)
 	calls   map[string]int
@@ -74,6 +74,13 @@ func (p *Proxy) Set(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fault = f
+}
+
+// Forward has the requests from now on go to another node.
+func (p *Proxy) Forward(url string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.node = url
 }
 
 // Rewrite has change look at every call and change its result; nil ends it. change
@@ -123,13 +130,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, q := range requests {
 		p.calls[q.Method]++
 	}
-	fault, rewrite := p.fault, p.rewrite
+	node, fault, rewrite := p.node, p.fault, p.rewrite
 	p.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	if p.refuse(w, r, fault) {
 		return
 	}
-	answers, ok := p.ask(body)
+	answers, ok := p.ask(node, body)
 	if !ok {
 		panic(http.ErrAbortHandler)
 	}
@@ -183,8 +190,8 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, fault Fault) bool
 }
 
 // ask passes the batch on. The node may be gone when a test ends.
-func (p *Proxy) ask(body []byte) (answers []rpcResponse, ok bool) {
-	resp, err := http.Post(p.node, "application/json", bytes.NewReader(body))
+func (p *Proxy) ask(node string, body []byte) (answers []rpcResponse, ok bool) {
+	resp, err := http.Post(node, "application/json", bytes.NewReader(body))
 	if err != nil {
 		return nil, false
 	}
