@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -74,18 +75,27 @@ func findEvent[T any](ctx context.Context, c *Client, what string, topic policy.
 		var zero T
 		return zero, fmt.Errorf("chain %s: %w", c.cfg.Name, ErrNoValidator)
 	}
-	topics := []policy.Hash{topic, addressWord(account), hash}
+	filter := logFilter{c.cfg.Validator, [][]common.Hash{{common.Hash(topic)}, {common.Hash(addressWord(account))}, {common.Hash(hash)}}}
 	return onEndpoint(ctx, c, what, func(ctx context.Context, e *endpoint) (found T, err error) {
-		last, err := e.lastLog(ctx, c.cfg.Validator, topics)
+		last, err := e.lastLog(ctx, filter, math.MaxInt)
 		if err != nil {
 			return found, err
+		}
+		if len(last.Topics) != len(filter.topics) {
+			return found, fmt.Errorf("%w: a log with more topics than the event has", ErrGarbled)
 		}
 		return decode(last)
 	})
 }
 
-// lastLog returns the newest log of the contract with these topics.
-func (e *endpoint) lastLog(ctx context.Context, contract policy.Address, topics []policy.Hash) (*eventLog, error) {
+// logFilter is what eth_getLogs looks for.
+type logFilter struct {
+	contract policy.Address
+	topics   [][]common.Hash // for each position, what it may be; further ones may be anything
+}
+
+// lastLog returns the newest log that fits, found within so many ranges of blocks.
+func (e *endpoint) lastLog(ctx context.Context, filter logFilter, ranges int) (*eventLog, error) {
 	head, err := e.pin(ctx)
 	if err != nil {
 		return nil, err
@@ -96,7 +106,7 @@ func (e *endpoint) lastLog(ctx context.Context, contract policy.Address, topics 
 		if to >= from+size {
 			from = to - size + 1
 		}
-		logs, err := e.logs(ctx, contract, topics, from, to)
+		logs, err := e.logs(ctx, filter, from, to)
 		var refusal *nodeError
 		switch {
 		case errors.As(err, &refusal) && size/2 >= minLogRange:
@@ -106,11 +116,12 @@ func (e *endpoint) lastLog(ctx context.Context, contract policy.Address, topics 
 			return nil, err
 		case len(logs) > 0:
 			return &logs[len(logs)-1], e.canonical(ctx, head)
-		case from <= e.cfg.FirstBlock:
+		}
+		if ranges--; ranges == 0 || from <= e.cfg.FirstBlock {
 			if err := e.canonical(ctx, head); err != nil {
 				return nil, err
 			}
-			return nil, fmt.Errorf("%w: no such event in blocks %d to %d", ErrNotFound, e.cfg.FirstBlock, head.Number)
+			return nil, fmt.Errorf("%w: no such event in blocks %d to %d", ErrNotFound, from, head.Number)
 		}
 		to = from - 1
 	}
@@ -131,14 +142,10 @@ func (l *eventLog) event() Event {
 }
 
 // logs asks for the logs in blocks from to to, and checks that they are what was asked for.
-func (e *endpoint) logs(ctx context.Context, contract policy.Address, topics []policy.Hash, from, to uint64) ([]eventLog, error) {
-	want := make([]common.Hash, len(topics))
-	for i, t := range topics {
-		want[i] = common.Hash(t)
-	}
+func (e *endpoint) logs(ctx context.Context, filter logFilter, from, to uint64) ([]eventLog, error) {
 	r := &request{method: "eth_getLogs", args: []any{map[string]any{
-		"address":   common.Address(contract),
-		"topics":    want,
+		"address":   common.Address(filter.contract),
+		"topics":    filter.topics,
 		"fromBlock": rpc.BlockNumber(from),
 		"toBlock":   rpc.BlockNumber(to),
 	}}}
@@ -153,18 +160,18 @@ func (e *endpoint) logs(ctx context.Context, contract policy.Address, topics []p
 		return nil, fmt.Errorf("%s: %w", r.method, err)
 	}
 	for i := range logs {
-		if err := logs[i].check(contract, want, from, to); err != nil {
+		if err := logs[i].check(filter, from, to); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.method, err)
 		}
 	}
 	return logs, nil
 }
 
-func (l *eventLog) check(contract policy.Address, topics []common.Hash, from, to uint64) error {
+func (l *eventLog) check(filter logFilter, from, to uint64) error {
 	switch {
-	case l.Address == nil || *l.Address != common.Address(contract):
+	case l.Address == nil || *l.Address != common.Address(filter.contract):
 		return fmt.Errorf("%w: a log of another contract", ErrGarbled)
-	case !slices.Equal(l.Topics, topics):
+	case !filter.fits(l.Topics):
 		return fmt.Errorf("%w: a log with other topics", ErrGarbled)
 	case l.Number == nil || uint64(*l.Number) < from || uint64(*l.Number) > to:
 		return fmt.Errorf("%w: a log of another block", ErrGarbled)
@@ -174,4 +181,16 @@ func (l *eventLog) check(contract policy.Address, topics []common.Hash, from, to
 		return fmt.Errorf("%w: a log is marked removed", ErrReorg)
 	}
 	return nil
+}
+
+func (f logFilter) fits(topics []common.Hash) bool {
+	if len(topics) < len(f.topics) {
+		return false
+	}
+	for i, allowed := range f.topics {
+		if !slices.Contains(allowed, topics[i]) {
+			return false
+		}
+	}
+	return true
 }

@@ -137,3 +137,47 @@ func TestRegistryCache(t *testing.T) {
 		t.Error("an answer that was to be kept is gone")
 	}
 }
+
+func TestCompareRegistries(t *testing.T) {
+	node := chaintest.Start(t)
+	query := registryQueries()[1]
+	node.SetRegistry(query, policy.Allowed)
+	at, _ := node.Head()
+	node.Mine(100)
+	cfg := chaintest.Config(node.URL)
+	cfg.LogRange = 50
+	c := newClient(t, cfg)
+	empty := policy.Address{0xee}
+	node.PutRegistry(empty)
+	addresses := []policy.Address{config.RegistryOfDocs, config.RegistryOfSDK, empty, cfg.Validator}
+	reports, err := c.CompareRegistries(t.Context(), addresses, []policy.RegistryQuery{query})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct {
+		code, live, populated bool
+		last                  uint64
+		statuses              []policy.RegistryStatus
+		err                   error
+	}{
+		{true, true, true, at, []policy.RegistryStatus{policy.Allowed}, nil},
+		{false, false, false, 0, nil, nil},
+		{true, true, false, 0, []policy.RegistryStatus{policy.Unset}, nil},
+		{true, false, false, 0, nil, chain.ErrReverted},
+	} {
+		r := reports[i]
+		if r.Address != addresses[i] || r.Code != want.code || r.Live() != want.live || r.Populated() != want.populated ||
+			r.LastChange != want.last || !slices.Equal(r.Statuses, want.statuses) || !errors.Is(r.Err, want.err) {
+			t.Errorf("%v: %+v, want %+v", addresses[i], r, want)
+		}
+	}
+	// Populated also without a question that fits.
+	reports, err = c.CompareRegistries(t.Context(), addresses[:1], nil)
+	if err != nil || !reports[0].Populated() {
+		t.Errorf("without queries: %+v, %v; want populated", reports, err)
+	}
+	cfg.Endpoints = []string{"http://127.0.0.1:1"}
+	if reports, err := newClient(t, cfg).CompareRegistries(t.Context(), addresses, nil); !errors.Is(err, chain.ErrUnavailable) {
+		t.Errorf("without a node: %+v, %v; want ErrUnavailable", reports, err)
+	}
+}

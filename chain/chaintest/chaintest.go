@@ -207,6 +207,12 @@ func (n *Node) SetRegistryAt(registry policy.Address, q policy.RegistryQuery, st
 	n.must(err)
 }
 
+// PutRegistry puts an empty registry at an address.
+func (n *Node) PutRegistry(at policy.Address) {
+	n.t.Helper()
+	n.setCode(at, "Registry")
+}
+
 func (n *Node) must(err error) {
 	n.t.Helper()
 	if err != nil {
