@@ -106,7 +106,7 @@ func (e *endpoint) lastLog(ctx context.Context, filter logFilter, ranges int) (*
 		if to >= from+size {
 			from = to - size + 1
 		}
-		logs, err := e.logs(ctx, filter, from, to)
+		logs, err := e.logsPatiently(ctx, filter, from, to)
 		var refusal *nodeError
 		switch {
 		case errors.As(err, &refusal) && size/2 >= minLogRange:
@@ -124,6 +124,27 @@ func (e *endpoint) lastLog(ctx context.Context, filter logFilter, ranges int) (*
 			return nil, fmt.Errorf("%w: no such event in blocks %d to %d", ErrNotFound, from, head.Number)
 		}
 		to = from - 1
+	}
+}
+
+// limitExceeded is what nodes answer to too many requests, and some to too many blocks (EIP-1474).
+const limitExceeded = -32005
+
+// logsPatiently asks again where that can help: a search takes many requests, and need not begin
+// anew for one of them.
+func (e *endpoint) logsPatiently(ctx context.Context, filter logFilter, from, to uint64) ([]eventLog, error) {
+	delay := e.cfg.RetryDelay
+	for try := 1; ; try++ {
+		logs, err := e.logs(ctx, filter, from, to)
+		var refusal *nodeError
+		hopeless := errors.Is(err, ErrWrongChain) || errors.As(err, &refusal) && refusal.code != limitExceeded
+		if err == nil || hopeless || try == e.cfg.Attempts {
+			return logs, err
+		}
+		if err := pause(ctx, delay); err != nil {
+			return nil, err
+		}
+		delay *= 2
 	}
 }
 

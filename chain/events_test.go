@@ -103,6 +103,35 @@ func (n *hexNumber) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// A search that meets a fault goes on where it was.
+func TestFindSessionPatience(t *testing.T) {
+	node := chaintest.Start(t)
+	account, spec := node.NewAccount(), sampleSpec()
+	node.CreateSession(account, spec)
+	node.Mine(100)
+	proxy := chaintest.NewProxy(t, node.URL)
+	cfg := chaintest.Config(proxy.URL)
+	cfg.LogRange = 20
+	asked := 0
+	proxy.Rewrite(func(m *chaintest.Message) {
+		if m.Method != "eth_getLogs" {
+			return
+		}
+		switch asked++; asked {
+		case 2:
+			m.Refuse(-32005)
+		case 4:
+			m.Result = json.RawMessage("null")
+		}
+	})
+	if _, err := newClient(t, cfg).FindSession(t.Context(), account, spec.Hash()); err != nil {
+		t.Errorf("FindSession: %v", err)
+	}
+	if asked != 6+2 {
+		t.Errorf("%d ranges were asked for, want 6, and 2 of them again", asked)
+	}
+}
+
 // Whatever a node makes of the event, it is the session asked for or an error.
 func TestFindSessionLies(t *testing.T) {
 	node := chaintest.Start(t)

@@ -62,6 +62,15 @@ timeout = "1m"
 env = { A = "x", "B C" = "y" }
 [chains.mine]
 id = 5
+rpc = ["https://user:pw@a.example/key", "http://127.0.0.1:8545"]
+rpc_timeout = "3s"
+rpc_attempts = 2
+rpc_rate = 5
+rpc_max_bytes = "1MiB"
+rpc_log_range = 1000
+first_block = 7
+confirmations = 4
+registry = "0xfD20b9d7A406e2C4f5D6Df71ABE3Ee48B2EccC9F"
 [chains.abstract]
 validator = "0x00000000000000000000000000000000000000ff"
 `
@@ -78,8 +87,10 @@ validator = "0x00000000000000000000000000000000000000ff"
 			Module: "m", Serial: "1234", PIN: PIN{Prompt: true}, Sessions: 3, Env: map[string]string{"A": "x", "B C": "y"},
 		},
 	}
-	want.Chains["mine"] = defaultChain()
-	want.Chains["mine"].ID = 5
+	want.Chains["mine"] = &Chain{
+		ID: 5, Registry: RegistryOfSDK, RPC: []string{"https://user:pw@a.example/key", "http://127.0.0.1:8545"},
+		RPCTimeout: 3 * time.Second, RPCAttempts: 2, RPCRate: 5, RPCMaxBytes: 1 << 20, RPCLogRange: 1000, FirstBlock: 7, Confirmations: 4,
+	}
 	want.Chains["abstract"].Validator = policy.Address{19: 0xff}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("Parse (-want +got):\n%s", d)
@@ -136,6 +147,12 @@ func TestParseErrors(t *testing.T) {
 		{"chain ids, other order", minimal + "[chains.z]\nid = 2741\n", `6:9: chains "z" and "abstract" have the same id, 2741`},
 		{"validator", minimal + "[chains.a]\nid = 1\nvalidator = \"0x12\"\n", `8:1: validator: "0x12" is no address`},
 		{"checksum", minimal + "[chains.a]\nid = 1\nvalidator = \"0x34CA1501FAE231cC2ebc995CE013Dbe882d7d081\"\n", "8:1: validator: "},
+		{"registry", minimal + "[chains.a]\nid = 1\nregistry = \"0x\"\n", `8:1: registry: "0x" is no address`},
+		{"rpc as a string", minimal + "[chains.a]\nid = 1\nrpc = \"https://h\"\n", "8:1: rpc: want an array of strings, not a string"},
+		{"rpc of numbers", minimal + "[chains.a]\nid = 1\nrpc = [\"https://h\", 8545]\n", "8:1: rpc: item 2: want a string, not an integer"},
+		{"rpc without time", minimal + "[chains.a]\nid = 1\nrpc_timeout = \"0s\"\n", "8:1: rpc_timeout: must be more than 0"},
+		{"rpc without calls", minimal + "[chains.abstract]\nrpc_rate = 0\n", "7:1: rpc_rate: must be more than 0"},
+		{"rpc key", minimal + "[chains.a]\nid = 1\nrcp = []\n", `8:1: unknown key "rcp" in [chains.a]; did you mean "rpc"?`},
 		{"date", "[agent]\nsocket = 2026-01-01\n", "2:1: socket: want a string, not a date or time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -187,8 +204,7 @@ func TestTemplateShowsDefaults(t *testing.T) {
 	var lines []string
 	for _, line := range strings.Split(string(Template("hsm", minimalBackend())), "\n") {
 		setting, isComment := strings.CutPrefix(line, "# ")
-		if isComment && strings.Contains(setting, " = ") && !strings.Contains(setting, "= \"\"") &&
-			!strings.HasPrefix(setting, "id =") && !strings.HasPrefix(setting, "validator =") {
+		if isComment && strings.Contains(setting, " = ") && !strings.Contains(setting, "= \"\"") {
 			line = setting
 		}
 		lines = append(lines, line)
@@ -200,6 +216,7 @@ func TestTemplateShowsDefaults(t *testing.T) {
 	want := Defaults()
 	want.Backends["hsm"] = minimalBackend()
 	want.Backends["hsm"].Settings.(*PKCS11).Env = map[string]string{}
+	want.Chains["abstract"].RPC = []string{}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}

@@ -25,8 +25,9 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "session", c.Session.fields(), nil)
 	section(&w, "limits", c.Limits.fields(), nil)
 	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
-	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. Others, for example:\n" +
-		"# [chains.my-chain]\n# id = 1234\n# validator = \"0x…\"  # SessionKeyValidator's address; without it, only eoa sessions\n")
+	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. With URLs of nodes under rpc the\n" +
+		"# agent reads a chain; without, it works offline. Another chain has a section of its own, with its id.\n")
+	section(&w, "chains.abstract", c.Chains["abstract"].fields(), nil)
 	return w.Bytes()
 }
 
