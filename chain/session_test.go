@@ -212,6 +212,28 @@ func TestStateReverts(t *testing.T) {
 	}
 }
 
+// A second policy for what a first one decides has a limit below what the first has counted: the rest
+// of that limit is negative, which reverts.
+func TestStateRevertsLater(t *testing.T) {
+	node := chaintest.Start(t)
+	c := newClient(t, chaintest.Config(node.URL))
+	account, spec := node.NewAccount(), sampleSpec()
+	spec.TransferPolicies[2].ValueLimit = lifetime(20)
+	node.CreateSession(account, spec)
+	for _, tt := range []struct {
+		more    int64
+		reverts bool
+	}{{20, false}, {1, true}} {
+		if err := node.Use(account, spec, chaintest.Use{To: friend, Value: big.NewInt(tt.more)}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Snapshot(t.Context(), account, spec)
+		if err != nil || got.Status != chain.Active || (got.Used == nil) != tt.reverts {
+			t.Errorf("after %d more: %+v, %v; want usage %v", tt.more, got, err, !tt.reverts)
+		}
+	}
+}
+
 // Only blocks with enough confirmations count, for everything.
 func TestConfirmations(t *testing.T) {
 	node := chaintest.Start(t)
