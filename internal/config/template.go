@@ -27,7 +27,11 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
 	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. With URLs of nodes under rpc the\n" +
 		"# agent reads a chain; without, it works offline. Another chain has a section of its own, with its id.\n")
-	section(&w, "chains.abstract", c.Chains["abstract"].fields(), nil)
+	var chain bytes.Buffer
+	section(&chain, "chains.abstract", c.Chains["abstract"].fields(), nil)
+	for line := range strings.Lines(strings.TrimPrefix(chain.String(), "\n")) {
+		w.WriteString("# " + line)
+	}
 	return w.Bytes()
 }
 
