@@ -312,6 +312,17 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
+// The bound is on the answer's bytes, and the error says so.
+func TestMaxResponse(t *testing.T) {
+	node := chaintest.Start(t)
+	cfg := chaintest.Config(node.URL)
+	cfg.MaxResponse = 300
+	_, err := newClient(t, cfg).Head(t.Context())
+	if !errors.Is(err, chain.ErrGarbled) || !strings.Contains(err.Error(), "it has more than 300 bytes") {
+		t.Errorf("Head: %v, want ErrGarbled for its size", err)
+	}
+}
+
 // A redirect would take a URL's credentials elsewhere.
 func TestRedirect(t *testing.T) {
 	node := chaintest.Start(t)
