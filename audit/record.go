@@ -18,13 +18,21 @@ const (
 	SessionExpired  Event = "session.expired"
 	SessionRevoked  Event = "session.revoked"
 	SessionClosed   Event = "session.closed"
-	KeyDestroyed    Event = "key.destroyed"
-	KeyDestroyError Event = "key.destroyFailed"
-	AgentStarted    Event = "agent.started"
-	AgentStopped    Event = "agent.stopped"
-	AgentLocked     Event = "agent.locked"
-	AgentUnlocked   Event = "agent.unlocked"
-	AgentReloaded   Event = "agent.reloaded"
+	SessionImported Event = "session.imported" // its spec was recovered from the chain
+	// The ledger was brought in line with the chain.
+	SessionReconciled Event = "session.reconciled"
+	// The chain has counted what nothing signed here explains.
+	SessionExternal  Event = "session.externalUsage"
+	SessionBlocked   Event = "session.blocked"   // the registry does not allow one of its policies any more
+	SessionUnblocked Event = "session.unblocked" // all of them again
+	SessionSucceeded Event = "session.succeeded" // its clients are moved to its successor
+	KeyDestroyed     Event = "key.destroyed"
+	KeyDestroyError  Event = "key.destroyFailed"
+	AgentStarted     Event = "agent.started"
+	AgentStopped     Event = "agent.stopped"
+	AgentLocked      Event = "agent.locked"
+	AgentUnlocked    Event = "agent.unlocked"
+	AgentReloaded    Event = "agent.reloaded"
 )
 
 // Peer is who asked, as the kernel tells (SO_PEERCRED, unix(7)).

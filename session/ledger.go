@@ -19,6 +19,8 @@ type Ledger struct {
 	db    *bolt.DB
 	trail *audit.Trail
 
+	settling sync.Mutex // one Settle at a time; held across the disk, never the network
+
 	mu       sync.Mutex
 	books    map[ID]*book
 	bySigner map[policy.Address]ID
@@ -41,6 +43,9 @@ type book struct {
 	sess *Session                       // replaced, never changed
 	used map[policy.Tracker]uint256.Int // what was looked at since the start; the file has all
 	open map[uint64]*openNonce          // nonces with entries that are not on disk yet
+
+	chain *settled // what the chain was last seen to say; nil: never. Replaced, never changed
+	ahead int      // entries of Settle and of carrying that are not on disk yet
 }
 
 // openNonce is the state of a nonce ahead of the disk.
@@ -86,14 +91,7 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	if b == nil || b.sess.Status != Active {
 		return nil, notActive(b)
 	}
-	n, known, err := l.nonceLocked(b, g.Nonce, g.Digest)
-	if err != nil {
-		return nil, err
-	}
-	if known {
-		g.Charges = nil
-	}
-	c, err := l.settleLocked(b, n, g)
+	n, known, c, err := l.weighLocked(b, &g)
 	if err != nil {
 		return nil, err
 	}
@@ -120,18 +118,28 @@ func (l *Ledger) Preview(id ID, g Grant) ([]policy.Charge, error) {
 	if b == nil || b.sess.Status != Active {
 		return nil, notActive(b)
 	}
-	n, known, err := l.nonceLocked(b, g.Nonce, g.Digest)
-	if err != nil {
-		return nil, err
-	}
-	if known {
-		g.Charges = nil
-	}
-	c, err := l.settleLocked(b, n, g)
+	_, _, c, err := l.weighLocked(b, &g)
 	if err != nil {
 		return nil, err
 	}
 	return c.counted, nil
+}
+
+// weighLocked finds the state of g's nonce, whether g's digest was granted for it before, and
+// what g changes. A digest that was granted before loses its charges.
+func (l *Ledger) weighLocked(b *book, g *Grant) (n *openNonce, known bool, c *changes, err error) {
+	if err := l.enterPeriodsLocked(b, g.Charges); err != nil {
+		return nil, false, nil, err
+	}
+	n, known, err = l.nonceLocked(b, g.Nonce, g.Digest)
+	if err != nil {
+		return nil, false, nil, err
+	}
+	if known {
+		g.Charges = nil
+	}
+	c, err = l.priceLocked(b, n, *g)
+	return n, known, c, err
 }
 
 // changes is what a grant changes.
@@ -141,10 +149,10 @@ type changes struct {
 	liability map[policy.Tracker]*policy.Decimal
 }
 
-// settleLocked works out what g costs beyond what its nonce has cost already. Of all
+// priceLocked works out what g costs beyond what its nonce has cost already. Of all
 // signatures for one nonce only one can land, so they cost the largest amount, not the sum.
-func (l *Ledger) settleLocked(b *book, n *openNonce, g Grant) (*changes, error) {
-	without, err := l.usedLocked(b, n, g.Charges)
+func (l *Ledger) priceLocked(b *book, n *openNonce, g Grant) (*changes, error) {
+	without, err := l.usedLocked(b, n, &g)
 	if err != nil {
 		return nil, err
 	}
@@ -161,22 +169,23 @@ func (l *Ledger) settleLocked(b *book, n *openNonce, g Grant) (*changes, error) 
 		c.used[ch.Tracker] = *new(uint256.Int).Add(&base, &cost) // Settle made sure that this fits
 		dec := policy.Decimal(cost)
 		c.liability[ch.Tracker] = &dec
-		if more := new(uint256.Int).Sub(&cost, &old); !more.IsZero() {
+		counted := b.counted(g.Nonce, n, ch.Tracker)
+		if more := new(uint256.Int).Sub(&cost, &counted); !more.IsZero() {
 			c.counted = append(c.counted, policy.Charge{Tracker: ch.Tracker, Limit: ch.Limit, Amount: policy.Decimal(*more)})
 		}
 	}
 	return c, nil
 }
 
-// usedLocked returns the totals of the charges' trackers without what n has cost.
-func (l *Ledger) usedLocked(b *book, n *openNonce, charges []policy.Charge) (map[policy.Tracker]uint256.Int, error) {
-	without := make(map[policy.Tracker]uint256.Int, len(charges))
-	for _, ch := range charges {
+// usedLocked returns the totals of the trackers that g charges, without what n has cost.
+func (l *Ledger) usedLocked(b *book, n *openNonce, g *Grant) (map[policy.Tracker]uint256.Int, error) {
+	without := make(map[policy.Tracker]uint256.Int, len(g.Charges))
+	for _, ch := range g.Charges {
 		used, err := l.totalLocked(b, ch.Tracker)
 		if err != nil {
 			return nil, err
 		}
-		old := n.cost(ch.Tracker)
+		old := b.counted(g.Nonce, n, ch.Tracker)
 		without[ch.Tracker] = *new(uint256.Int).Sub(&used, &old)
 	}
 	return without, nil
@@ -188,7 +197,7 @@ func (l *Ledger) totalLocked(b *book, t policy.Tracker) (used uint256.Int, err e
 		return used, nil
 	}
 	err = l.db.View(func(tx *bolt.Tx) error {
-		used, err = getUsage(tx, b.sess.ID, t)
+		used, _, err = getUsage(tx, b.sess.ID, t)
 		return err
 	})
 	if err == nil {
@@ -222,6 +231,18 @@ func (l *liability) cost(t policy.Tracker) uint256.Int {
 	}
 	return uint256.Int{}
 }
+
+// counted is how much of n's cost on t is in t's total: nothing once the chain is past the
+// nonce, so a signature for it counts anew until the next Settle finds that it can't land.
+func (b *book) counted(nonce uint64, n *openNonce, t policy.Tracker) uint256.Int {
+	if b.passed(nonce) {
+		return uint256.Int{}
+	}
+	return n.cost(t)
+}
+
+// passed reports whether the account has used the nonce, as the chain was last seen.
+func (b *book) passed(nonce uint64) bool { return b.chain != nil && nonce < b.chain.Nonce }
 
 // take makes the changes in memory.
 func (c *changes) take(b *book, n *openNonce) {
@@ -259,7 +280,7 @@ func (b *book) committed(nonce uint64, n *openNonce) {
 	if n.entries--; n.entries == 0 {
 		delete(b.open, nonce)
 	}
-	if len(b.open) == 0 && len(b.used) > maxCachedTotals {
+	if len(b.open) == 0 && b.ahead == 0 && len(b.used) > maxCachedTotals {
 		clear(b.used)
 	}
 }

@@ -60,8 +60,13 @@ func (l *Ledger) load(auditPath string) error {
 		if err != nil {
 			return err
 		}
+		chain, err := getSettled(tx)
+		if err != nil {
+			return err
+		}
 		for _, s := range sessions {
 			l.addLocked(s)
+			l.books[s.ID].chain = chain[s.ID]
 		}
 		journal = getJournal(tx)
 		l.head, err = getHead(tx)

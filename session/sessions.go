@@ -199,8 +199,9 @@ func (s *Session) allows(peer audit.Peer) bool {
 
 // Outstanding is the number of nonces that were signed for and not settled on chain.
 func (s *Sessions) Outstanding(id ID) (n int, err error) {
+	last, _ := s.ledger.settledOf(id)
 	err = s.ledger.db.View(func(tx *bolt.Tx) error {
-		n = countLiabilities(tx, id)
+		n = countLiabilities(tx, id, last.nonce())
 		return nil
 	})
 	return n, err

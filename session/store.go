@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -23,9 +24,16 @@ var (
 	usageBucket       = []byte("usage")       // ID ‖ tracker's text → what was counted, 32 bytes
 	liabilitiesBucket = []byte("liabilities") // ID ‖ nonce (8 bytes) → liability, JSON
 	signedBucket      = []byte("signed")      // ID ‖ nonce ‖ digest → 1: that digest was granted
+	chainBucket       = []byte("chain")       // ID → settled, JSON: what the chain was last seen to say
 )
 
-const storeVersion = "1"
+// The file's version. Version 1 had no chain bucket and counted every liability for ever; it
+// is made a version 2 when it is opened. A reader of version 1 must not open a version 2:
+// it would take off what Settle has taken off already.
+const (
+	storeVersion    = "2"
+	storeVersionOld = "1"
+)
 
 var errOtherVersion = errors.New("the ledger was written by another version of keyward")
 
@@ -35,13 +43,14 @@ func initStore(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if v := meta.Get([]byte("version")); v != nil {
-		if string(v) != storeVersion {
-			return fmt.Errorf("%w: version %q, this one reads %q", errOtherVersion, v, storeVersion)
-		}
+	switch v := string(meta.Get([]byte("version"))); v {
+	case storeVersion:
 		return nil
+	case "", storeVersionOld:
+	default:
+		return fmt.Errorf("%w: version %q, this one reads %q", errOtherVersion, v, storeVersion)
 	}
-	for _, name := range [][]byte{journalBucket, sessionsBucket, creatingBucket, usageBucket, liabilitiesBucket, signedBucket} {
+	for _, name := range [][]byte{journalBucket, sessionsBucket, creatingBucket, usageBucket, liabilitiesBucket, signedBucket, chainBucket} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
@@ -140,18 +149,46 @@ func getLiability(tx *bolt.Tx, id ID, nonce uint64) (l liability, found bool, er
 	if v == nil {
 		return l, false, nil
 	}
-	if err := json.Unmarshal(v, &l); err != nil {
-		return l, false, fmt.Errorf("reading liability for nonce %d of session %s: %w", nonce, id, err)
-	}
-	return l, true, nil
+	l, err = parseLiability(id, nonce, v)
+	return l, err == nil, err
 }
 
-func countLiabilities(tx *bolt.Tx, id ID) (n int) {
+// forLiabilities calls do with the liabilities of a session from nonce first on, lowest first,
+// until it returns false.
+func forLiabilities(tx *bolt.Tx, id ID, first uint64, do func(nonce uint64, v []byte) bool) {
 	c := tx.Bucket(liabilitiesBucket).Cursor()
-	for k, _ := c.Seek([]byte(id)); k != nil && string(k[:len(id)]) == string(id); k, _ = c.Next() {
-		n++
+	for k, v := c.Seek(liabilityKey(id, first)); k != nil && bytes.HasPrefix(k, []byte(id)); k, v = c.Next() {
+		if len(k) == len(id)+8 && !do(binary.BigEndian.Uint64(k[len(id):]), v) {
+			return
+		}
 	}
+}
+
+func parseLiability(id ID, nonce uint64, v []byte) (l liability, err error) {
+	if err := json.Unmarshal(v, &l); err != nil {
+		return l, fmt.Errorf("reading liability for nonce %d of session %s: %w", nonce, id, err)
+	}
+	return l, nil
+}
+
+// countLiabilities counts those from nonce first on.
+func countLiabilities(tx *bolt.Tx, id ID, first uint64) (n int) {
+	forLiabilities(tx, id, first, func(uint64, []byte) bool { n++; return true })
 	return n
+}
+
+// getSettled returns what the chain was last seen to say about each session.
+func getSettled(tx *bolt.Tx) (map[ID]*settled, error) {
+	all := map[ID]*settled{}
+	err := tx.Bucket(chainBucket).ForEach(func(k, v []byte) error {
+		s := new(settled)
+		if err := json.Unmarshal(v, s); err != nil {
+			return fmt.Errorf("reading what the chain said of session %s: %w", k, err)
+		}
+		all[ID(k)] = s
+		return nil
+	})
+	return all, err
 }
 
 func usageKey(id ID, t policy.Tracker) []byte {
@@ -162,15 +199,15 @@ func usageKey(id ID, t policy.Tracker) []byte {
 	return append([]byte(id), text...)
 }
 
-func getUsage(tx *bolt.Tx, id ID, t policy.Tracker) (uint256.Int, error) {
+func getUsage(tx *bolt.Tx, id ID, t policy.Tracker) (used uint256.Int, found bool, err error) {
 	v := tx.Bucket(usageBucket).Get(usageKey(id, t))
 	if v == nil {
-		return uint256.Int{}, nil
+		return used, false, nil
 	}
 	if len(v) != 32 {
-		return uint256.Int{}, fmt.Errorf("reading usage of session %s: %d bytes, want 32", id, len(v))
+		return used, false, fmt.Errorf("reading usage of session %s: %d bytes, want 32", id, len(v))
 	}
-	return *new(uint256.Int).SetBytes32(v), nil
+	return *used.SetBytes32(v), true, nil
 }
 
 func putUsage(tx *bolt.Tx, id ID, t policy.Tracker, used uint256.Int) error {

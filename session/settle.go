@@ -1,0 +1,242 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/holiman/uint256"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/policy"
+)
+
+// ChainView is what one block says about an agw session.
+type ChainView struct {
+	Block uint64
+	Time  time.Time // of the block
+	Nonce uint64    // the account's: every lower one is used, by whatever transaction
+	// Used is what the chain has counted, for every limit of the spec; of an allowance in
+	// the block's period.
+	Used map[policy.Tracker]uint256.Int
+}
+
+// settled is the view that a session was last settled by.
+type settled struct {
+	Block uint64    `json:"block"`
+	Time  time.Time `json:"time"`
+	Nonce uint64    `json:"nonce"`
+	Used  amounts   `json:"used"`
+	// External is, by limit, what the chain has counted and the ledger can't explain, since ever.
+	External amounts `json:"external,omitempty"`
+}
+
+type amounts map[policy.Tracker]policy.Decimal
+
+// Settlement is what a view changed.
+type Settlement struct {
+	Block  uint64  `json:"block"`
+	Nonce  uint64  `json:"nonce"`
+	Passed int     `json:"passed,omitempty"` // liabilities that can't land any more, or have
+	Before amounts `json:"before,omitempty"` // totals that changed
+	After  amounts `json:"after,omitempty"`
+	// External is, by limit, what the chain has counted since the view before and no liability explains: the
+	// key or the session is used from elsewhere.
+	External amounts `json:"external,omitempty"`
+}
+
+// Settle brings the totals of session id in line with v, a block of the chain.
+//
+// A transaction that was signed here can land only while the account's nonce is not past its own, and of all
+// that were signed for one nonce one lands at most. So at block B, with the account's nonce N,
+//
+//	total(t) = what the chain has counted on t at B + the costs on t of all liabilities with nonce >= N
+//
+// is the most that the chain can come to count of what was signed here: what landed is in the first
+// part, what another transaction took the nonce of is in none. Liabilities that were reserved while
+// v was being read are in the second part whatever v says, as B does not have their nonces; so an old v
+// gives a total that is too high, never one too low.
+//
+// Nothing is forgotten: a liability whose nonce has passed stays on file and costs nothing. After a reorganisation
+// N is lower, and the liabilities from there on cost again what they cost before. A view of a
+// lower block than the last (a node that lags, or a chain that was set back) only raises totals.
+//
+// An allowance's total is settled in v's period. Other periods keep theirs until the chain gets
+// there, or get what is open, if that is more; see enterPeriodsLocked.
+//
+// The change is durable, with a record made of rec if totals or liabilities changed, when Settle returns nil.
+// The caller makes sure that v has all limits (see [viewOf]); one that is missing keeps its total.
+func (l *Ledger) Settle(ctx context.Context, id ID, v *ChainView, now time.Time, rec *audit.Record) (*Settlement, error) {
+	l.settling.Lock()
+	defer l.settling.Unlock()
+	last, known := l.settledOf(id)
+	if !known {
+		return nil, fmt.Errorf("session %q: %w", id, ErrUnknownSigner)
+	}
+	// From the disk alone: what has landed was released, so it was on disk before.
+	passed, explained, err := l.passedBetween(id, last.nonce(), v.Nonce)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	st, e, err := l.settleLocked(id, v, now, explained)
+	if err != nil {
+		l.mu.Unlock()
+		return nil, err
+	}
+	st.Passed = passed
+	if e == nil {
+		l.mu.Unlock()
+		return st, nil
+	}
+	if passed > 0 || len(st.After) > 0 || len(st.External) > 0 {
+		rec.Detail = st
+		e.rec = rec
+	}
+	err = l.enqueueLocked(e.entry)
+	if err == nil {
+		l.books[id].carry(e.carrying)
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return st, e.wait(ctx)
+}
+
+// settling is an entry and what it changes in memory.
+type settling struct {
+	*entry
+	*carrying
+}
+
+// settleLocked works out what v changes; the entry is nil if nothing that is worth a write.
+func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained map[policy.Tracker]uint256.Int) (*Settlement, *settling, error) {
+	b := l.books[id]
+	open, err := l.openLocked(b, v.Nonce)
+	if err != nil {
+		return nil, nil, err
+	}
+	trackers := b.trackers(v, now)
+	c := &carrying{raised: open.carry(trackers), used: map[policy.Tracker]uint256.Int{}}
+	st := &Settlement{Block: v.Block, Nonce: v.Nonce, Before: amounts{}, After: amounts{}}
+	for _, t := range trackers {
+		before, err := l.totalLocked(b, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		after := open.sum(t)
+		counted, has := v.Used[t]
+		if after = addCapped(counted, after); (!has || b.lowers(v)) && after.Lt(&before) {
+			after = before
+		}
+		if c.used[t] = after; after != before {
+			st.Before[t], st.After[t] = policy.Decimal(before), policy.Decimal(after)
+		}
+	}
+	st.External = b.external(v, explained)
+	c.chain = b.next(v, st.External)
+	if b.chain != nil && len(st.After) == 0 && len(c.raised) == 0 && maps.Equal(c.chain.Used, b.chain.Used) && v.Nonce == b.chain.Nonce {
+		b.chain = c.chain // a later block, which says the same
+		return st, nil, nil
+	}
+	return st, &settling{
+		entry: &entry{
+			apply: func(tx *bolt.Tx) error { return c.put(tx, id) },
+			after: func() { b.carried(c) },
+		},
+		carrying: c,
+	}, nil
+}
+
+// lowers reports whether v is of a lower block than the last view.
+func (b *book) lowers(v *ChainView) bool { return b.chain != nil && v.Block < b.chain.Block }
+
+// trackers are those whose totals v can change: what the chain counts by, and what is signed by now.
+func (b *book) trackers(v *ChainView, now time.Time) []policy.Tracker {
+	all := slices.Collect(maps.Keys(v.Used))
+	for _, u := range limits(b.sess.Spec, now) {
+		if _, ok := v.Used[u.Tracker]; !ok {
+			all = append(all, u.Tracker)
+		}
+	}
+	return all
+}
+
+// external is what v has counted beyond the last view and beyond what the passed liabilities explain.
+// After a step back there is nothing to compare with: the next view is held to this one.
+func (b *book) external(v *ChainView, explained map[policy.Tracker]uint256.Int) amounts {
+	if b.chain != nil && (v.Block < b.chain.Block || v.Nonce < b.chain.Nonce) {
+		return nil
+	}
+	all := amounts{}
+	for t, counted := range v.Used {
+		known := explained[limitOf(t)]
+		if b.chain != nil { // of an allowance's later period the last view has nothing, and the chain had none
+			known = addCapped(known, uint256.Int(b.chain.Used[t]))
+		}
+		if counted.Gt(&known) {
+			all[limitOf(t)] = policy.Decimal(*new(uint256.Int).Sub(&counted, &known))
+		}
+	}
+	return all
+}
+
+// next is what to settle the next view by.
+func (b *book) next(v *ChainView, external amounts) *settled {
+	next := &settled{Block: v.Block, Time: v.Time.UTC(), Nonce: v.Nonce, Used: amounts{}, External: amounts{}}
+	for t, used := range v.Used {
+		next.Used[t] = policy.Decimal(used)
+	}
+	if b.chain != nil {
+		maps.Copy(next.External, b.chain.External)
+	}
+	for t, more := range external {
+		next.External[t] = policy.Decimal(addCapped(uint256.Int(next.External[t]), uint256.Int(more)))
+	}
+	return next
+}
+
+// passedBetween counts the liabilities with from <= nonce < to, and sums up what they cost by limit.
+func (l *Ledger) passedBetween(id ID, from, to uint64) (passed int, costs map[policy.Tracker]uint256.Int, err error) {
+	costs = map[policy.Tracker]uint256.Int{}
+	err = l.db.View(func(tx *bolt.Tx) (err error) {
+		forLiabilities(tx, id, from, func(nonce uint64, v []byte) bool {
+			if nonce >= to {
+				return false
+			}
+			var n liability
+			if n, err = parseLiability(id, nonce, v); err != nil {
+				return false
+			}
+			passed++
+			for t, cost := range n.mostByLimit() {
+				costs[t] = addCapped(costs[t], cost)
+			}
+			return true
+		})
+		return err
+	})
+	return passed, costs, err
+}
+
+// settledOf returns the last view of the session, nil if there was none, and whether there is such a session.
+func (l *Ledger) settledOf(id ID) (*settled, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.books[id]
+	if b == nil {
+		return nil, false
+	}
+	return b.chain, true
+}
+
+func (s *settled) nonce() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.Nonce
+}

@@ -1,0 +1,390 @@
+package session
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/holiman/uint256"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/policy"
+)
+
+const (
+	feeLimit   = 1000
+	valueLimit = 100
+	hour       = 3600
+)
+
+var feeTracker = policy.Tracker{Kind: policy.FeeTracker}
+
+// valueIn is the value tracker of the period that holds the Unix time now.
+func valueIn(now int64) policy.Tracker {
+	return policy.Tracker{Kind: policy.TransferValueTracker, Target: target, Allowance: true, PeriodID: uint64(now / hour)}
+}
+
+// modelTx is a transaction that was signed.
+type modelTx struct{ fee, value uint64 }
+
+// modelState is the chain after a block: what it counts, and nothing that it enforces.
+type modelState struct {
+	time  int64
+	nonce uint64
+	used  map[policy.Tracker]uint64
+}
+
+// model is a ledger with a chain beside it that lands what was signed, in any order and
+// period that the rules of the chain leave to whoever submits.
+type model struct {
+	t       *testing.T
+	rng     *rand.Rand
+	dir     string
+	ledger  *Ledger
+	now     int64
+	blocks  []modelState // the last is the head
+	signed  map[uint64][]modelTx
+	digests byte
+	poll    *ChainView // read, not settled yet
+	history []string
+}
+
+func newModel(t *testing.T, seed uint64) *model {
+	t.Helper()
+	m := &model{
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), dir: t.TempDir(), now: 500_000 * hour, signed: map[uint64][]modelTx{},
+		blocks: []modelState{{time: 500_000 * hour, nonce: 3, used: map[policy.Tracker]uint64{}}},
+	}
+	m.ledger = reopenLedger(t, m.dir)
+	sess := &Session{ID: "s", Kind: AGW, Status: Active, Spec: &policy.Spec{
+		FeeLimit: policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(feeLimit)},
+		TransferPolicies: []policy.TransferSpec{{Target: target, ValueLimit: policy.UsageLimit{
+			LimitType: policy.Allowance, Limit: *uint256.NewInt(valueLimit), Period: *uint256.NewInt(hour)}}},
+	}}
+	if err := m.ledger.db.Update(func(tx *bolt.Tx) error { return putJSON(tx, sessionsBucket, []byte("s"), sess) }); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	m.read(0)
+	m.settle()
+	return m
+}
+
+func (m *model) head() *modelState { return &m.blocks[len(m.blocks)-1] }
+
+// mine adds a block to which edit is done.
+func (m *model) mine(edit func(s *modelState)) {
+	next := *m.head()
+	next.time, next.used = m.now, maps.Clone(next.used)
+	edit(&next)
+	m.blocks = append(m.blocks, next)
+}
+
+// reserve asks for a signature at some nonce near the account's.
+func (m *model) reserve() {
+	nonce := m.head().nonce + m.rng.Uint64N(6)
+	if nonce > 0 && m.rng.IntN(8) == 0 {
+		nonce = m.head().nonce - 1 // the account has used it
+	}
+	tx := modelTx{fee: m.rng.Uint64N(60), value: m.rng.Uint64N(40)}
+	m.digests++
+	t := valueIn(m.now)
+	g := Grant{Nonce: nonce, Digest: policy.Hash{m.digests, byte(nonce)}, Charges: []policy.Charge{
+		{Tracker: t, Limit: policy.Decimal(*uint256.NewInt(valueLimit)), Amount: policy.Decimal(*uint256.NewInt(tx.value))},
+		{Tracker: feeTracker, Limit: policy.Decimal(*uint256.NewInt(feeLimit)), Amount: policy.Decimal(*uint256.NewInt(tx.fee))},
+	}}
+	r, err := m.ledger.Reserve("s", g, &audit.Record{Event: audit.SignGranted})
+	if err != nil {
+		return // a denial is always allowed
+	}
+	if m.rng.IntN(3) == 0 { // mostly the disk is behind
+		if err := r.Durable(m.t.Context()); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	m.signed[nonce] = append(m.signed[nonce], tx)
+}
+
+// land has one of the transactions that were signed for the next nonce land, in the block's period.
+func (m *model) land() {
+	txs := m.signed[m.head().nonce]
+	if len(txs) == 0 {
+		return
+	}
+	m.durable() // it was released
+	tx := txs[m.rng.IntN(len(txs))]
+	m.mine(func(s *modelState) {
+		s.nonce++
+		s.used[feeTracker] += tx.fee
+		s.used[valueIn(s.time)] += tx.value
+	})
+}
+
+// durable waits for all that is in line.
+func (m *model) durable() {
+	m.ledger.mu.Lock()
+	e := &entry{}
+	err := m.ledger.enqueueLocked(e)
+	m.ledger.mu.Unlock()
+	if err == nil {
+		err = e.wait(m.t.Context())
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// read reads the block that is back below the head.
+func (m *model) read(back int) {
+	i := max(0, len(m.blocks)-1-back)
+	s := m.blocks[i]
+	used := map[policy.Tracker]uint256.Int{feeTracker: *uint256.NewInt(s.used[feeTracker])}
+	used[valueIn(s.time)] = *uint256.NewInt(s.used[valueIn(s.time)])
+	m.poll = &ChainView{Block: uint64(i), Time: time.Unix(s.time, 0), Nonce: s.nonce, Used: used}
+}
+
+// settle hands the ledger what was read, perhaps long ago.
+func (m *model) settle() *Settlement {
+	m.t.Helper()
+	if m.poll == nil {
+		return &Settlement{}
+	}
+	st, err := m.ledger.Settle(m.t.Context(), "s", m.poll, time.Unix(m.now, 0), &audit.Record{Event: audit.SessionReconciled})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.poll = nil
+	return st
+}
+
+func (m *model) restart() {
+	m.t.Helper()
+	if err := m.ledger.close(); err != nil {
+		m.t.Fatal(err)
+	}
+	l, err := openLedger(filepath.Join(m.dir, "ledger.db"), filepath.Join(m.dir, "audit.jsonl"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.ledger = l
+	m.t.Cleanup(func() { l.close() })
+}
+
+// total is what a request would be held to now.
+func (m *model) total(t policy.Tracker) uint64 {
+	m.t.Helper()
+	l := m.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.books["s"]
+	if err := l.enterPeriodsLocked(b, []policy.Charge{{Tracker: t}}); err != nil {
+		m.t.Fatal(err)
+	}
+	total, err := l.totalLocked(b, t)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return total.Uint64()
+}
+
+// check holds the totals to the chain: never less than what it counted and what can still land.
+func (m *model) check() {
+	m.t.Helper()
+	fee, value := m.head().used[feeTracker], m.head().used[valueIn(m.now)]
+	for nonce, txs := range m.signed {
+		if nonce < m.head().nonce {
+			continue
+		}
+		var most modelTx
+		for _, tx := range txs {
+			most.fee, most.value = max(most.fee, tx.fee), max(most.value, tx.value)
+		}
+		fee, value = fee+most.fee, value+most.value
+	}
+	if got := m.total(feeTracker); got < fee {
+		m.fatalf("fee total %d, but the chain can come to %d", got, fee)
+	}
+	if got := m.total(valueIn(m.now)); got < value {
+		m.fatalf("value total %d, but the chain can come to %d", got, value)
+	}
+	for t, used := range m.head().used {
+		if limit := map[bool]uint64{true: valueLimit, false: feeLimit}[t.Allowance]; used > limit {
+			m.fatalf("%s: %d landed, the limit is %d", t, used, limit)
+		}
+	}
+}
+
+func (m *model) fatalf(format string, args ...any) {
+	m.t.Helper()
+	m.t.Fatalf("%s\nafter: %v", fmt.Sprintf(format, args...), m.history)
+}
+
+// Whatever is signed, lands, is replaced, loses its nonce, is read late or from a node that lags, is reorganised away
+// or cut off by a restart: totals cover what the chain can come to count, no limit is passed by what
+// lands, and nothing looks like external usage.
+func TestSettleNeverUnderCounts(t *testing.T) {
+	const confirmations = 3
+	for seed := range uint64(40) {
+		m := newModel(t, seed)
+		final := 0 // no reorganisation goes below this block
+		ops := []struct {
+			name   string
+			weight int
+			do     func()
+		}{
+			{"reserve", 40, m.reserve},
+			{"land", 30, m.land},
+			{"owner", 8, func() { m.mine(func(s *modelState) { s.nonce++ }) }},
+			{"empty", 8, func() { m.mine(func(*modelState) {}) }},
+			{"tick", 6, func() { m.now += m.rng.Int64N(hour / 2) }},
+			{"read", 12, func() { m.read(confirmations); final = max(final, int(m.poll.Block)) }},
+			{"lagging", 2, func() { m.read(confirmations + m.rng.IntN(10)) }},
+			{"settle", 14, func() {
+				if st := m.settle(); len(st.External) > 0 {
+					m.fatalf("external usage %v of a chain that has none", st.External)
+				}
+			}},
+			{"reorg", 3, func() { m.blocks = m.blocks[:max(final+1, len(m.blocks)-m.rng.IntN(confirmations+1))] }},
+			{"restart", 1, m.restart},
+		}
+		var deck []int
+		for i, op := range ops {
+			deck = append(deck, slices.Repeat([]int{i}, op.weight)...)
+		}
+		for range 250 {
+			op := ops[deck[m.rng.IntN(len(deck))]]
+			m.history = append(m.history, op.name)
+			op.do()
+			m.check()
+		}
+		m.ledger.close()
+	}
+}
+
+// A reorganisation below what was settled brings back what was settled: from the next view on, totals
+// cover it again.
+func TestSettleTakesBackAReorganisation(t *testing.T) {
+	for seed := range uint64(20) {
+		m := newModel(t, seed)
+		for range 30 {
+			for range 1 + m.rng.IntN(4) {
+				m.reserve()
+				if m.rng.IntN(2) == 0 {
+					m.land()
+				} else {
+					m.mine(func(s *modelState) { s.nonce++ }) // whatever was signed for it is void
+				}
+				m.now += m.rng.Int64N(hour / 4)
+			}
+			m.read(0)
+			m.settle()
+			m.check()
+			m.blocks = m.blocks[:1+m.rng.IntN(len(m.blocks))]
+			m.read(0)
+			m.settle()
+			m.signedCovered()
+		}
+		m.ledger.close()
+	}
+}
+
+// signedCovered is check without the limits, which a deep reorganisation may break: what was void when
+// more was signed is not any more.
+func (m *model) signedCovered() {
+	m.t.Helper()
+	used := m.head().used
+	m.head().used = map[policy.Tracker]uint64{}
+	m.check()
+	m.head().used = used
+}
+
+// Usage that nothing signed here explains is told, once, and counted.
+func TestSettleFindsExternalUsage(t *testing.T) {
+	m := newModel(t, 1)
+	for range 3 {
+		m.reserve()
+	}
+	m.durable()
+	before := m.total(feeTracker)
+	m.mine(func(s *modelState) { s.nonce += 10; s.used[feeTracker] = before + 7; s.used[valueIn(m.now)] = 0 })
+	m.read(0)
+	st := m.settle()
+	if got := st.External[feeTracker]; len(st.External) != 1 || got.String() != "7" {
+		t.Errorf("external %v, want 7 of fees", st.External)
+	}
+	if st.Passed == 0 {
+		t.Error("no liability passed")
+	}
+	if got := m.total(feeTracker); got != before+7 {
+		t.Errorf("total %d, want the chain's %d", got, before+7)
+	}
+	m.restart()
+	m.mine(func(*modelState) {})
+	m.read(0)
+	if st := m.settle(); len(st.External) != 0 {
+		t.Errorf("told again: %v", st.External)
+	}
+	if last, _ := m.ledger.settledOf("s"); last.External[feeTracker].String() != "7" {
+		t.Errorf("on file: %v, want 7", last.External)
+	}
+}
+
+// Liabilities whose nonce was used by another transaction are given back, and a view from before
+// a reservation does not drop it.
+func TestSettleVoidsAndKeeps(t *testing.T) {
+	m := newModel(t, 1)
+	sign := func(nonce, fee uint64) {
+		t.Helper()
+		if _, err := reserve(t, m.ledger, "s", grantOf(nonce, byte(fee), feeCharge(feeLimit, fee))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sign(3, 400)
+	sign(4, 300)
+	m.mine(func(s *modelState) { s.nonce++ }) // the owner's, for nonce 3
+	m.read(0)
+	sign(5, 200) // while the poll runs
+	st := m.settle()
+	if got := m.total(feeTracker); got != 500 || st.Passed != 1 {
+		t.Errorf("total %d, %d passed, want 500 and 1", got, st.Passed)
+	}
+	if st.Before[feeTracker].String() != "900" || st.After[feeTracker].String() != "500" {
+		t.Errorf("%+v, want 900 before and 500 after", st)
+	}
+	m.restart()
+	if got := m.total(feeTracker); got != 500 {
+		t.Errorf("total %d after a restart, want 500", got)
+	}
+	// The nonce that has passed can be signed for again; it counts until the next view.
+	sign(3, 450)
+	if got := m.total(feeTracker); got != 950 {
+		t.Errorf("total %d, want 950", got)
+	}
+	m.read(0)
+	if m.settle(); m.total(feeTracker) != 500 {
+		t.Errorf("total %d after the next view, want 500", m.total(feeTracker))
+	}
+}
+
+// A view from before the last one, and one that lacks a limit, raise totals and never lower them.
+func TestSettleByLowerBlocksOnlyRaises(t *testing.T) {
+	m := newModel(t, 1)
+	m.mine(func(s *modelState) { s.used[feeTracker] = 600 })
+	m.read(0)
+	m.settle()
+	m.read(1)
+	if m.settle(); m.total(feeTracker) != 600 {
+		t.Errorf("total %d after a lower block, want 600", m.total(feeTracker))
+	}
+	m.mine(func(*modelState) {})
+	m.read(0)
+	delete(m.poll.Used, feeTracker)
+	if m.settle(); m.total(feeTracker) != 600 {
+		t.Errorf("total %d after a view without fees, want 600", m.total(feeTracker))
+	}
+}
