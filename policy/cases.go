@@ -72,7 +72,15 @@ func (e *CaseError) Unwrap() error { return e.Err }
 // holds no case gives a *[CaseError], and reading goes on behind it; an error of r, or a
 // line of more than 16 MiB, ends it. Empty lines are skipped.
 func ReadCases(r io.Reader) iter.Seq2[*Case, error] {
-	return func(yield func(*Case, error) bool) {
+	return readLines(r, func(line []byte) (*Case, string, error) {
+		c, err := ParseCase(line)
+		return c, c.Name, err
+	})
+}
+
+// readLines parses each line of r that is not empty into a case, which also has a name.
+func readLines[C any](r io.Reader, parse func([]byte) (*C, string, error)) iter.Seq2[*C, error] {
+	return func(yield func(*C, error) bool) {
 		lines := bufio.NewScanner(r)
 		lines.Buffer(make([]byte, 0, 64<<10), maxCaseBytes)
 		n := 0
@@ -82,10 +90,9 @@ func ReadCases(r io.Reader) iter.Seq2[*Case, error] {
 			if len(line) == 0 {
 				continue
 			}
-			c, err := ParseCase(line)
+			c, name, err := parse(line)
 			if err != nil {
-				err = &CaseError{n, c.Name, err}
-				c = nil
+				c, err = nil, &CaseError{n, name, err}
 			}
 			if !yield(c, err) {
 				return
@@ -105,7 +112,7 @@ func ReadCases(r io.Reader) iter.Seq2[*Case, error] {
 // uint8, since [Case.Run] knows what the chain makes of them. The error is a *[SpecError]; the
 // case beside it is never nil and has the name, if that could be read.
 func ParseCase(data []byte) (*Case, error) {
-	v, err := parseJSON(data, maxCaseBytes)
+	v, err := parseJSON(data, maxCaseBytes, maxMembers)
 	if err != nil {
 		return &Case{}, err
 	}

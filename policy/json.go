@@ -35,7 +35,7 @@ func enumName(names [][]string, n uint8) string {
 // digits; enums are numbers or names. requireSigner false accepts a spec without
 // "signer" (Signer is then zero). The error is always a *[SpecError].
 func ParseSpec(data []byte, requireSigner bool) (*Spec, error) {
-	v, err := parseJSON(data, maxSpecBytes)
+	v, err := parseJSON(data, maxSpecBytes, maxMembers)
 	if err != nil {
 		return nil, err
 	}

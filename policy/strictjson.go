@@ -17,6 +17,9 @@ import (
 const (
 	maxDepth   = 16 // a spec has 6 levels, a case 8
 	maxMembers = 64 // keys of one object; the largest has 14
+	// A list of a registry's answers has a key for each. Each key is compared with all
+	// before it, so there is a bound here too.
+	maxRegistryMembers = 8192
 )
 
 // SpecError is malformed input: where, and what is wrong with it.
@@ -70,8 +73,9 @@ func (v *jsonValue) member(key string) *jsonValue {
 	return nil
 }
 
-// parseJSON reads exactly one document of at most maxBytes.
-func parseJSON(data []byte, maxBytes int) (*jsonValue, error) {
+// parseJSON reads exactly one document of at most maxBytes, with at most maxMembers keys
+// in an object.
+func parseJSON(data []byte, maxBytes, maxMembers int) (*jsonValue, error) {
 	if len(data) > maxBytes {
 		return nil, &SpecError{"", fmt.Sprintf("longer than %d bytes", maxBytes)}
 	}
@@ -83,7 +87,7 @@ func parseJSON(data []byte, maxBytes int) (*jsonValue, error) {
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, &SpecError{"", "not JSON: " + syntaxError(err)}
 	}
-	s := jsonScanner{data: data}
+	s := jsonScanner{data: data, maxMembers: maxMembers}
 	v, err := s.value(0)
 	var malformed *SpecError
 	if errors.As(err, &malformed) {
@@ -102,8 +106,9 @@ func syntaxError(err error) string {
 
 // jsonScanner cuts a document that is known to be valid into values.
 type jsonScanner struct {
-	data []byte
-	pos  int
+	data       []byte
+	pos        int
+	maxMembers int
 }
 
 // next skips white space and the punctuation that validity already vouches for,
@@ -152,8 +157,8 @@ func (s *jsonScanner) object(depth int) (jsonValue, error) {
 		if v.member(key) != nil {
 			return v, &SpecError{"", fmt.Sprintf("key %s is given twice", quoted(key))}
 		}
-		if len(v.members) == maxMembers {
-			return v, &SpecError{"", fmt.Sprintf("an object has more than %d keys", maxMembers)}
+		if len(v.members) == s.maxMembers {
+			return v, &SpecError{"", fmt.Sprintf("an object has more than %d keys", s.maxMembers)}
 		}
 		value, err := s.value(depth + 1)
 		if err != nil {
