@@ -88,7 +88,7 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.books[id]
-	if b == nil || b.sess.Status != Active {
+	if b == nil || b.sess.Status != Active || b.sess.Blocked != "" {
 		return nil, notActive(b)
 	}
 	n, known, c, err := l.weighLocked(b, &g)
@@ -115,7 +115,7 @@ func (l *Ledger) Preview(id ID, g Grant) ([]policy.Charge, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.books[id]
-	if b == nil || b.sess.Status != Active {
+	if b == nil || b.sess.Status != Active || b.sess.Blocked != "" {
 		return nil, notActive(b)
 	}
 	_, _, c, err := l.weighLocked(b, &g)

@@ -74,7 +74,7 @@ func (s *Sessions) dueAt(sess *Session) time.Time {
 
 func (s *Sessions) doDue(ctx context.Context, sess *Session) error {
 	if !sess.Status.Ended() {
-		_, err := s.move(ctx, nil, sess.ID, Expired, audit.SessionExpired)
+		_, err := s.move(ctx, nil, sess.ID, Expired, audit.SessionExpired, nil)
 		return err
 	}
 	return s.destroyKey(ctx, sess)
@@ -92,7 +92,7 @@ func (s *Sessions) destroyKey(ctx context.Context, sess *Session) error {
 		return fmt.Errorf("destroying the key of session %s: %w", sess.ID, err)
 	}
 	s.keepKey(sess.ID, nil)
-	_, err := s.change(ctx, sess.ID, nil, audit.KeyDestroyed, func(next *Session) error {
+	_, err := s.change(ctx, sess.ID, nil, audit.KeyDestroyed, nil, func(next *Session) error {
 		next.KeyDestroyedAt = s.cfg.Now().UTC()
 		return nil
 	})

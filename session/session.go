@@ -51,6 +51,12 @@ type Session struct {
 	Protection backends.Protection `json:"protection"`
 	Clients    []Client            `json:"clients"` // who may use it
 
+	// Blocked says which of its policies the registry does not allow any more; nothing is signed
+	// meanwhile. "": none, or nobody has asked.
+	Blocked     string `json:"blocked,omitempty"`
+	Predecessor ID     `json:"predecessor,omitempty"` // the session that this one renews
+	Successor   ID     `json:"successor,omitempty"`   // the one that renews it
+
 	Status         Status    `json:"status"`
 	CreatedAt      time.Time `json:"createdAt"`
 	ActivatedAt    time.Time `json:"activatedAt,omitzero"`

@@ -32,6 +32,10 @@ var (
 	ErrHalted = errors.New("state could not be written; nothing is signed until the agent is restarted")
 )
 
+// ReasonBlocked is the reason of the denial of every transaction of a session of which the policy
+// registry does not allow a policy any more. It is part of the protocol.
+const ReasonBlocked = "blockedByRegistry"
+
 // Config is what [Open] needs.
 type Config struct {
 	LedgerPath   string                      // bbolt file, made together with the audit trail if both are missing
@@ -78,23 +82,23 @@ func (s *Sessions) Close() error { return s.ledger.close() }
 
 // Activate says that the owner has approved the session on chain.
 func (s *Sessions) Activate(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
-	return s.move(ctx, &by, id, Active, audit.SessionActive)
+	return s.move(ctx, &by, id, Active, audit.SessionActive, nil)
 }
 
 // Revoke ends a session here: nothing more is signed once it returns.
 func (s *Sessions) Revoke(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
-	return s.move(ctx, &by, id, Revoked, audit.SessionRevoked)
+	return s.move(ctx, &by, id, Revoked, audit.SessionRevoked, nil)
 }
 
 // CloseSession says that the owner ended the session on chain.
 func (s *Sessions) CloseSession(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
-	return s.move(ctx, &by, id, Closed, audit.SessionClosed)
+	return s.move(ctx, &by, id, Closed, audit.SessionClosed, nil)
 }
 
-// move brings a session to status to. by is nil when the agent itself does it.
-func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, event audit.Event) (*Session, error) {
+// move brings a session to status to. by is nil when the agent itself does it; detail says why then.
+func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, event audit.Event, detail any) (*Session, error) {
 	now := s.cfg.Now().UTC()
-	next, err := s.change(ctx, id, by, event, func(sess *Session) error {
+	next, err := s.change(ctx, id, by, event, detail, func(sess *Session) error {
 		if !sess.Status.mayBecome(to) {
 			return fmt.Errorf("%w: session %s is %s and can't become %s", ErrInvalid, id, sess.Status, to)
 		}
@@ -120,7 +124,7 @@ func (s Status) mayBecome(to Status) bool {
 
 // change edits a copy of a session and makes it the session, in memory at once and on
 // disk with its record when change returns.
-func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audit.Event, edit func(*Session) error) (*Session, error) {
+func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audit.Event, detail any, edit func(*Session) error) (*Session, error) {
 	l := s.ledger
 	l.mu.Lock()
 	b := l.books[id]
@@ -137,6 +141,7 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 		rec:   s.record(event, by, &next),
 		apply: func(tx *bolt.Tx) error { return putJSON(tx, sessionsBucket, []byte(id), &next) },
 	}
+	e.rec.Detail = detail
 	err := l.enqueueLocked(e)
 	if err == nil {
 		b.sess = &next
@@ -263,7 +268,12 @@ func notActive(b *book) *policy.Denial {
 		return policy.SessionNotActive("there is no such session")
 	case b.sess.Status == Pending:
 		return policy.SessionNotActive(fmt.Sprintf("session %s is pending until its owner has approved it on chain "+
-			"and the operator has said so (keyward session activate)", b.sess.ID))
+			"and the agent has seen it there, or the operator has said so (keyward session activate)", b.sess.ID))
+	case b.sess.Status == Active && b.sess.Blocked != "":
+		return &policy.Denial{
+			Reason: ReasonBlocked, Policy: -1, Constraint: -1,
+			Detail: fmt.Sprintf("session %s is stopped: the policy registry does not allow %s", b.sess.ID, b.sess.Blocked),
+		}
 	}
 	return policy.SessionNotActive(fmt.Sprintf("session %s is %s since %s", b.sess.ID, b.sess.Status, b.sess.EndedAt.Format(time.RFC3339)))
 }

@@ -11,25 +11,27 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/policy"
 )
 
 // ChainView is what one block says about an agw session.
 type ChainView struct {
-	Block uint64
-	Time  time.Time // of the block
-	Nonce uint64    // the account's: every lower one is used, by whatever transaction
+	Block chain.Block
+	Nonce uint64 // the account's: every lower one is used, by whatever transaction
 	// Used is what the chain has counted, for every limit of the spec; of an allowance in
 	// the block's period.
 	Used map[policy.Tracker]uint256.Int
+	// Reorged says that the block of the last view is no longer the chain's, so that what
+	// was counted since can't be held to it.
+	Reorged bool
 }
 
 // settled is the view that a session was last settled by.
 type settled struct {
-	Block uint64    `json:"block"`
-	Time  time.Time `json:"time"`
-	Nonce uint64    `json:"nonce"`
-	Used  amounts   `json:"used"`
+	Block chain.Block `json:"block"`
+	Nonce uint64      `json:"nonce"`
+	Used  amounts     `json:"used"`
 	// External is, by limit, what the chain has counted and the ledger can't explain, since ever.
 	External amounts `json:"external,omitempty"`
 }
@@ -39,7 +41,7 @@ type amounts map[policy.Tracker]policy.Decimal
 // Settlement is what a view changed.
 type Settlement struct {
 	Block  uint64  `json:"block"`
-	Nonce  uint64  `json:"nonce"`
+	Nonce  uint64  `json:"nonce"`            // the account's
 	Passed int     `json:"passed,omitempty"` // liabilities that can't land any more, or have
 	Before amounts `json:"before,omitempty"` // totals that changed
 	After  amounts `json:"after,omitempty"`
@@ -122,7 +124,7 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained map[
 	}
 	trackers := b.trackers(v, now)
 	c := &carrying{raised: open.carry(trackers), used: map[policy.Tracker]uint256.Int{}}
-	st := &Settlement{Block: v.Block, Nonce: v.Nonce, Before: amounts{}, After: amounts{}}
+	st := &Settlement{Block: v.Block.Number, Nonce: v.Nonce, Before: amounts{}, After: amounts{}}
 	for _, t := range trackers {
 		before, err := l.totalLocked(b, t)
 		if err != nil {
@@ -153,7 +155,9 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained map[
 }
 
 // lowers reports whether v is of a lower block than the last view.
-func (b *book) lowers(v *ChainView) bool { return b.chain != nil && v.Block < b.chain.Block }
+func (b *book) lowers(v *ChainView) bool {
+	return b.chain != nil && v.Block.Number < b.chain.Block.Number
+}
 
 // trackers are those whose totals v can change: what the chain counts by, and what is signed by now.
 func (b *book) trackers(v *ChainView, now time.Time) []policy.Tracker {
@@ -169,7 +173,7 @@ func (b *book) trackers(v *ChainView, now time.Time) []policy.Tracker {
 // external is what v has counted beyond the last view and beyond what the passed liabilities explain.
 // After a step back there is nothing to compare with: the next view is held to this one.
 func (b *book) external(v *ChainView, explained map[policy.Tracker]uint256.Int) amounts {
-	if b.chain != nil && (v.Block < b.chain.Block || v.Nonce < b.chain.Nonce) {
+	if b.chain != nil && (v.Reorged || b.lowers(v) || v.Nonce < b.chain.Nonce) {
 		return nil
 	}
 	all := amounts{}
@@ -187,7 +191,7 @@ func (b *book) external(v *ChainView, explained map[policy.Tracker]uint256.Int) 
 
 // next is what to settle the next view by.
 func (b *book) next(v *ChainView, external amounts) *settled {
-	next := &settled{Block: v.Block, Time: v.Time.UTC(), Nonce: v.Nonce, Used: amounts{}, External: amounts{}}
+	next := &settled{Block: v.Block, Nonce: v.Nonce, Used: amounts{}, External: amounts{}}
 	for t, used := range v.Used {
 		next.Used[t] = policy.Decimal(used)
 	}
@@ -198,6 +202,22 @@ func (b *book) next(v *ChainView, external amounts) *settled {
 		next.External[t] = policy.Decimal(addCapped(uint256.Int(next.External[t]), uint256.Int(more)))
 	}
 	return next
+}
+
+// Unexplained reports whether Settle would find external usage in v, so that its caller can see
+// first whether the last view's block, which it returns, is still the chain's.
+func (l *Ledger) Unexplained(id ID, v *ChainView) (last chain.Block, found bool, err error) {
+	before, known := l.settledOf(id)
+	if !known || before == nil {
+		return last, false, nil // nothing to be reorganised away
+	}
+	_, explained, err := l.passedBetween(id, before.nonce(), v.Nonce)
+	if err != nil {
+		return last, false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return before.Block, len(l.books[id].external(v, explained)) > 0, nil
 }
 
 // passedBetween counts the liabilities with from <= nonce < to, and sums up what they cost by limit.

@@ -13,6 +13,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -145,7 +146,7 @@ func (m *model) read(back int) {
 	s := m.blocks[i]
 	used := map[policy.Tracker]uint256.Int{feeTracker: *uint256.NewInt(s.used[feeTracker])}
 	used[valueIn(s.time)] = *uint256.NewInt(s.used[valueIn(s.time)])
-	m.poll = &ChainView{Block: uint64(i), Time: time.Unix(s.time, 0), Nonce: s.nonce, Used: used}
+	m.poll = &ChainView{Block: chain.Block{Number: uint64(i), Time: uint64(s.time)}, Nonce: s.nonce, Used: used}
 }
 
 // settle hands the ledger what was read, perhaps long ago.
@@ -242,7 +243,7 @@ func TestSettleNeverUnderCounts(t *testing.T) {
 			{"owner", 8, func() { m.mine(func(s *modelState) { s.nonce++ }) }},
 			{"empty", 8, func() { m.mine(func(*modelState) {}) }},
 			{"tick", 6, func() { m.now += m.rng.Int64N(hour / 2) }},
-			{"read", 12, func() { m.read(confirmations); final = max(final, int(m.poll.Block)) }},
+			{"read", 12, func() { m.read(confirmations); final = max(final, int(m.poll.Block.Number)) }},
 			{"lagging", 2, func() { m.read(confirmations + m.rng.IntN(10)) }},
 			{"settle", 14, func() {
 				if st := m.settle(); len(st.External) > 0 {

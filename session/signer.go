@@ -50,6 +50,7 @@ type Counts struct {
 // Signer is the only way to a session's key.
 type Signer struct {
 	Sessions *Sessions
+	Watcher  *Watcher // nil: the agent is offline
 
 	locked                  atomic.Bool
 	granted, denied, failed atomic.Uint64
@@ -72,7 +73,7 @@ func (s *Signer) Counts() Counts {
 // judged. The signature is released once the charge and the audit record are on disk and it
 // recovers to the session's key; the device signs while they are being written.
 //
-// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], a *policy.Denial, [ErrHalted],
+// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], a *policy.Denial, [ErrClock], [ErrRegistryStale], [ErrHalted],
 // those of package backends, or the context's.
 func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*Signed, error) {
 	if s.Locked() {
@@ -157,7 +158,7 @@ func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) e
 	}
 	zk := tx.Type == zktx.TypeZKsync
 	switch {
-	case sess.Status != Active:
+	case sess.Status != Active || sess.Blocked != "":
 		return notActive(&book{sess: sess})
 	case now.Unix() < 0 || s.Sessions.pastExpiry(sess, now):
 		d := policy.SessionNotActive(fmt.Sprintf("session %s signs until %s, %v before it expires on chain",
@@ -171,7 +172,7 @@ func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) e
 	case zk != (sess.Kind == AGW):
 		return refuse("wrongType", "transaction type 0x%02x is not one that a session of kind %q signs", tx.Type, sess.Kind)
 	}
-	return nil
+	return s.Watcher.refuse(sess, now)
 }
 
 // reserve counts the charges, unless the transaction was refused before that.
