@@ -20,7 +20,7 @@ import (
 // abandoned signatures would weigh on every period to come.
 func (l *Ledger) enterPeriodsLocked(b *book, charges []policy.Charge) error {
 	for _, ch := range charges {
-		if b.chain == nil || !ch.Tracker.Allowance {
+		if !b.carries(ch.Tracker) {
 			continue
 		}
 		entered, err := l.enteredLocked(b, ch.Tracker)
@@ -45,6 +45,19 @@ func (l *Ledger) enterPeriodsLocked(b *book, charges []policy.Charge) error {
 		b.carry(c)
 	}
 	return nil
+}
+
+// carries reports whether t is of a period that liabilities are carried into.
+func (b *book) carries(t policy.Tracker) bool { return t.Allowance && b.chain != nil }
+
+// carriedLocked is what a period's total will be once the open liabilities are carried into it.
+func (l *Ledger) carriedLocked(b *book, t policy.Tracker) (uint256.Int, error) {
+	open, err := l.openLocked(b, b.chain.Nonce)
+	if err != nil {
+		return uint256.Int{}, err
+	}
+	open.carry([]policy.Tracker{t})
+	return open.sum(t), nil
 }
 
 // enteredLocked reports whether t has a total, in memory or on disk.

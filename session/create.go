@@ -27,6 +27,8 @@ type CreateRequest struct {
 	Validator policy.Address // AGW only
 	Clients   []Client       // at least one
 	Backend   string         // "" if there is only one
+
+	Predecessor ID // the session that this one renews; "" if none
 }
 
 // Create makes a key and a pending session around it; an EOA session, which nobody
@@ -56,7 +58,7 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 		return nil, fmt.Errorf("making the session's key in backend %q: %w", name, err)
 	}
 	sess := s.newSession(req, id, name, key)
-	if err := s.store(ctx, by, sess); err != nil {
+	if err := s.store(ctx, by, sess, audit.SessionCreated, nil); err != nil {
 		s.wakeRun()
 		return nil, err
 	}
@@ -121,7 +123,7 @@ func (s *Sessions) newSession(req *CreateRequest, id ID, backend string, key bac
 		ID: id, Kind: req.Kind, Account: req.Account, ChainID: req.ChainID, Validator: req.Validator,
 		Spec: &spec, Hash: spec.Hash(), Clients: req.Clients,
 		Backend: backend, KeyURI: key.URI(), PublicKey: crypto.FromECDSAPub(key.Public()), Protection: key.Protection(),
-		Status: Pending, CreatedAt: now,
+		Status: Pending, CreatedAt: now, Predecessor: req.Predecessor,
 	}
 	if req.Kind == EOA {
 		sess.Account, sess.Validator = spec.Signer, policy.Address{}
@@ -130,9 +132,10 @@ func (s *Sessions) newSession(req *CreateRequest, id ID, backend string, key bac
 	return sess
 }
 
-// store makes sess durable with its record and drops the intent.
-func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session) error {
-	rec := s.record(audit.SessionCreated, &by, sess)
+// store makes sess durable with its record and drops the intent. c, unless nil, is what the chain
+// has counted of it already.
+func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session, event audit.Event, c *carrying) error {
+	rec := s.record(event, &by, sess)
 	rec.Detail = sess // the whole of it: the trail alone says what each session may do
 	e := &entry{
 		rec: rec,
@@ -140,8 +143,16 @@ func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session) erro
 			if err := tx.Bucket(creatingBucket).Delete([]byte(sess.ID)); err != nil {
 				return err
 			}
+			if c != nil {
+				if err := c.put(tx, sess.ID); err != nil {
+					return err
+				}
+			}
 			return putJSON(tx, sessionsBucket, []byte(sess.ID), sess)
 		},
+	}
+	if c != nil {
+		e.after = func() { s.ledger.books[sess.ID].carried(c) }
 	}
 	s.ledger.mu.Lock()
 	if other, taken := s.ledger.bySigner[sess.Signer()]; taken {
@@ -151,6 +162,9 @@ func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session) erro
 	err := s.ledger.enqueueLocked(e)
 	if err == nil {
 		s.ledger.addLocked(sess)
+		if c != nil {
+			s.ledger.books[sess.ID].carry(c)
+		}
 	}
 	s.ledger.mu.Unlock()
 	if err != nil {

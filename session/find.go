@@ -9,11 +9,16 @@ import (
 )
 
 // find returns the session that a request means. ErrUnknownSigner if there is none that
-// peer may use, whether or not there is one at all.
+// peer may use, whether or not there is one at all. A session that has been renewed
+// stands for its successor, unless the request asks for its very signer.
 func (s *Signer) find(peer audit.Peer, req *SignRequest) (*Session, error) {
 	switch {
 	case req.Session != "":
-		return s.visible(peer, req.Session)
+		sess, err := s.visible(peer, req.Session)
+		if err != nil {
+			return nil, err
+		}
+		return s.Sessions.renewed(peer, sess), nil
 	case req.Signer != (policy.Address{}):
 		return s.Lookup(peer, req.Signer)
 	}
@@ -42,7 +47,8 @@ func (s *Signer) Lookup(peer audit.Peer, signer policy.Address) (*Session, error
 }
 
 // FindAccount finds the one session, not ended, that peer may use for an account; if all have
-// ended, the last one, so that the answer can say so. ErrAmbiguous names them if there are several.
+// ended, the last one, so that the answer can say so. ErrAmbiguous names them if there are several. Of a
+// session and the one that renews it, the one that signs now counts.
 func (s *Signer) FindAccount(peer audit.Peer, account policy.Address, chainID uint64) (*Session, error) {
 	var live []string
 	var last *Session
@@ -53,8 +59,8 @@ func (s *Signer) FindAccount(peer audit.Peer, account policy.Address, chainID ui
 		if last == nil || last.Status.Ended() || !sess.Status.Ended() {
 			last = sess
 		}
-		if !sess.Status.Ended() {
-			live = append(live, string(sess.ID))
+		if !sess.Status.Ended() && !s.stoodInFor(peer, sess) {
+			live, last = append(live, string(sess.ID)), sess
 		}
 	}
 	if len(live) > 1 {
@@ -64,4 +70,14 @@ func (s *Signer) FindAccount(peer audit.Peer, account policy.Address, chainID ui
 		return nil, ErrUnknownSigner
 	}
 	return last, nil
+}
+
+// stoodInFor reports whether another session signs in the place of sess: its active successor, or while
+// sess is pending, its active predecessor.
+func (s *Signer) stoodInFor(peer audit.Peer, sess *Session) bool {
+	if s.Sessions.renewed(peer, sess) != sess {
+		return true
+	}
+	before, err := s.Sessions.Get(sess.Predecessor)
+	return err == nil && sess.Status == Pending && before.Status == Active && before.allows(peer)
 }

@@ -24,6 +24,7 @@ type Ledger struct {
 	mu       sync.Mutex
 	books    map[ID]*book
 	bySigner map[policy.Address]ID
+	renewals map[ID][]ID // a session → those that renew it
 	queue    []*entry
 	head     audit.Head // of the last record on disk
 	halted   error      // not nil: nothing is signed any more
@@ -196,14 +197,19 @@ func (l *Ledger) totalLocked(b *book, t policy.Tracker) (used uint256.Int, err e
 	if used, ok := b.used[t]; ok {
 		return used, nil
 	}
+	found := false
 	err = l.db.View(func(tx *bolt.Tx) error {
-		used, _, err = getUsage(tx, b.sess.ID, t)
+		used, found, err = getUsage(tx, b.sess.ID, t)
 		return err
 	})
-	if err == nil {
-		b.used[t] = used
+	switch {
+	case err != nil:
+		return used, err
+	case !found && b.carries(t):
+		return l.carriedLocked(b, t) // not kept: enterPeriodsLocked writes it down
 	}
-	return used, err
+	b.used[t] = used
+	return used, nil
 }
 
 // nonceLocked returns the state of a nonce, and whether digest was granted for it before.

@@ -39,6 +39,7 @@ func openLedger(ledgerPath, auditPath string) (*Ledger, error) {
 		db:       db,
 		books:    map[ID]*book{},
 		bySigner: map[policy.Address]ID{},
+		renewals: map[ID][]ID{},
 		wake:     make(chan struct{}, 1),
 		closing:  make(chan struct{}),
 		stopped:  make(chan struct{}),
@@ -82,6 +83,9 @@ func (l *Ledger) load(auditPath string) error {
 func (l *Ledger) addLocked(s *Session) {
 	l.books[s.ID] = &book{sess: s, used: map[policy.Tracker]uint256.Int{}, open: map[uint64]*openNonce{}}
 	l.bySigner[s.Signer()] = s.ID
+	if s.Predecessor != "" {
+		l.renewals[s.Predecessor] = append(l.renewals[s.Predecessor], s.ID)
+	}
 }
 
 // openStore opens the bbolt file, or makes it if there is no trail either.

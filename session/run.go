@@ -18,8 +18,8 @@ const (
 	deviceTimeout = 30 * time.Second
 )
 
-// Run expires sessions, destroys the keys of ended ones after the grace period, and
-// cleans up after a creation that was cut short, until ctx is done.
+// Run expires sessions, destroys the keys of ended ones after the grace period, warns ahead of
+// what will run out, and cleans up after a creation that was cut short, until ctx is done.
 func (s *Sessions) Run(ctx context.Context) {
 	failing := map[ID]bool{} // told once, tried again at every pause
 	for {
@@ -58,6 +58,7 @@ func (s *Sessions) sweep(ctx context.Context, failing map[ID]bool) time.Duration
 		s.report(ctx, sess, failing, s.doDue(ctx, sess))
 	}
 	s.undoCreates(ctx, failing)
+	s.foresee(ctx)
 	return max(pause, 10*time.Millisecond)
 }
 

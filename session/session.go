@@ -55,7 +55,6 @@ type Session struct {
 	// meanwhile. "": none, or nobody has asked.
 	Blocked     string `json:"blocked,omitempty"`
 	Predecessor ID     `json:"predecessor,omitempty"` // the session that this one renews
-	Successor   ID     `json:"successor,omitempty"`   // the one that renews it
 
 	Status         Status    `json:"status"`
 	CreatedAt      time.Time `json:"createdAt"`

@@ -43,6 +43,7 @@ type Config struct {
 	Backends     map[string]backends.Backend // by name in the configuration
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration               // an ended session's key is destroyed after this
+	WarnAhead    time.Duration               // of limits that run out and sessions that end; 0: no warnings
 	Now          func() time.Time            // nil: time.Now
 	Logger       *slog.Logger                // nil: slog.Default
 }
@@ -51,9 +52,10 @@ type Config struct {
 // for concurrent use. Every change is recorded in the audit trail and durable when the
 // method returns.
 type Sessions struct {
-	cfg    Config
-	ledger *Ledger
-	nudge  chan struct{} // tells Run that there may be something to do
+	cfg      Config
+	ledger   *Ledger
+	nudge    chan struct{} // tells Run that there may be something to do
+	forecast *forecast
 
 	keysMu   sync.Mutex
 	keys     map[ID]backends.Key // found before
@@ -74,7 +76,7 @@ func Open(cfg Config) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}, nil
+	return &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}, nil
 }
 
 // Close makes what waits durable and closes the files. Backends are not closed.
@@ -114,6 +116,9 @@ func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, e
 		return nil
 	})
 	s.wakeRun()
+	if err == nil && to == Active && next.Predecessor != "" {
+		err = s.succeeded(ctx, next)
+	}
 	return next, err
 }
 

@@ -12,8 +12,10 @@ import (
 type Usage struct {
 	Tracker   policy.Tracker
 	Limit     policy.Decimal
-	Used      policy.Decimal // signed for, whether or not it landed
+	Used      policy.Decimal // what the chain has counted and what may still land; offline, all that was signed for
 	Remaining policy.Decimal
+	Chain     *policy.Decimal // what the chain had counted when it was last read; nil: not known of this period
+	RunsOut   time.Time       // when nothing will remain, if it is used on as lately; zero: not before it ends
 }
 
 // Usage returns each limit of the session with what is left of it now.
@@ -22,12 +24,22 @@ func (s *Sessions) Usage(id ID) ([]Usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := s.ledger
+	now := s.cfg.Now()
+	all, err := s.ledger.usage(id, limits(sess.Spec, now))
+	for i := range all {
+		all[i].RunsOut = s.forecastFor(sess, &all[i], periodOf(sess.Spec, all[i].Tracker), now)
+	}
+	return all, err
+}
+
+// usage fills in what limits have counted.
+func (l *Ledger) usage(id ID, limits []Usage) ([]Usage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var all []Usage
-	for _, lim := range limits(sess.Spec, s.cfg.Now()) {
-		used, err := l.totalLocked(l.books[id], lim.Tracker)
+	b := l.books[id]
+	for _, lim := range limits {
+		used, err := l.totalLocked(b, lim.Tracker)
 		if err != nil {
 			return nil, err
 		}
@@ -37,6 +49,11 @@ func (s *Sessions) Usage(id ID) ([]Usage, error) {
 			remaining.Sub(&limit, &used)
 		}
 		lim.Used, lim.Remaining = policy.Decimal(used), policy.Decimal(*remaining)
+		if b.chain != nil {
+			if counted, ok := b.chain.Used[lim.Tracker]; ok {
+				lim.Chain = &counted
+			}
+		}
 		all = append(all, lim)
 	}
 	return all, nil
@@ -71,6 +88,33 @@ func limits(spec *policy.Spec, now time.Time) []Usage {
 		add(&p.ValueLimit, policy.Tracker{Kind: policy.TransferValueTracker, Target: p.Target})
 	}
 	return all
+}
+
+// periodOf is the period of the limit that t counts for; nil if it has none.
+func periodOf(spec *policy.Spec, t policy.Tracker) *uint256.Int {
+	if !t.Allowance {
+		return nil
+	}
+	switch t.Kind {
+	case policy.FeeTracker:
+		return &spec.FeeLimit.Period
+	case policy.TransferValueTracker:
+		for i := range spec.TransferPolicies {
+			if p := &spec.TransferPolicies[i]; p.Target == t.Target {
+				return &p.ValueLimit.Period
+			}
+		}
+	}
+	for i := range spec.CallPolicies {
+		switch p := &spec.CallPolicies[i]; {
+		case p.Target != t.Target || p.Selector != t.Selector:
+		case t.Kind == policy.CallValueTracker:
+			return &p.ValueLimit.Period
+		case int(t.Position) < len(p.Constraints):
+			return &p.Constraints[t.Position].Limit.Period
+		}
+	}
+	return nil
 }
 
 // periodID is now / period, as the SDK computes it; 0 for a period of 0, which never allows anything.

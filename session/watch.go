@@ -27,7 +27,8 @@ type WatchConfig struct {
 
 // WatchedChain is a chain that a [Watcher] reads.
 type WatchedChain struct {
-	Client *chain.Client
+	Client    *chain.Client
+	Validator policy.Address // of sessions that are imported
 	// Registry says that sessions stop when the chain's registry does not allow one of
 	// their policies any more.
 	Registry bool

@@ -1,0 +1,86 @@
+package session
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/audit"
+)
+
+// Renew makes a pending successor of an active agw session: a fresh key, and the same account, policies,
+// limits, backend and clients, until expiresAt (Unix seconds). Once the owner has approved it, requests
+// that name the old session or its account are signed with the successor; the old one
+// goes on for who names its signer, until the owner revokes it or it expires. Errors as of [Sessions.Create].
+func (s *Sessions) Renew(ctx context.Context, by audit.Peer, id ID, expiresAt uint256.Int) (*Session, error) {
+	req, err := s.RenewRequest(id, expiresAt)
+	if err != nil {
+		return nil, err
+	}
+	return s.Create(ctx, by, req)
+}
+
+// RenewRequest is what Renew creates.
+func (s *Sessions) RenewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, error) {
+	old, err := s.Get(id)
+	if err != nil {
+		return nil, err
+	}
+	switch next := s.successor(id); {
+	case old.Kind != AGW:
+		return nil, fmt.Errorf("%w: session %s is of kind %q: its key is the account, so it has no successor", ErrInvalid, id, old.Kind)
+	case old.Status != Active:
+		return nil, fmt.Errorf("%w: session %s is %s: only an active one is renewed", ErrInvalid, id, old.Status)
+	case next != nil:
+		return nil, fmt.Errorf("%w: session %s is being renewed by %s, which is %s", ErrInvalid, id, next.ID, next.Status)
+	case !expiresAt.Gt(&old.Spec.ExpiresAt):
+		return nil, fmt.Errorf("%w: the successor would expire at %s, no later than the session", ErrInvalid, expiresAt.Dec())
+	}
+	spec := *old.Spec
+	spec.Signer, spec.ExpiresAt = [20]byte{}, expiresAt
+	return &CreateRequest{
+		Kind: AGW, Spec: &spec, Account: old.Account, ChainID: old.ChainID, Validator: old.Validator,
+		Clients: old.Clients, Backend: old.Backend, Predecessor: id,
+	}, nil
+}
+
+// successor returns the session that renews id and has not ended; nil if there is none.
+func (s *Sessions) successor(id ID) *Session {
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	for _, next := range s.ledger.renewals[id] {
+		if sess := s.ledger.books[next].sess; !sess.Status.Ended() {
+			return sess
+		}
+	}
+	return nil
+}
+
+// Successor returns the id of the session that renews id and has not ended, or "".
+func (s *Sessions) Successor(id ID) ID {
+	if next := s.successor(id); next != nil {
+		return next.ID
+	}
+	return ""
+}
+
+// renewed returns the last active successor that peer may use, or sess itself. Each has been
+// created after the one before, so there is no circle.
+func (s *Sessions) renewed(peer audit.Peer, sess *Session) *Session {
+	for {
+		next := s.successor(sess.ID)
+		if next == nil || next.Status != Active || !next.allows(peer) {
+			return sess
+		}
+		sess = next
+	}
+}
+
+// succeeded records that requests move over from a session's predecessor.
+func (s *Sessions) succeeded(ctx context.Context, sess *Session) error {
+	s.cfg.Logger.Info("clients that name the predecessor or the account move over", "session", sess.ID, "predecessor", sess.Predecessor)
+	rec := s.record(audit.SessionSucceeded, nil, sess)
+	rec.Detail = map[string]ID{"predecessor": sess.Predecessor}
+	return s.Record(ctx, *rec)
+}
