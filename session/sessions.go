@@ -34,7 +34,9 @@ var (
 
 // ReasonBlocked is the reason of the denial of every transaction of a session of which the policy
 // registry does not allow a policy any more. It is part of the protocol.
-const ReasonBlocked = "blockedByRegistry"
+const (
+	ReasonBlocked = "blockedByRegistry"
+)
 
 // Config is what [Open] needs.
 type Config struct {

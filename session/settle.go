@@ -254,6 +254,15 @@ func (l *Ledger) settledOf(id ID) (*settled, bool) {
 	return b.chain, true
 }
 
+// External is, by limit, what the chain has counted of a session and the agent has not signed.
+func (s *Sessions) External(id ID) map[policy.Tracker]policy.Decimal {
+	last, _ := s.ledger.settledOf(id)
+	if last == nil {
+		return nil
+	}
+	return last.External
+}
+
 func (s *settled) nonce() uint64 {
 	if s == nil {
 		return 0

@@ -59,6 +59,7 @@ type watched struct {
 
 	mu         sync.Mutex
 	err        error     // why the last round failed
+	clockErr   error     // of the last round, for the log
 	asked      time.Time // when the registry was asked last, with success
 	registryAt map[ID]time.Time
 	seen       map[ID]Seen
@@ -115,11 +116,18 @@ func (w *Watcher) round(ctx context.Context, c *watched) {
 	if ctx.Err() != nil {
 		return
 	}
+	clockErr := c.clock.check(w.moment(w.sessions.cfg.Now()))
 	c.mu.Lock()
-	before := c.err
-	c.err = err
+	before, clockBefore := c.err, c.clockErr
+	c.err, c.clockErr = err, clockErr
 	c.mu.Unlock()
 	log := w.sessions.cfg.Logger.With("chain", c.Client.Name())
+	switch {
+	case clockErr != nil && clockBefore == nil:
+		log.Error("nothing is signed for the chain", "error", clockErr)
+	case clockErr == nil && clockBefore != nil:
+		log.Info("the clock is right again")
+	}
 	switch {
 	case err != nil && before == nil:
 		log.Warn("the chain can't be read; signing goes on with what is known", "error", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -71,6 +72,16 @@ var replies = []struct {
 		api.ErrorData{Reason: "halted", Hint: "see the agent's log, repair what it names, start the agent again"}},
 	{session.ErrLocked, api.CodeUnavailable, "locked by the operator, who has to unlock it (keyward unlock)",
 		api.ErrorData{Reason: "lockedByOperator", Retryable: true, Hint: "keyward unlock"}},
+	{session.ErrClock, api.CodeUnavailable, session.ErrClock.Error(),
+		api.ErrorData{Reason: "clockSkew", Retryable: true, Hint: "set the host's clock right; keyward status says by how much it is off"}},
+	{session.ErrRegistryStale, api.CodeUnavailable, session.ErrRegistryStale.Error(),
+		api.ErrorData{Reason: "registryStale", Retryable: true, Hint: "keyward status"}},
+	{chain.ErrNotFound, api.CodeInvalidParams, "", api.ErrorData{Reason: "notOnChain"}},
+	{chain.ErrWrongChain, api.CodeUnavailable, chain.ErrWrongChain.Error(), api.ErrorData{Reason: "wrongChainEndpoint", Hint: "keyward status"}},
+	{chain.ErrGarbled, api.CodeUnavailable, chain.ErrGarbled.Error(), api.ErrorData{Reason: "chainGarbled", Retryable: true, Hint: "keyward status"}},
+	{chain.ErrReverted, api.CodeUnavailable, chain.ErrReverted.Error(), api.ErrorData{Reason: "chainReverted"}},
+	{chain.ErrUnavailable, api.CodeUnavailable, chain.ErrUnavailable.Error(),
+		api.ErrorData{Reason: "chainUnavailable", Retryable: true, Hint: "keyward status"}},
 	{errRestarting, api.CodeUnavailable, "", api.ErrorData{Reason: "restarting", Retryable: true}},
 	{backends.ErrPINFinalTry, api.CodeUnavailable, "the key's device has one PIN try left, which the agent does not spend",
 		api.ErrorData{Reason: "pinFinalTry", Hint: "reset the PIN's counter with the device's own tool, then: keyward unlock"}},
@@ -171,7 +182,8 @@ func encodeData(data any) json.RawMessage {
 // logFailure tells the operator what a client is not told: why the agent could not do what
 // it should. Refusals and clients' mistakes are in the audit trail or nobody's concern.
 func logFailure(log *slog.Logger, peer audit.Peer, method string, err error, reply *api.Error) {
-	if reply.Code != api.CodeUnavailable || errors.Is(err, errRestarting) || errors.Is(err, session.ErrLocked) {
+	if reply.Code != api.CodeUnavailable || errors.Is(err, errRestarting) || errors.Is(err, session.ErrLocked) ||
+		errors.Is(err, session.ErrClock) || errors.Is(err, session.ErrRegistryStale) { // the watcher tells once
 		return
 	}
 	log.Error("request failed", "method", method, "uid", peer.UID, "pid", peer.PID, "error", err)

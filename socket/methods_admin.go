@@ -28,6 +28,7 @@ func agentMethods() []Method {
 func adminMethods() []Method {
 	var methods []Method
 	methods = append(methods, lifecycleMethods()...)
+	methods = append(methods, chainMethods()...)
 	methods = append(methods, deviceMethods()...)
 	methods = append(methods, agentStateMethods()...)
 	for i := range methods {
@@ -109,12 +110,8 @@ func (s *Server) createRequest(params *api.CreateSession) (*session.CreateReques
 	if params.Account != nil {
 		req.Account = *params.Account
 	}
-	for i, text := range params.Clients {
-		client, err := session.ParseClient(text)
-		if err != nil {
-			return nil, badParam("clients["+strconv.Itoa(i)+"]", "%v", err)
-		}
-		req.Clients = append(req.Clients, client)
+	if req.Clients, err = parseClients(params.Clients); err != nil {
+		return nil, err
 	}
 	chain, err := s.chainNamed(params.Chain)
 	if err != nil {
@@ -125,6 +122,17 @@ func (s *Server) createRequest(params *api.CreateSession) (*session.CreateReques
 		req.Validator = chain.Validator
 	}
 	return req, nil
+}
+
+func parseClients(texts []string) (clients []session.Client, err error) {
+	for i, text := range texts {
+		client, err := session.ParseClient(text)
+		if err != nil {
+			return nil, badParam("clients["+strconv.Itoa(i)+"]", "%v", err)
+		}
+		clients = append(clients, client)
+	}
+	return clients, nil
 }
 
 // chainNamed finds a configured chain by its name or its id.
@@ -218,7 +226,7 @@ func adminStatus(s *Server, ctx context.Context, _ *call) (any, error) {
 	counts := s.Signer.Counts()
 	status := &api.Status{
 		Version: s.Version, PID: os.Getpid(), StartedAt: s.Started, State: "ready",
-		Sessions: make(map[string]int), Backends: s.backendStates(ctx),
+		Sessions: make(map[string]int), Backends: s.backendStates(ctx), Chains: s.chainStates(),
 		Connections: s.agent.quota.inUse(connections), InFlight: s.agent.quota.inUse(callsInFlight),
 		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(),
 	}

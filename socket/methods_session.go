@@ -104,6 +104,8 @@ func (s *Server) show(sess *session.Session) *api.Session {
 	if sess.Kind == session.AGW {
 		shown.Validator = &sess.Validator
 	}
+	shown.Blocked, shown.Predecessor = sess.Blocked, string(sess.Predecessor)
+	shown.Successor = string(s.Signer.Sessions.Successor(sess.ID))
 	return shown
 }
 
@@ -123,13 +125,16 @@ func (s *Server) showWhole(sess *session.Session) (*api.Session, error) {
 		return nil, err
 	}
 	for _, u := range usage {
-		shown.Limits = append(shown.Limits, api.Limit(u))
+		shown.Limits = append(shown.Limits, api.Limit{
+			Tracker: u.Tracker, Limit: u.Limit, Used: u.Used, Remaining: u.Remaining, ChainUsed: u.Chain, RunsOut: given(u.RunsOut),
+		})
 	}
 	outstanding, err := s.Signer.Sessions.Outstanding(sess.ID)
 	if err != nil {
 		return nil, err
 	}
 	shown.Outstanding = &outstanding
+	shown.Chain = s.onChain(sess)
 	if sess.Kind == session.AGW {
 		shown.CreateSessionCalldata = api.Bytes(sess.Spec.CreateSessionCalldata()).String()
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket"
@@ -40,6 +41,8 @@ type agent struct {
 	notify   *notifier
 	backends map[string]socket.Backend
 	sessions *session.Sessions
+	clients  []*chain.Client // of the chains that are watched
+	watcher  *session.Watcher
 	server   *socket.Server
 
 	app, admin net.Listener
@@ -92,6 +95,9 @@ func (a *agent) open(ctx context.Context) error {
 	if err := a.openSessions(); err != nil {
 		return err
 	}
+	if err := a.openWatcher(); err != nil {
+		return err
+	}
 	// The ledger's lock is held from here on, so no other agent wants these sockets.
 	return a.listen(appPath, adminPath)
 }
@@ -110,6 +116,7 @@ func (a *agent) openSessions() error {
 		Backends:     devices,
 		ExpiryMargin: a.conf.Session.ExpiryMargin,
 		KeyGrace:     a.conf.Session.KeyGrace,
+		WarnAhead:    a.conf.Session.WarnAhead,
 		Logger:       a.log,
 	})
 	if errors.Is(err, session.ErrInUse) {
@@ -159,6 +166,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { a.sessions.Run(ctx) })
+	wg.Go(func() { a.watcher.Run(ctx) })
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- a.server.Serve(ctx, a.app, a.admin) })
 	a.notify.send("READY=1")
@@ -209,6 +217,9 @@ func (a *agent) close() error {
 				errs = append(errs, err)
 			}
 		}
+	}
+	for _, c := range a.clients {
+		c.Close()
 	}
 	if a.sessions != nil {
 		errs = append(errs, a.sessions.Close())

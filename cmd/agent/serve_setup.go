@@ -37,7 +37,7 @@ func (a *agent) serverConfig() socket.Config {
 	}
 	l := a.conf.Limits
 	return socket.Config{
-		Signer:   &session.Signer{Sessions: a.sessions},
+		Signer:   &session.Signer{Sessions: a.sessions, Watcher: a.watcher},
 		Backends: a.backends,
 		Chains:   chains,
 		Reload:   a.reload,

@@ -19,6 +19,8 @@ func (t *tool) sessionCommand() *cli.Command {
 		Usage: "make, see and end sessions",
 		Subcommands: []*cli.Command{
 			t.sessionCreateCommand(),
+			t.sessionImportCommand(),
+			t.sessionRenewCommand(),
 			{Name: "list", Usage: "list all sessions", Action: t.sessionList},
 			{Name: "show", Usage: "show a session, its policy in plain words and what is left of its limits", ArgsUsage: "ID", Action: t.sessionShow},
 			t.sessionMove("activate", "say that the account's owner has approved the session on chain", (*client.Client).ActivateSession),

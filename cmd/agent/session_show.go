@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -67,13 +68,36 @@ func (t *tool) printSession(s *api.Session) error {
 		[2]string{"ended", when(s.EndedAt)},
 		[2]string{"key destroyed", when(s.KeyDestroyedAt)},
 		[2]string{"transactions", outstanding},
+		[2]string{"on chain", onChainFact(s)},
+		[2]string{"stopped", s.Blocked},
+		[2]string{"renews", s.Predecessor},
+		[2]string{"renewed by", s.Successor},
 	)
 }
 
 func (t *tool) printLimits(limits []api.Limit) error {
 	rows := [][]string{{"  LIMIT", "OF", "USED", "REMAINING"}}
+	watched := slices.ContainsFunc(limits, func(l api.Limit) bool { return l.ChainUsed != nil })
+	foreseen := slices.ContainsFunc(limits, func(l api.Limit) bool { return l.RunsOut != nil })
+	if watched {
+		rows[0] = append(rows[0], "ON CHAIN")
+	}
+	if foreseen {
+		rows[0] = append(rows[0], "RUNS OUT")
+	}
 	for _, l := range limits {
-		rows = append(rows, []string{"  " + l.Tracker.String(), l.Limit.String(), l.Used.String(), l.Remaining.String()})
+		row := []string{"  " + l.Tracker.String(), l.Limit.String(), l.Used.String(), l.Remaining.String()}
+		if watched {
+			counted := "?"
+			if l.ChainUsed != nil {
+				counted = l.ChainUsed.String()
+			}
+			row = append(row, counted)
+		}
+		if foreseen {
+			row = append(row, when(l.RunsOut))
+		}
+		rows = append(rows, row)
 	}
 	return t.table(rows)
 }

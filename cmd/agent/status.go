@@ -71,6 +71,9 @@ func (t *tool) printStatus(s *api.Status) error {
 	for _, b := range s.Backends {
 		facts = append(facts, [2]string{"backend " + b.Name, joined(b.State, b.Detail)})
 	}
+	for _, c := range s.Chains {
+		facts = append(facts, chainFact(c))
+	}
 	facts = append(facts,
 		[2]string{"clients", fmt.Sprintf("%d connected, %d requests in flight", s.Connections, s.InFlight)},
 		[2]string{"since start", fmt.Sprintf("%d granted, %d denied, %d failed", s.Granted, s.Denied, s.Failed)},

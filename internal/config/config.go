@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Agent    Agent
 	Session  Session
+	Watch    Watch
 	Limits   Limits
 	Backends map[string]*Backend // by name
 	Chains   map[string]*Chain   // by name; the built-in ones too
@@ -41,6 +42,7 @@ type Agent struct {
 type Session struct {
 	ExpiryMargin time.Duration // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration // an ended session's key is destroyed after this
+	WarnAhead    time.Duration // of limits that run out and sessions that end; 0: never
 }
 
 // Limits bound what clients can make the agent hold or do; see socket.Limits.

@@ -42,6 +42,7 @@ func TestParseEverything(t *testing.T) {
 	const file = `
 session.expiry_margin = "90s"
 session.key_grace = "0s"
+watch = { external_usage = "stop", clock_bound = "0s" }
 [agent]
 socket = "a.sock"
 socket_mode = "0666"
@@ -79,7 +80,8 @@ validator = "0x00000000000000000000000000000000000000ff"
 		t.Fatal(err)
 	}
 	want := Defaults()
-	want.Session = Session{ExpiryMargin: 90 * time.Second}
+	want.Session = Session{ExpiryMargin: 90 * time.Second, WarnAhead: 72 * time.Hour}
+	want.Watch.ExternalUsage, want.Watch.ClockBound = "stop", 0
 	want.Agent = Agent{Socket: "a.sock", SocketMode: 0o666, AdminSocket: "/run/b.sock", LogLevel: "debug", LogFormat: "json", ShutdownTimeout: time.Second}
 	want.Limits.MessageBytes, want.Limits.Batch = 2<<20, 7
 	want.Backends["a"] = &Backend{
@@ -116,6 +118,8 @@ func TestParseErrors(t *testing.T) {
 		{"negative duration", "[session]\nkey_grace = \"-1s\"\n", `2:1: key_grace: "-1s" is negative`},
 		{"string for an integer", "[limits]\nbatch = \"1\"\n", "2:1: batch: want an integer, not a string"},
 		{"negative integer", "[limits]\nbatch = -1\n", "2:1: batch: -1 is out of range"},
+		{"no pause", "[watch]\ninterval = \"0s\"\n", "2:1: interval: must be more than 0"},
+		{"external usage", "[watch]\nexternal_usage = \"halt\"\n", `2:1: external_usage: unknown value "halt"`},
 		{"zero bound", "[limits]\nbatch = 0\n", "2:1: batch: must be more than 0"},
 		{"size", "[limits]\nmessage_bytes = \"1MB\"\n", `2:1: message_bytes: "1MB" is no size`},
 		{"size overflows", "[limits]\nmessage_bytes = \"9999999999GiB\"\n", "is no size"},

@@ -119,7 +119,7 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "limits", "backends", "chains"}
+	sections := []string{"agent", "session", "watch", "limits", "backends", "chains"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {
@@ -127,6 +127,8 @@ func (d *document) config(tree map[string]any, c *Config) error {
 			err = d.section(tree[key], p, c.Agent.fields())
 		case "session":
 			err = d.section(tree[key], p, c.Session.fields())
+		case "watch":
+			err = d.section(tree[key], p, c.Watch.fields())
 		case "limits":
 			err = d.section(tree[key], p, c.Limits.fields())
 		case "backends":

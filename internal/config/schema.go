@@ -29,7 +29,9 @@ func Defaults() *Config {
 		Session: Session{
 			ExpiryMargin: 60 * time.Second,
 			KeyGrace:     24 * time.Hour,
+			WarnAhead:    72 * time.Hour,
 		},
+		Watch: defaultWatch(),
 		Limits: Limits{
 			Connections:       16384,
 			InFlight:          4096,
@@ -64,6 +66,7 @@ func (s *Session) fields() []field {
 	return []field{
 		{key: "expiry_margin", dst: &s.ExpiryMargin, doc: "stop signing this long before a session's expiresAt; nodes refuse the last 60s"},
 		{key: "key_grace", dst: &s.KeyGrace, doc: "destroy an ended session's key in the device after this"},
+		{key: "warn_ahead", dst: &s.WarnAhead, doc: "warn in the log this long before a limit is used up or a session ends"},
 	}
 }
 

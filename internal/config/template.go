@@ -23,6 +23,7 @@ func Template(name string, b *Backend) []byte {
 		"# Relative paths start from this file's directory.\n")
 	section(&w, "agent", c.Agent.fields(), nil)
 	section(&w, "session", c.Session.fields(), nil)
+	section(&w, "watch", c.Watch.fields(), nil)
 	section(&w, "limits", c.Limits.fields(), nil)
 	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
 	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. With URLs of nodes under rpc the\n" +

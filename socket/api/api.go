@@ -45,10 +45,15 @@ type Session struct {
 	KeyDestroyedAt *time.Time `json:"keyDestroyedAt,omitempty"`
 	SignsUntil     time.Time  `json:"signsUntil"` // expiresAt less the operator's margin
 
+	Blocked     string `json:"blocked,omitempty"`     // the policy that the registry does not allow any more: nothing is signed
+	Predecessor string `json:"predecessor,omitempty"` // the session that this one renews
+	Successor   string `json:"successor,omitempty"`   // the one that renews it and has not ended
+
 	// Only where one session is asked for.
-	Limits                []Limit `json:"limits,omitempty"`
-	Outstanding           *int    `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
-	CreateSessionCalldata string  `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
+	Chain                 *OnChain `json:"chain,omitempty"` // absent: the chain is not watched, or has said nothing yet
+	Limits                []Limit  `json:"limits,omitempty"`
+	Outstanding           *int     `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
+	CreateSessionCalldata string   `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
 }
 
 // Limit is one usage limit and what is left of it now. Integers are decimal strings in JSON.
@@ -57,6 +62,19 @@ type Limit struct {
 	Limit     policy.Decimal `json:"limit"`
 	Used      policy.Decimal `json:"used"`
 	Remaining policy.Decimal `json:"remaining"`
+	// ChainUsed is what the chain had counted when it was last read; absent: not known of this period.
+	ChainUsed *policy.Decimal `json:"chainUsed,omitempty"`
+	// RunsOut is when nothing will remain if the limit is used on as lately; absent: not before it ends.
+	RunsOut *time.Time `json:"runsOut,omitempty"`
+}
+
+// OnChain is what the chain last said about a session.
+type OnChain struct {
+	Status string     `json:"status"`          // "NotInitialized", "Active", "Closed", "Expired"
+	Block  uint64     `json:"block,omitempty"` // that it was settled at
+	ReadAt *time.Time `json:"readAt,omitempty"`
+	// External is, by limit, what the chain has counted and the agent has not signed.
+	External map[policy.Tracker]policy.Decimal `json:"external,omitempty"`
 }
 
 // CreateSession is the parameter of admin_createSession.
@@ -67,6 +85,35 @@ type CreateSession struct {
 	Chain   string          `json:"chain"`             // a configured chain's name or its id in decimal
 	Clients []string        `json:"clients"`           // "uid:N" or "gid:N"
 	Backend string          `json:"backend,omitempty"` // needed if there are several
+}
+
+// ImportSession is the parameter of admin_importSession.
+type ImportSession struct {
+	Chain       string         `json:"chain"` // a configured chain's name or its id in decimal
+	Account     policy.Address `json:"account"`
+	SessionHash policy.Hash    `json:"sessionHash"`
+	Clients     []string       `json:"clients"`           // "uid:N" or "gid:N"
+	Backend     string         `json:"backend,omitempty"` // "": all of them are looked at
+}
+
+// RenewSession is the parameter of admin_renewSession.
+type RenewSession struct {
+	ID        string         `json:"id"`
+	ExpiresAt policy.Decimal `json:"expiresAt"` // Unix seconds
+}
+
+// Chain is how a chain that the agent reads is.
+type Chain struct {
+	Name       string     `json:"name"`
+	ID         uint64     `json:"chainId"`
+	State      string     `json:"state"` // "ready", "unavailable", "clock" (nothing is signed), "new" (not read yet)
+	Detail     string     `json:"detail,omitempty"`
+	Block      uint64     `json:"block,omitempty"` // the newest that was seen
+	BlockTime  *time.Time `json:"blockTime,omitempty"`
+	ReadAt     *time.Time `json:"readAt,omitempty"`
+	RegistryAt *time.Time `json:"registryAt,omitempty"` // when the registry was last asked
+	Blocked    int        `json:"blocked"`              // sessions stopped by the registry
+	External   int        `json:"external"`             // sessions with usage that the agent has not signed
 }
 
 // Backend is one configured backend.
@@ -97,6 +144,7 @@ type Status struct {
 
 	Sessions    map[string]int `json:"sessions"` // number by status
 	Backends    []Backend      `json:"backends"`
+	Chains      []Chain        `json:"chains"` // that are read; none: the agent works offline
 	Connections int            `json:"connections"`
 	InFlight    int            `json:"inFlight"` // requests
 	Granted     uint64         `json:"granted"`  // signatures since the start

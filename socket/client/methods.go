@@ -53,6 +53,16 @@ func (c *Client) CreateSession(ctx context.Context, req *api.CreateSession) (*ap
 	return call[*api.Session](ctx, c, "admin_createSession", req)
 }
 
+// ImportSession recovers a session from the chain whose key a backend still has.
+func (c *Client) ImportSession(ctx context.Context, req *api.ImportSession) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_importSession", req)
+}
+
+// RenewSession makes a pending successor of an active session.
+func (c *Client) RenewSession(ctx context.Context, req *api.RenewSession) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_renewSession", req)
+}
+
 // ActivateSession says that the owner has approved the session on chain.
 func (c *Client) ActivateSession(ctx context.Context, id string) (*api.Session, error) {
 	return call[*api.Session](ctx, c, "admin_activateSession", api.SessionID{ID: id})
