@@ -51,25 +51,25 @@ func (s *Signer) Lookup(peer audit.Peer, signer policy.Address) (*Session, error
 // session and the one that renews it, the one that signs now counts.
 func (s *Signer) FindAccount(peer audit.Peer, account policy.Address, chainID uint64) (*Session, error) {
 	var live []string
-	var last *Session
+	var found, ended *Session
 	for _, sess := range s.Sessions.List() {
-		if sess.Account != account || sess.ChainID != chainID || !sess.allows(peer) {
-			continue
-		}
-		if last == nil || last.Status.Ended() || !sess.Status.Ended() {
-			last = sess
-		}
-		if !sess.Status.Ended() && !s.stoodInFor(peer, sess) {
-			live, last = append(live, string(sess.ID)), sess
+		switch {
+		case sess.Account != account || sess.ChainID != chainID || !sess.allows(peer):
+		case sess.Status.Ended():
+			ended = sess // the last one
+		case !s.stoodInFor(peer, sess):
+			live, found = append(live, string(sess.ID)), sess
 		}
 	}
-	if len(live) > 1 {
+	switch {
+	case len(live) > 1:
 		return nil, fmt.Errorf("%w (session): account %s has %s", ErrAmbiguous, account, strings.Join(live, ", "))
+	case found != nil:
+		return found, nil
+	case ended != nil:
+		return ended, nil
 	}
-	if last == nil {
-		return nil, ErrUnknownSigner
-	}
-	return last, nil
+	return nil, ErrUnknownSigner
 }
 
 // stoodInFor reports whether another session signs in the place of sess: its active successor, or while

@@ -1,0 +1,538 @@
+package session
+
+import (
+	"errors"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/chain"
+	"github.com/keyward/keyward/chain/chaintest"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/policy"
+)
+
+// onNode is an agent that watches a real node, through a proxy that does wrong when told to.
+type onNode struct {
+	*agent
+	t       *testing.T
+	node    *chaintest.Node
+	proxy   *chaintest.Proxy
+	client  *chain.Client
+	watcher *Watcher
+	account policy.Address
+}
+
+func startOnNode(t *testing.T, cfg WatchConfig) *onNode {
+	t.Helper()
+	o := &onNode{agent: newAgent(t), t: t, node: chaintest.Start(t)}
+	o.proxy = chaintest.NewProxy(t, o.node.URL)
+	o.account = o.node.NewAccount()
+	conf := chaintest.Config(o.proxy.URL)
+	conf.Attempts, conf.Timeout, conf.Rate = 1, 2*time.Second, 10_000
+	var err error
+	if o.client, err = chain.New(conf); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.client.Close)
+	o.onTime()
+	o.watch(cfg)
+	return o
+}
+
+// watch puts a fresh watcher in, as after a restart.
+func (o *onNode) watch(cfg WatchConfig) {
+	cfg.RegistryInterval = time.Nanosecond
+	o.watcher = NewWatcher(o.Sessions, cfg, []WatchedChain{{Client: o.client, Validator: config.SessionKeyValidator, Registry: true}})
+	o.Signer.Watcher = o.watcher
+}
+
+// onTime sets the agent's clock to the node's.
+func (o *onNode) onTime() {
+	_, now := o.node.Head()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.now = time.Unix(int64(now), 0)
+}
+
+// round reads the chain once and returns why that failed.
+func (o *onNode) round() error {
+	o.t.Helper()
+	c := o.watcher.chains[chaintest.ChainID]
+	o.pass(time.Millisecond) // so that the registry is asked
+	o.watcher.round(o.t.Context(), c)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (o *onNode) mustRound() {
+	o.t.Helper()
+	if err := o.round(); err != nil {
+		o.t.Fatalf("reading the chain: %v", err)
+	}
+}
+
+// create makes a pending session that the registry allows.
+func (o *onNode) create() *Session {
+	o.t.Helper()
+	req := o.createRequest()
+	req.Account, req.ChainID, req.Validator = o.account, chaintest.ChainID, config.SessionKeyValidator
+	sess, err := o.Create(o.t.Context(), operator, req)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	for _, q := range sess.Spec.RegistryQueries() {
+		o.node.SetRegistry(q, policy.Allowed)
+	}
+	o.onTime()
+	return sess
+}
+
+// approved makes a session that its owner has approved and that is active.
+func (o *onNode) approved() *Session {
+	o.t.Helper()
+	sess := o.create()
+	o.node.CreateSession(o.account, sess.Spec)
+	o.onTime()
+	o.mustRound()
+	return o.want(sess, Active)
+}
+
+// want returns the session as it is now, which has to have that status.
+func (o *onNode) want(sess *Session, status Status) *Session {
+	o.t.Helper()
+	now, err := o.Get(sess.ID)
+	if err != nil || now.Status != status {
+		o.t.Fatalf("session is %v, %v, want %s", now, err, status)
+	}
+	return now
+}
+
+// sign has a transfer of 1 wei signed, at a fee of 10.
+func (o *onNode) sign(sess *Session, nonce uint64) *Signed {
+	o.t.Helper()
+	signed, err := o.Sign(o.t.Context(), app, transfer(sess, nonce))
+	if err != nil {
+		o.t.Fatalf("signing nonce %d: %v", nonce, err)
+	}
+	return signed
+}
+
+// land has the chain take what sign signed: contracts check the signature and count.
+func (o *onNode) land(sess *Session, nonce uint64, signed *Signed) {
+	o.t.Helper()
+	tx := transfer(sess, nonce).Tx
+	if err := o.node.Land(sess.Account, sess.Spec, &chaintest.Transaction{
+		To: tx.To, GasLimit: tx.GasLimit.ToBig(), GasPerPubdataByteLimit: tx.GasPerPubdata.ToBig(), MaxFeePerGas: tx.MaxFeePerGas.ToBig(),
+		MaxPriorityFeePerGas: tx.MaxPriorityFeePerGas.ToBig(), Nonce: tx.Nonce, Value: tx.Value.ToBig(),
+	}, signed.Signature[:]); err != nil {
+		o.t.Fatalf("landing nonce %d: %v", nonce, err)
+	}
+	o.onTime()
+}
+
+// fees returns what is used of the fee limit, here and on chain.
+func (o *onNode) fees(sess *Session) (here, onChain uint64) {
+	o.t.Helper()
+	for _, u := range mustUsage(o.t, o.agent, sess.ID) {
+		if u.Tracker.Kind == policy.FeeTracker {
+			used := u.Used.Int()
+			if u.Chain != nil {
+				counted := u.Chain.Int()
+				onChain = counted.Uint64()
+			}
+			return used.Uint64(), onChain
+		}
+	}
+	o.t.Fatal("no fee limit")
+	return
+}
+
+func (o *onNode) wantFees(sess *Session, here, onChain uint64) {
+	o.t.Helper()
+	if h, c := o.fees(sess); h != here || c != onChain {
+		o.t.Errorf("fees used: %d here and %d on chain, want %d and %d", h, c, here, onChain)
+	}
+}
+
+func TestSessionsFollowTheChain(t *testing.T) {
+	o := startOnNode(t, WatchConfig{ClockBound: time.Minute})
+	first := o.create()
+	o.mustRound()
+	o.want(first, Pending)
+	o.node.CreateSession(o.account, first.Spec)
+	o.onTime()
+	o.mustRound()
+	sess := o.want(first, Active)
+
+	// Nonce 0 lands, nonce 1 is taken by the owner, nonce 2 is outstanding.
+	nonce := o.node.Nonce(o.account)
+	for i := range uint64(3) {
+		signed := o.sign(sess, nonce+i)
+		if i == 0 {
+			o.land(sess, nonce, signed)
+		}
+	}
+	o.wantFees(sess, 30, 0)
+	o.node.TakeNonces(o.account, 1)
+	o.mustRound()
+	o.wantFees(sess, 20, 10)
+	if n, err := o.Outstanding(sess.ID); err != nil || n != 1 {
+		t.Errorf("%d outstanding, %v, want 1", n, err)
+	}
+	if seen, ok := o.watcher.Seen(sess); !ok || seen.Status != chain.Active || seen.Err != nil {
+		t.Errorf("seen %+v", seen)
+	}
+	// A round in which nothing has happened writes no record.
+	records := len(o.events(t))
+	o.node.Mine(2)
+	o.mustRound()
+	if got := len(o.events(t)); got != records {
+		t.Errorf("%d records after a quiet round, want %d", got, records)
+	}
+	o.restart(t)
+	o.watch(WatchConfig{})
+	o.wantFees(sess, 20, 10)
+
+	o.node.Revoke(o.account, sess.Hash)
+	o.onTime()
+	o.mustRound()
+	o.want(sess, Closed)
+	_, err := o.Sign(t.Context(), app, transfer(sess, nonce+2))
+	wantDenial(t, err, policy.ReasonSessionNotActive)
+	if got := o.events(t); !slices.Contains(got, string(audit.SessionReconciled)) || !slices.Contains(got, string(audit.SessionClosed)) {
+		t.Errorf("events %v, want the settlement and the end", got)
+	}
+	// Its key goes after the grace period.
+	o.pass(2 * time.Hour)
+	o.runUntil(t, func() bool { s, _ := o.Get(sess.ID); return !s.KeyDestroyedAt.IsZero() })
+
+	expiring := o.approved()
+	o.node.SetTime(expiring.Spec.ExpiresAt.Uint64() + 1)
+	o.mustRound()
+	o.want(expiring, Expired)
+}
+
+// Whatever the node does: what is signed stays counted, a session that may sign signs, and nothing
+// that a wrong node says is believed.
+func TestNodeThatDoesWrong(t *testing.T) {
+	o := startOnNode(t, WatchConfig{ClockBound: time.Minute})
+	sess, pending := o.approved(), o.create()
+	o.node.CreateSession(o.account, pending.Spec) // nobody has seen it yet
+	nonce := o.node.Nonce(o.account)
+	o.onTime()
+	used := uint64(0)
+	for name, fault := range map[string]chaintest.Fault{
+		"slow": chaintest.Slow, "wrong chain": chaintest.WrongChain, "garbled": chaintest.Garbled, "truncated": chaintest.Truncated, "huge": chaintest.Huge,
+		"rate limit": chaintest.TooManyRequests, "rate limit of JSON-RPC": chaintest.LimitExceeded, "calls refused": chaintest.CallsRefused,
+		"short": chaintest.Short, "server error": chaintest.ServerError, "gone": chaintest.Gone,
+	} {
+		o.proxy.Set(fault)
+		if err := o.round(); err == nil {
+			t.Errorf("%s: the round succeeded", name)
+		}
+		o.want(pending, Pending)
+		o.sign(sess, nonce+used/10)
+		used += 10
+		o.wantFees(sess, used, 0)
+		if st := o.watcher.Chains(); st[0].Err == nil || st[0].Clock != nil {
+			t.Errorf("%s: state %+v, want why it can't be read", name, st[0])
+		}
+	}
+	// A node that lies about the registry, or says half, is an error and not a Blocked.
+	o.proxy.Set(chaintest.None)
+	o.proxy.Rewrite(func(m *chaintest.Message) {
+		if m.Method == "eth_call" {
+			m.Result = []byte(`"0x"`)
+		}
+	})
+	if err := o.round(); !errors.Is(err, chain.ErrGarbled) {
+		t.Errorf("calls that give nothing: %v, want ErrGarbled", err)
+	}
+	o.sign(sess, nonce)
+	o.proxy.Rewrite(nil)
+	o.mustRound()
+	o.want(pending, Active)
+	if err := o.watcher.Chains()[0].Err; err != nil {
+		t.Errorf("back to normal: %v", err)
+	}
+}
+
+// A reorganisation counts again what it brings back, and is no external usage.
+func TestReorganisation(t *testing.T) {
+	o := startOnNode(t, WatchConfig{StopOnExternalUse: true})
+	sess := o.approved()
+	nonce := o.node.Nonce(o.account)
+	signed := o.sign(sess, nonce)
+	before := o.node.Snapshot()
+	o.node.TakeNonces(o.account, 1) // the owner's
+	o.onTime()
+	o.mustRound()
+	o.wantFees(sess, 0, 0)
+
+	o.node.Revert(before)
+	o.node.Mine(1) // other blocks
+	o.mustRound()
+	o.wantFees(sess, 10, 0)
+
+	before = o.node.Snapshot()
+	o.node.TakeNonces(o.account, 1)
+	o.mustRound()
+	o.wantFees(sess, 0, 0)
+	o.node.Revert(before)
+	o.land(sess, nonce, signed) // as many blocks and nonces as before, but another transaction
+	o.node.Mine(2)
+	o.mustRound()
+	o.wantFees(sess, 10, 10)
+	o.want(sess, Active)
+	if got := o.External(sess.ID); len(got) != 0 {
+		t.Errorf("external usage %v, but a reorganisation was all", got)
+	}
+}
+
+func TestExternalUsage(t *testing.T) {
+	o := startOnNode(t, WatchConfig{})
+	sess := o.approved()
+	o.sign(sess, o.node.Nonce(o.account))
+	if err := o.node.Use(o.account, sess.Spec, chaintest.Use{To: target, Value: big.NewInt(5), Fee: big.NewInt(100)}); err != nil {
+		t.Fatal(err)
+	}
+	o.mustRound()
+	o.wantFees(sess, 100, 100)
+	o.want(sess, Active) // an alarm only
+	external := o.External(sess.ID)
+	// What was signed for the nonce may be what landed, so 90 is what is certain.
+	if got := external[feeTracker]; len(external) != 2 || got.String() != "90" {
+		t.Errorf("external %v, want 90 of fees and 4 of value", external)
+	}
+	if got := o.lastEvent(t); got != string(audit.SessionExternal) {
+		t.Errorf("last event %s, want %s", got, audit.SessionExternal)
+	}
+	if st := o.watcher.Chains()[0]; st.External != 1 {
+		t.Errorf("state %+v, want one session", st)
+	}
+	o.node.Mine(1)
+	records := len(o.events(t))
+	o.mustRound()
+	if got := len(o.events(t)); got != records {
+		t.Errorf("told again: %v", o.events(t)[records:])
+	}
+	// An agent that is told to stop such sessions stops it, also after a restart.
+	o.restart(t)
+	o.watch(WatchConfig{StopOnExternalUse: true})
+	o.mustRound()
+	o.want(sess, Revoked)
+}
+
+func TestRegistryStopsAndReleases(t *testing.T) {
+	o := startOnNode(t, WatchConfig{})
+	sess := o.approved()
+	nonce := o.node.Nonce(o.account)
+	q := sess.Spec.RegistryQueries()[0]
+	blocked := func(want bool) {
+		t.Helper()
+		_, err := o.Sign(t.Context(), app, transfer(sess, nonce))
+		if want {
+			wantDenial(t, err, ReasonBlocked)
+		} else if err != nil {
+			t.Errorf("Sign = %v", err)
+		}
+	}
+	blocked(false)
+	for _, status := range []policy.RegistryStatus{policy.Blocked, policy.Unset} {
+		o.node.SetRegistry(q, status)
+		blocked(false) // not seen yet
+		o.mustRound()
+		blocked(true)
+		if _, err := o.ledger.Reserve(sess.ID, grantOf(99, 99, nil), &audit.Record{}); err == nil {
+			t.Error("the ledger grants what the registry has stopped")
+		}
+		if got := o.lastEvent(t); status == policy.Blocked && got != string(audit.SignDenied) {
+			t.Errorf("last event %s, want the denial's", got)
+		}
+		// Neither a restart nor a chain that is gone forgets it.
+		o.restart(t)
+		o.proxy.Set(chaintest.Gone)
+		o.watch(WatchConfig{})
+		if err := o.round(); err == nil {
+			t.Error("the round succeeds")
+		}
+		blocked(true)
+		o.proxy.Set(chaintest.None)
+		o.node.SetRegistry(q, policy.Allowed)
+		o.mustRound()
+		blocked(false)
+	}
+	if got := o.events(t); !slices.Contains(got, string(audit.SessionBlocked)) || !slices.Contains(got, string(audit.SessionUnblocked)) {
+		t.Errorf("events %v, want the stop and the release", got)
+	}
+}
+
+// A registry that can't be read stops nothing, unless the operator bounds the age of its answers.
+func TestRegistryAge(t *testing.T) {
+	o := startOnNode(t, WatchConfig{RegistryMaxAge: time.Hour})
+	sess := o.approved()
+	nonce := o.node.Nonce(o.account)
+	o.proxy.Set(chaintest.Gone)
+	o.pass(59 * time.Minute)
+	o.sign(sess, nonce)
+	o.pass(2 * time.Minute)
+	if err := o.round(); err == nil {
+		t.Error("the round succeeds")
+	}
+	if _, err := o.Sign(t.Context(), app, transfer(sess, nonce)); !errors.Is(err, ErrRegistryStale) {
+		t.Errorf("Sign = %v, want ErrRegistryStale", err)
+	}
+	o.watch(WatchConfig{})
+	o.sign(sess, nonce)
+	o.watch(WatchConfig{RegistryMaxAge: time.Hour})
+	o.sign(sess, nonce) // a fresh start has as long
+	o.pass(2 * time.Hour)
+	if _, err := o.Sign(t.Context(), app, transfer(sess, nonce)); !errors.Is(err, ErrRegistryStale) {
+		t.Errorf("Sign = %v, want ErrRegistryStale", err)
+	}
+	o.proxy.Set(chaintest.None)
+	o.mustRound()
+	o.sign(sess, nonce)
+}
+
+func TestClockStopsSigning(t *testing.T) {
+	o := startOnNode(t, WatchConfig{ClockBound: time.Minute})
+	sess := o.approved()
+	nonce := o.node.Nonce(o.account)
+	o.sign(sess, nonce)
+	_, now := o.node.Head()
+	o.node.SetTime(now + 600)
+	o.mustRound()
+	if _, err := o.Sign(t.Context(), app, transfer(sess, nonce)); !errors.Is(err, ErrClock) {
+		t.Errorf("Sign = %v, want ErrClock", err)
+	}
+	if st := o.watcher.Chains()[0]; !errors.Is(st.Clock, ErrClock) {
+		t.Errorf("state %+v, want it to say so", st)
+	}
+	if v, err := o.Simulate(t.Context(), app, transfer(sess, nonce)); !errors.Is(err, ErrClock) {
+		t.Errorf("Simulate = %v, %v, want ErrClock", v, err)
+	}
+	o.proxy.Set(chaintest.Gone) // the node is not needed to see that it is right again
+	o.onTime()
+	// onTime has set both of the agent's clocks: only the next look tells them apart again.
+	o.proxy.Set(chaintest.None)
+	o.node.Mine(1)
+	o.mustRound()
+	o.sign(sess, nonce)
+}
+
+func TestImport(t *testing.T) {
+	o := startOnNode(t, WatchConfig{})
+	lost := o.approved()
+	nonce := o.node.Nonce(o.account)
+	o.land(lost, nonce, o.sign(lost, nonce))
+	req := &ImportRequest{ChainID: chaintest.ChainID, Account: o.account, Hash: lost.Hash, Clients: []Client{{ID: app.UID}}}
+	if _, err := o.watcher.Import(t.Context(), operator, req); !errors.Is(err, ErrInvalid) {
+		t.Errorf("importing one that is here: %v, want ErrInvalid", err)
+	}
+	// The state is lost, the keys are not.
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.dir = t.TempDir()
+	o.start(t)
+	o.watch(WatchConfig{StopOnExternalUse: true})
+	for name, edit := range map[string]func(*ImportRequest){
+		"other hash":    func(r *ImportRequest) { r.Hash[0]++ },
+		"other account": func(r *ImportRequest) { r.Account[19]++ },
+		"other chain":   func(r *ImportRequest) { r.ChainID++ },
+		"no client":     func(r *ImportRequest) { r.Clients = nil },
+		"no backend":    func(r *ImportRequest) { r.Backend = "x" },
+	} {
+		bad := *req
+		edit(&bad)
+		if got, err := o.watcher.Import(t.Context(), operator, &bad); err == nil {
+			t.Errorf("%s: imported %v", name, got)
+		}
+	}
+	got, err := o.watcher.Import(t.Context(), operator, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.ID != lost.ID || got.Signer() != lost.Signer() || got.Status != Active || got.Hash != lost.Hash || got.Validator != lost.Validator {
+		t.Errorf("imported %+v, want what was lost", got)
+	}
+	o.wantFees(got, 10, 10)
+	o.restart(t)
+	o.watch(WatchConfig{StopOnExternalUse: true})
+	o.wantFees(got, 10, 10)
+	o.land(got, nonce+1, o.sign(got, nonce+1))
+	o.mustRound()
+	o.wantFees(got, 20, 20)
+	o.want(got, Active) // what it had used before is no external usage
+
+	o.soft.Destroy(t.Context(), got.KeyURI)
+	if err := o.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.dir = t.TempDir()
+	o.start(t)
+	o.watch(WatchConfig{})
+	if _, err := o.watcher.Import(t.Context(), operator, req); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("without the key: %v, want ErrKeyNotFound", err)
+	}
+}
+
+func TestRenewMovesClients(t *testing.T) {
+	o := startOnNode(t, WatchConfig{})
+	old := o.approved()
+	nonce := o.node.Nonce(o.account)
+	later := *new(uint256.Int).AddUint64(&old.Spec.ExpiresAt, 86400)
+	next, err := o.Renew(t.Context(), operator, old.ID, later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Signer() == old.Signer() || next.Predecessor != old.ID || o.Successor(old.ID) != next.ID || len(next.Clients) != len(old.Clients) {
+		t.Errorf("successor %+v", next)
+	}
+	if _, err := o.Renew(t.Context(), operator, old.ID, later); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), string(next.ID)) {
+		t.Errorf("renewing it again: %v, want the successor's name", err)
+	}
+	byAccount := &SignRequest{Tx: transfer(old, nonce).Tx}
+	byID := &SignRequest{Session: old.ID, Tx: transfer(old, nonce).Tx}
+	bySigner := &SignRequest{Signer: old.Signer(), Tx: transfer(old, nonce).Tx}
+	signsWith := func(want *Session, reqs ...*SignRequest) {
+		t.Helper()
+		for _, req := range reqs {
+			if got, err := o.Sign(t.Context(), app, req); err != nil || got.Session.ID != want.ID {
+				t.Errorf("Sign = %+v, %v, want session %s", got, err, want.ID)
+			}
+		}
+	}
+	signsWith(old, byAccount, byID, bySigner) // the owner has not approved it yet
+	o.node.CreateSession(o.account, next.Spec)
+	o.onTime()
+	o.mustRound()
+	o.want(next, Active)
+	o.want(old, Active)
+	signsWith(next, byAccount, byID)
+	signsWith(old, bySigner)
+	if got := o.lastEvent(t); !slices.Contains(o.events(t), string(audit.SessionSucceeded)) {
+		t.Errorf("no record of the move; last event %s", got)
+	}
+	o.restart(t)
+	o.watch(WatchConfig{})
+	signsWith(next, byAccount, byID)
+	o.node.Revoke(o.account, old.Hash)
+	o.onTime()
+	o.mustRound()
+	o.want(old, Closed)
+	signsWith(next, byAccount, byID)
+	// A client that may not use the successor is not moved.
+	if _, err := o.Sign(t.Context(), stranger, byID); !errors.Is(err, ErrUnknownSigner) {
+		t.Errorf("stranger: %v", err)
+	}
+}
