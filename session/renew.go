@@ -34,8 +34,8 @@ func (s *Sessions) RenewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, e
 		return nil, fmt.Errorf("%w: session %s is %s: only an active one is renewed", ErrInvalid, id, old.Status)
 	case next != nil:
 		return nil, fmt.Errorf("%w: session %s is being renewed by %s, which is %s", ErrInvalid, id, next.ID, next.Status)
-	case !expiresAt.Gt(&old.Spec.ExpiresAt):
-		return nil, fmt.Errorf("%w: the successor would expire at %s, no later than the session", ErrInvalid, expiresAt.Dec())
+	case expiresAt.Lt(&old.Spec.ExpiresAt):
+		return nil, fmt.Errorf("%w: the successor would expire at %s, before the session does", ErrInvalid, expiresAt.Dec())
 	}
 	spec := *old.Spec
 	spec.Signer, spec.ExpiresAt = [20]byte{}, expiresAt

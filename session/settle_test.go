@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -394,5 +396,67 @@ func TestSettleByLowerBlocksOnlyRaises(t *testing.T) {
 	delete(m.poll.Used, feeTracker)
 	if m.settle(); m.total(feeTracker) != 600 {
 		t.Errorf("total %d after a view without fees, want 600", m.total(feeTracker))
+	}
+}
+
+// Signing and settling at the same time: in the end all that was granted has landed, and the total is exactly that.
+func TestSettleWhileSigning(t *testing.T) {
+	m := newModel(t, 1)
+	const signers = 4
+	var mu sync.Mutex
+	released := map[uint64]bool{} // nonces whose signature may land
+	var signing sync.WaitGroup
+	var granted atomic.Uint64
+	for w := range uint64(signers) {
+		signing.Go(func() {
+			for nonce := 3 + w; ; nonce += signers {
+				r, err := m.ledger.Reserve("s", grantOf(nonce, byte(nonce), feeCharge(feeLimit, 5)), &audit.Record{Event: audit.SignGranted})
+				if err != nil {
+					return // the limit is full
+				}
+				if err := r.Durable(t.Context()); err != nil {
+					t.Error(err)
+					return
+				}
+				granted.Add(5)
+				mu.Lock()
+				released[nonce] = true
+				mu.Unlock()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { signing.Wait(); close(done) }()
+	for finished := false; !finished; {
+		select {
+		case <-done:
+			finished = true
+		default:
+		}
+		mu.Lock()
+		for released[m.head().nonce] {
+			delete(released, m.head().nonce)
+			m.mine(func(s *modelState) { s.nonce++; s.used[feeTracker] += 5 })
+		}
+		mu.Unlock()
+		m.read(0)
+		if st := m.settle(); len(st.External) > 0 {
+			t.Fatalf("external usage %v", st.External)
+		}
+	}
+	for m.head().nonce < 3+feeLimit { // a signer that was denied has left a gap, which the owner fills
+		m.mine(func(s *modelState) {
+			if released[s.nonce] {
+				s.used[feeTracker] += 5
+			}
+			s.nonce++
+		})
+	}
+	m.read(0)
+	if st := m.settle(); len(st.External) > 0 {
+		t.Fatalf("external usage %v", st.External)
+	}
+	if got := m.total(feeTracker); got != granted.Load() || got != feeLimit || m.head().used[feeTracker] != got {
+		t.Errorf("total %d, %d granted, %d landed, want %d", got, granted.Load(), m.head().used[feeTracker], feeLimit)
 	}
 }

@@ -420,10 +420,7 @@ func TestClockStopsSigning(t *testing.T) {
 	if v, err := o.Simulate(t.Context(), app, transfer(sess, nonce)); !errors.Is(err, ErrClock) {
 		t.Errorf("Simulate = %v, %v, want ErrClock", v, err)
 	}
-	o.proxy.Set(chaintest.Gone) // the node is not needed to see that it is right again
 	o.onTime()
-	// onTime has set both of the agent's clocks: only the next look tells them apart again.
-	o.proxy.Set(chaintest.None)
 	o.node.Mine(1)
 	o.mustRound()
 	o.sign(sess, nonce)
