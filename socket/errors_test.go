@@ -12,6 +12,7 @@ import (
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -50,6 +51,15 @@ func TestReplyTo(t *testing.T) {
 			`{"reason":"halted","hint":"see the agent's log, repair what it names, start the agent again"}`},
 		{"locked by the operator", session.ErrLocked, -32000, "locked by the operator", `{"reason":"lockedByOperator","retryable":true,"hint":"keyward unlock"}`},
 		{"restarting", errRestarting, -32000, "the agent is restarting", `{"reason":"restarting","retryable":true}`},
+		{"clock", fmt.Errorf("%w: slow by 10m", session.ErrClock), -32000, session.ErrClock.Error(),
+			`{"reason":"clockSkew","retryable":true,"hint":"set the host's clock right; keyward status says by how much it is off"}`},
+		{"old registry", fmt.Errorf("%w: of noon", session.ErrRegistryStale), -32000, session.ErrRegistryStale.Error(), `{"reason":"registryStale","retryable":true,"hint":"keyward status"}`},
+		{"chain absent", fmt.Errorf("chain x: %w: EOF", chain.ErrUnavailable), -32000, chain.ErrUnavailable.Error(), `{"reason":"chainUnavailable","retryable":true,"hint":"keyward status"}`},
+		{"block reorganised away", fmt.Errorf("chain x: %w", chain.ErrReorg), -32000, chain.ErrUnavailable.Error(), `{"reason":"chainUnavailable","retryable":true,"hint":"keyward status"}`},
+		{"garbled answer", fmt.Errorf("chain x: %w", chain.ErrGarbled), -32000, chain.ErrGarbled.Error(), `{"reason":"chainGarbled","retryable":true,"hint":"keyward status"}`},
+		{"other chain's node", fmt.Errorf("chain x: %w", chain.ErrWrongChain), -32000, chain.ErrWrongChain.Error(), `{"reason":"wrongChainEndpoint","hint":"keyward status"}`},
+		{"contract reverts", fmt.Errorf("chain x: %w", chain.ErrReverted), -32000, chain.ErrReverted.Error(), `{"reason":"chainReverted"}`},
+		{"no such event", fmt.Errorf("chain x: %w", chain.ErrNotFound), -32602, "chain x: not found on chain", `{"reason":"notOnChain"}`},
 		{"device locked", fmt.Errorf(device+"%w", backends.ErrLocked), -32000, "the key's device is locked", `{"reason":"deviceLocked","retryable":true,"hint":"keyward unlock"}`},
 		{"wrong PIN", fmt.Errorf(device+"%w", backends.ErrPINIncorrect), -32000, "the key's device refused the PIN", `{"reason":"pinIncorrect","hint":"keyward unlock"}`},
 		{"last PIN try", fmt.Errorf(device+"%w", backends.ErrPINFinalTry), -32000, "the key's device has one PIN try left",
