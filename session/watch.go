@@ -184,6 +184,10 @@ func (w *Watcher) readSession(ctx context.Context, c *watched, sess *Session) er
 		seen, err = w.settle(ctx, c, sess)
 	}
 	seen.At = w.sessions.cfg.Now()
+	if errors.Is(err, chain.ErrReverted) {
+		// The validator can't say what is used; see chain.Snapshot. Everything stays counted, and the status is known.
+		seen.Err, err = err, nil
+	}
 	if err == nil {
 		err = w.follow(ctx, sess, seen)
 	}

@@ -533,3 +533,38 @@ func TestRenewMovesClients(t *testing.T) {
 		t.Errorf("stranger: %v", err)
 	}
 }
+
+// A session whose usage the validator can't tell, as with two policies for one target, is still followed.
+func TestStatusWithoutUsage(t *testing.T) {
+	o := startOnNode(t, WatchConfig{})
+	req := o.createRequest()
+	req.Account, req.ChainID, req.Validator = o.account, chaintest.ChainID, config.SessionKeyValidator
+	req.Spec.TransferPolicies = []policy.TransferSpec{
+		{Target: target, MaxValuePerUse: *uint256.NewInt(50), ValueLimit: policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(100)}},
+		{Target: target, MaxValuePerUse: *uint256.NewInt(50), ValueLimit: policy.UsageLimit{LimitType: policy.Lifetime}},
+	}
+	sess, err := o.Create(t.Context(), operator, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range sess.Spec.RegistryQueries() {
+		o.node.SetRegistry(q, policy.Allowed)
+	}
+	o.node.CreateSession(o.account, sess.Spec)
+	o.onTime()
+	o.mustRound()
+	o.want(sess, Active)
+	nonce := o.node.Nonce(o.account)
+	o.land(sess, nonce, o.sign(sess, nonce))
+	o.mustRound()
+	if seen, _ := o.watcher.Seen(sess); !errors.Is(seen.Err, chain.ErrReverted) || seen.Status != chain.Active {
+		t.Errorf("seen %+v, want Active and why the usage is not known", seen)
+	}
+	if used, _ := o.fees(sess); used != 10 {
+		t.Errorf("%d of fees used, want what was signed, 10", used)
+	}
+	o.node.Revoke(o.account, sess.Hash)
+	o.onTime()
+	o.mustRound()
+	o.want(sess, Closed)
+}
