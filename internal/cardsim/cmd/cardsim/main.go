@@ -54,7 +54,8 @@ func run(version string, serial uint32, cards int, command []string) (code int, 
 	}
 	defer pcscd.Stop()
 	for i := range cards {
-		card := cardsim.NewYubiKey(firmware, serial+uint32(i))
+		openPGP := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: serial + uint32(i), Firmware: firmware})
+		card := cardsim.NewYubiKey(firmware, serial+uint32(i), openPGP)
 		card.AutoTouch(true)
 		if err := pcscd.Put(i, card); err != nil {
 			return 1, err
