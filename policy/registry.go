@@ -124,6 +124,15 @@ func (s *Spec) UnfixedDestinations() []Violation {
 	return s.production(func(string, RegistryQuery) {})
 }
 
+// ViolationWarnings says what the violations mean where the rules do not hold. It is never nil.
+func ViolationWarnings(violations []Violation) []Warning {
+	warnings := make([]Warning, len(violations))
+	for i, v := range violations {
+		warnings[i] = Warning{WarnProduction, v.Path, "Abstract's mainnet would refuse this: " + v.Message}
+	}
+	return warnings
+}
+
 // production goes through the policies in the SDK's order. It calls ask with what each
 // asks of the registry, and returns those that have to ask but fix nothing to ask about.
 func (s *Spec) production(ask func(path string, q RegistryQuery)) []Violation {

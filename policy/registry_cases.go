@@ -33,16 +33,13 @@ type LintResult struct {
 // Lint gives the SDK's verdict on the case. On a chain that has no production rules, what
 // breaks them is among the warnings.
 func (c *RegistryCase) Lint(rules WarningRules) LintResult {
-	result := LintResult{Case: c.Name, OK: true, Warnings: []Warning{}}
+	result := LintResult{Case: c.Name, OK: true}
 	violations := c.Session.CheckProduction(c.Registry.Status)
 	if c.ChainID == ProductionChain && len(violations) > 0 {
 		result.OK, result.Error = false, violations[0].Message
 		violations = violations[1:]
 	}
-	for _, v := range violations {
-		result.Warnings = append(result.Warnings, Warning{WarnProduction, v.Path, v.Message})
-	}
-	result.Warnings = append(result.Warnings, c.Session.Warnings(rules)...)
+	result.Warnings = append(ViolationWarnings(violations), c.Session.Warnings(rules)...)
 	return result
 }
 

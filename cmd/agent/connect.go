@@ -43,6 +43,14 @@ func (p *place) agent() config.Agent {
 	return p.conf.Agent
 }
 
+// chain finds a chain by its name or id; without a configuration, one of the built-in ones.
+func (p *place) chain(name string) (string, *config.Chain, error) {
+	if p.conf == nil {
+		return config.Defaults().ChainNamed(name)
+	}
+	return p.conf.ChainNamed(name)
+}
+
 // dialAgent connects to the apps' socket.
 func (t *tool) dialAgent(c *cli.Context) (*client.Client, error) {
 	p, err := findPlace(c)

@@ -20,15 +20,21 @@ func (t *tool) policyCommand() *cli.Command {
 			{
 				Name:   "simulate",
 				Usage:  "judge the transactions of recorded or invented cases as the chain would",
-				Flags:  []cli.Flag{&cli.StringFlag{Name: "cases", TakesFile: true, Usage: "`FILE` of cases, one JSON object a line, or - for stdin; gzip is fine"}},
+				Flags:  []cli.Flag{casesFlag()},
 				Action: t.policySimulate,
 			},
+			t.policyLintCommand(),
+			t.policyRiskCommand(),
 		},
 	}
 }
 
 func specFlag() cli.Flag {
 	return &cli.StringFlag{Name: "spec", TakesFile: true, Usage: "`FILE` with the session, the SDK's SessionConfig as JSON, or - for stdin"}
+}
+
+func casesFlag() cli.Flag {
+	return &cli.StringFlag{Name: "cases", TakesFile: true, Usage: "`FILE` of cases, one JSON object a line, or - for stdin; gzip is fine"}
 }
 
 // readSpec reads the spec that --spec names. Its signer may be missing.
