@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/keyward/keyward/chain"
+	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -19,9 +22,9 @@ func (t *tool) policyLintCommand() *cli.Command {
 		Usage: "hold a session spec, or recorded cases, to Abstract's production rules, and warn of what they let pass",
 		Description: `With --spec: a spec that breaks a rule of the chain's ends with exit code 3, whatever the warnings.
 Abstract's mainnet (2741) has rules; on any other chain what would break them is a warning. What the
-rules ask the policy registry, --registry FILE answers, in the format of a case's "registry". Without
-it, a spec that breaks no other rule ends with exit code 1, since nobody knows; --unchecked says that
-this is fine.
+rules ask the policy registry, the chain's nodes answer if the configuration has an rpc, or --registry
+FILE, in the format of a case's "registry". Without either, a spec that breaks no other rule ends with
+exit code 1, since nobody knows; --unchecked says that this is fine.
 
 With --cases: one verdict a case, and exit code 0 if all could be read.`,
 		Flags: []cli.Flag{
@@ -126,17 +129,17 @@ func (t *tool) lintSpec(c *cli.Context, rules policy.WarningRules) error {
 	if err != nil {
 		return err
 	}
-	_, chain, err := p.chain(c.String("chain"))
+	name, conf, err := p.chain(c.String("chain"))
 	if err != nil {
 		return usageError("--chain: %v", err)
 	}
-	registry, err := t.registryAnswers(c)
+	registry, err := t.registryAnswers(c, name, conf, spec)
 	if err != nil {
 		return err
 	}
-	rules.Validator = chain.Validator
+	rules.Validator = conf.Validator
 	result := &linted{
-		ChainID:    chain.ID,
+		ChainID:    conf.ID,
 		Checked:    registry != nil || len(spec.RegistryQueries()) == 0,
 		Violations: []policy.Violation{},
 		Warnings:   spec.Warnings(rules),
@@ -145,12 +148,12 @@ func (t *tool) lintSpec(c *cli.Context, rules policy.WarningRules) error {
 	if registry != nil {
 		violations = spec.CheckProduction(registry.Status)
 	}
-	if chain.ID == policy.ProductionChain {
+	if conf.ID == policy.ProductionChain {
 		result.Violations = append(result.Violations, violations...)
 	} else {
 		result.Warnings = append(policy.ViolationWarnings(violations), result.Warnings...)
 	}
-	unknown := chain.ID == policy.ProductionChain && !result.Checked && !c.Bool("unchecked")
+	unknown := conf.ID == policy.ProductionChain && !result.Checked && !c.Bool("unchecked")
 	result.OK = len(result.Violations) == 0 && !unknown
 	if err := t.printLint(c, result); err != nil {
 		return err
@@ -165,19 +168,40 @@ func (t *tool) lintSpec(c *cli.Context, rules policy.WarningRules) error {
 	return nil
 }
 
-// registryAnswers reads the file that --registry names; nil without it.
-func (t *tool) registryAnswers(c *cli.Context) (policy.Registry, error) {
-	name := c.String("registry")
-	if name == "" {
+// registryAnswers gives what the policy registry says of the spec: as the file that --registry names has
+// it, or else as the chain's nodes tell. Nil: nobody is to be asked.
+func (t *tool) registryAnswers(c *cli.Context, name string, conf *config.Chain, spec *policy.Spec) (policy.Registry, error) {
+	if file := c.String("registry"); file != "" {
+		data, err := t.readInput(file)
+		if err != nil {
+			return nil, err
+		}
+		registry, err := policy.ParseRegistry(data)
+		if err != nil {
+			return nil, inFile(file, err)
+		}
+		return registry, nil
+	}
+	if conf.ID != policy.ProductionChain || len(conf.RPC) == 0 || c.Bool("unchecked") {
 		return nil, nil
 	}
-	data, err := t.readInput(name)
+	return askRegistry(c.Context, name, conf, spec.RegistryQueries())
+}
+
+// askRegistry asks the chain's policy registry.
+func askRegistry(ctx context.Context, name string, conf *config.Chain, queries []policy.RegistryQuery) (policy.Registry, error) {
+	client, err := chain.New(chainConfig(name, conf, nil))
 	if err != nil {
 		return nil, err
 	}
-	registry, err := policy.ParseRegistry(data)
+	defer client.Close()
+	statuses, err := client.RegistryStatuses(ctx, queries)
 	if err != nil {
-		return nil, inFile(name, err)
+		return nil, withHint(err, "keyward chain check %s", name)
+	}
+	registry := make(policy.Registry, len(queries))
+	for i, q := range queries {
+		registry[q] = statuses[i]
 	}
 	return registry, nil
 }
