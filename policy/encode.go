@@ -51,6 +51,22 @@ func (s *Spec) CreateSessionCalldata() []byte {
 	return s.appendTuple(b)
 }
 
+// revokeKeysSelector is that of revokeKeys(bytes32[]).
+var revokeKeysSelector = Selector{0x3e, 0xc5, 0x92, 0x79}
+
+// RevokeKeysCalldata returns the calldata of revokeKeys(sessionHashes), which the account's
+// owner sends to the validator to end sessions on chain.
+func RevokeKeysCalldata(sessionHashes ...Hash) []byte {
+	b := make([]byte, 0, len(revokeKeysSelector)+word*(2+len(sessionHashes)))
+	b = append(b, revokeKeysSelector[:]...)
+	b = appendUint64(b, word)
+	b = appendUint64(b, uint64(len(sessionHashes)))
+	for _, hash := range sessionHashes {
+		b = append(b, hash[:]...)
+	}
+	return b
+}
+
 // tupleBytes is the length of what appendTuple appends.
 func (s *Spec) tupleBytes() int {
 	words := specHeadWords + 1 + 1 + transferWords*len(s.TransferPolicies)

@@ -119,6 +119,31 @@ func TestEncodingAgreesWithGoEthereum(t *testing.T) {
 	}
 }
 
+func TestRevokeKeysCalldata(t *testing.T) {
+	list, err := abi.NewType("bytes32[]", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := abi.Arguments{{Type: list}}
+	method := abi.NewMethod("revokeKeys", "revokeKeys", abi.Function, "", false, false, args, nil)
+	for _, hashes := range [][]Hash{{}, {{1}}, {{1}, {31: 2}}} {
+		want, err := args.Pack(append([][32]byte{}, toWords(hashes)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := RevokeKeysCalldata(hashes...); !bytes.Equal(got, append(method.ID, want...)) {
+			t.Errorf("RevokeKeysCalldata(%v) = %x, want %x", hashes, got, append(method.ID, want...))
+		}
+	}
+}
+
+func toWords(hashes []Hash) (words [][32]byte) {
+	for _, h := range hashes {
+		words = append(words, h)
+	}
+	return words
+}
+
 // The signing path encodes a spec for each signature.
 func TestEncodingAllocatesOnce(t *testing.T) {
 	spec := sampleSpec()

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/holiman/uint256"
 )
@@ -42,6 +43,21 @@ func (a Asset) String() string {
 
 // MarshalText returns what String does. There is never an error.
 func (a Asset) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads what MarshalText gives.
+func (a *Asset) UnmarshalText(text []byte) error {
+	kind, address, given := strings.Cut(string(text), ":")
+	kinds := map[string]AssetKind{"native": NativeAsset, "token": TokenAsset, "nft": NFTAsset, "permit2": Permit2Asset, "contract": ContractAsset}
+	k, ok := kinds[kind]
+	if !ok || given == (k == NativeAsset || k == Permit2Asset) {
+		return fmt.Errorf("%q is no asset", text)
+	}
+	*a = Asset{Kind: k}
+	if !given {
+		return nil
+	}
+	return a.Address.UnmarshalText([]byte(address))
+}
 
 // Risk is what a session can lose at most from a time until it expires: what leaves the
 // account, and what others may take by approvals that the session gives. It knows the spec

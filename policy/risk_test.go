@@ -154,3 +154,17 @@ func TestRiskJSON(t *testing.T) {
 		t.Errorf("JSON (-want +got):\n%s%v", diff, err)
 	}
 }
+
+func TestAssetText(t *testing.T) {
+	for _, a := range []Asset{{Kind: NativeAsset}, {Kind: Permit2Asset}, {TokenAsset, Address{1}}, {NFTAsset, Address{2}}, {ContractAsset, Address{3}}} {
+		var again Asset
+		if err := again.UnmarshalText([]byte(a.String())); err != nil || again != a {
+			t.Errorf("UnmarshalText(%s) = %v, %v", a, again, err)
+		}
+	}
+	for _, text := range []string{"", "native:", "native:0x0100000000000000000000000000000000000000", "token", "token:0x01", "Token:0x0100000000000000000000000000000000000000"} {
+		if err := new(Asset).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("UnmarshalText(%q) succeeds", text)
+		}
+	}
+}

@@ -27,6 +27,7 @@ type CreateRequest struct {
 	Validator policy.Address // AGW only
 	Clients   []Client       // at least one
 	Backend   string         // "" if there is only one
+	Unchecked bool           // made although the policy registry could not be asked; see [Signer.CreateSession]
 
 	Predecessor ID // the session that this one renews; "" if none
 }
@@ -121,7 +122,7 @@ func (s *Sessions) newSession(req *CreateRequest, id ID, backend string, key bac
 	spec.Signer = policy.Address(crypto.PubkeyToAddress(*key.Public()))
 	sess := &Session{
 		ID: id, Kind: req.Kind, Account: req.Account, ChainID: req.ChainID, Validator: req.Validator,
-		Spec: &spec, Hash: spec.Hash(), Clients: req.Clients,
+		Spec: &spec, Hash: spec.Hash(), Clients: req.Clients, Unchecked: req.Unchecked,
 		Backend: backend, KeyURI: key.URI(), PublicKey: crypto.FromECDSAPub(key.Public()), Protection: key.Protection(),
 		Status: Pending, CreatedAt: now, Predecessor: req.Predecessor,
 	}

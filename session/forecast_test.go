@@ -98,7 +98,7 @@ func TestWarningsAhead(t *testing.T) {
 		t.Error("told of the end again")
 	}
 	clear(a.forecast.warned)
-	if _, err := a.Renew(t.Context(), operator, sess.ID, *new(uint256.Int).AddUint64(&sess.Spec.ExpiresAt, 86400)); err != nil {
+	if _, _, err := a.RenewSession(t.Context(), operator, sess.ID, *new(uint256.Int).AddUint64(&sess.Spec.ExpiresAt, 86400), true); err != nil {
 		t.Fatal(err)
 	}
 	if _, ends := told(); ends != 0 {
@@ -132,12 +132,12 @@ func TestRenewRefuses(t *testing.T) {
 		{"eoa", eoa.ID, later, "its key is the account"},
 		{"earlier", active.ID, earlier, "before the session does"},
 	} {
-		if _, err := a.Renew(t.Context(), operator, tt.id, tt.expiry); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, _, err := a.RenewSession(t.Context(), operator, tt.id, tt.expiry, true); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: Renew = %v, want %q", tt.name, err, tt.want)
 		}
 	}
 	// A successor that has ended makes room for another.
-	next, err := a.Renew(t.Context(), operator, active.ID, later)
+	next, _, err := a.RenewSession(t.Context(), operator, active.ID, later, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestRenewRefuses(t *testing.T) {
 	if got, err := a.Sign(t.Context(), app, &SignRequest{Session: active.ID, Tx: transfer(active, 1).Tx}); err != nil || got.Session.ID != active.ID {
 		t.Errorf("Sign = %v, %v, want the old session, whose successor has ended", got, err)
 	}
-	if _, err := a.Renew(t.Context(), operator, active.ID, later); err != nil {
+	if _, _, err := a.RenewSession(t.Context(), operator, active.ID, later, true); err != nil {
 		t.Errorf("renewing again: %v", err)
 	}
 }

@@ -75,14 +75,14 @@ func TestRenewMovesClients(t *testing.T) {
 	old := o.approved()
 	nonce := o.node.Nonce(o.account)
 	later := *new(uint256.Int).AddUint64(&old.Spec.ExpiresAt, 86400)
-	next, err := o.Renew(t.Context(), operator, old.ID, later)
+	next, _, err := o.RenewSession(t.Context(), operator, old.ID, later, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if next.Signer() == old.Signer() || next.Predecessor != old.ID || o.Successor(old.ID) != next.ID || len(next.Clients) != len(old.Clients) {
 		t.Errorf("successor %+v", next)
 	}
-	if _, err := o.Renew(t.Context(), operator, old.ID, later); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), string(next.ID)) {
+	if _, _, err := o.RenewSession(t.Context(), operator, old.ID, later, true); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), string(next.ID)) {
 		t.Errorf("renewing it again: %v, want the successor's name", err)
 	}
 	byAccount := &SignRequest{Tx: transfer(old, nonce).Tx}

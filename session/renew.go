@@ -9,20 +9,21 @@ import (
 	"github.com/keyward/keyward/audit"
 )
 
-// Renew makes a pending successor of an active agw session: a fresh key, and the same account, policies,
+// RenewSession makes a pending successor of an active agw session: a fresh key, and the same account, policies,
 // limits, backend and clients, until expiresAt (Unix seconds). Once the owner has approved it, requests
 // that name the old session or its account are signed with the successor; the old one
-// goes on for who names its signer, until the owner revokes it or it expires. Errors as of [Sessions.Create].
-func (s *Sessions) Renew(ctx context.Context, by audit.Peer, id ID, expiresAt uint256.Int) (*Session, error) {
-	req, err := s.RenewRequest(id, expiresAt)
+// goes on for who names its signer, until the owner revokes it or it expires. Errors as of [Signer.CreateSession].
+func (s *Signer) RenewSession(ctx context.Context, by audit.Peer, id ID, expiresAt uint256.Int, unchecked bool) (*Session, *Review, error) {
+	req, err := s.Sessions.renewRequest(id, expiresAt)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return s.Create(ctx, by, req)
+	req.Unchecked = unchecked
+	return s.CreateSession(ctx, by, req)
 }
 
-// RenewRequest is what Renew creates.
-func (s *Sessions) RenewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, error) {
+// renewRequest is what RenewSession creates.
+func (s *Sessions) renewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, error) {
 	old, err := s.Get(id)
 	if err != nil {
 		return nil, err

@@ -49,7 +49,8 @@ type Session struct {
 	KeyURI     string              `json:"keyUri"`
 	PublicKey  []byte              `json:"publicKey"` // 65 bytes, 0x04 ‖ X ‖ Y (SEC 1, 2.3.3)
 	Protection backends.Protection `json:"protection"`
-	Clients    []Client            `json:"clients"` // who may use it
+	Clients    []Client            `json:"clients"`             // who may use it
+	Unchecked  bool                `json:"unchecked,omitempty"` // the operator did without the policy registry
 
 	// Blocked says which of its policies the registry does not allow any more; nothing is signed
 	// meanwhile. "": none, or nobody has asked.

@@ -46,6 +46,7 @@ type Config struct {
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration               // an ended session's key is destroyed after this
 	WarnAhead    time.Duration               // of limits that run out and sessions that end; 0: no warnings
+	MaxLifetime  time.Duration               // longer ones are warned of when they are made; 0: none is
 	Now          func() time.Time            // nil: time.Now
 	Logger       *slog.Logger                // nil: slog.Default
 }

@@ -90,11 +90,20 @@ func adminCreate(s *Server, ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	sess, err := s.Signer.Sessions.Create(ctx, c.peer, req)
+	return s.showReviewed(s.Signer.CreateSession(ctx, c.peer, req))
+}
+
+// showReviewed is a new session, with what its operator has to know of it.
+func (s *Server) showReviewed(sess *session.Session, review *session.Review, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.showWhole(sess)
+	shown, err := s.showWhole(sess)
+	if err != nil {
+		return nil, err
+	}
+	shown.Warnings, shown.Risk = review.Warnings, review.Risk
+	return shown, nil
 }
 
 // createRequest reads the parts of a request to make a session.
@@ -103,7 +112,7 @@ func (s *Server) createRequest(params *api.CreateSession) (*session.CreateReques
 	if err != nil {
 		return nil, fmt.Errorf("spec: %w", err)
 	}
-	req := &session.CreateRequest{Kind: session.Kind(params.Kind), Spec: spec, Backend: params.Backend}
+	req := &session.CreateRequest{Kind: session.Kind(params.Kind), Spec: spec, Backend: params.Backend, Unchecked: params.Unchecked}
 	if req.Kind == "" {
 		req.Kind = session.AGW
 	}

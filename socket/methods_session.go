@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/internal/zktx"
+	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
@@ -137,6 +138,7 @@ func (s *Server) showWhole(sess *session.Session) (*api.Session, error) {
 	shown.Chain = s.onChain(sess)
 	if sess.Kind == session.AGW {
 		shown.CreateSessionCalldata = api.Bytes(sess.Spec.CreateSessionCalldata()).String()
+		shown.RevokeKeysCalldata = api.Bytes(policy.RevokeKeysCalldata(sess.Hash)).String()
 	}
 	return shown, nil
 }

@@ -164,7 +164,7 @@ func TestGuideHasEveryReason(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			reasons := regexp.MustCompile(`(?m)^\s*Reason\w+\s*=\s*"(\w+)"|Reason: "(\w+)"|refuse\("(\w+)"`).FindAllStringSubmatch(string(source), -1)
+			reasons := regexp.MustCompile(`(?m)^\s*(?:const )?Reason\w+\s*=\s*"(\w+)"|Reason: "(\w+)"|refuse\("(\w+)"`).FindAllStringSubmatch(string(source), -1)
 			for _, m := range reasons {
 				found++
 				if reason := m[1] + m[2] + m[3]; !strings.HasSuffix(file, "_test.go") && !strings.Contains(string(guide), "`"+reason+"`") {

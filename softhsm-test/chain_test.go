@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/chain/chaintest"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/socket/api"
@@ -37,12 +38,29 @@ func newChainAgent(t *testing.T) *chainAgent {
 func (a *chainAgent) configure(text string) {
 	a.t.Helper()
 	path := filepath.Join(a.Dir, "config.toml")
+	a.replaceConfig("\n[watch]\n", "\n")
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// replaceConfig changes the first place in the configuration that says old.
+func (a *chainAgent) replaceConfig(old, text string) {
+	a.t.Helper()
+	path := filepath.Join(a.Dir, "config.toml")
 	conf, err := os.ReadFile(path)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	conf = []byte(strings.Replace(string(conf), "\n[watch]\n", "\n", 1) + text)
-	if err := os.WriteFile(path, conf, 0o600); err != nil {
+	if !strings.Contains(string(conf), old) {
+		a.t.Fatalf("the configuration has no %q", old)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(conf), old, text, 1)), 0o600); err != nil {
 		a.t.Fatal(err)
 	}
 }
@@ -188,4 +206,82 @@ func TestLifecycleOnANode(t *testing.T) {
 		}
 	}
 	a.Keyward("audit", "verify")
+}
+
+// The production rules at session create: the registry's answer counts, and where it can't be had there is
+// no session. The calldata that is printed for the owner is what the validator takes.
+func TestProductionRulesOnANode(t *testing.T) {
+	a := newChainAgent(t)
+	text := transferSpec(10) // ends a day from now
+	file := filepath.Join(t.TempDir(), "spec.json")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	create := []string{"session", "create", "--spec", file, "--account", a.account.String(), "--chain", "abstract"}
+	refused := func(words string) {
+		t.Helper()
+		if out, err := a.try(create...); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("session create: %s, %v, want a refusal with %q", out, err, words)
+		}
+	}
+	refused("Session key policy violation. Target: " + recipient)
+	spec, err := policy.ParseSpec([]byte(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range spec.RegistryQueries() {
+		a.node.SetRegistry(q, policy.Allowed)
+	}
+	out := a.Keyward(create...)
+	for _, want := range []string{"What it can lose at most:", "total ETH", "await agwClient.createSession({ session: {", "expiresAt\":" + spec.ExpiresAt.Dec() + "n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("session create printed %s, want %q in it", out, want)
+		}
+	}
+	sess := a.session(create...)
+	if sess.Risk == nil || sess.Risk.Sentence == "" || sess.Warnings == nil {
+		t.Errorf("session create --json has risk %v and warnings %v", sess.Risk, sess.Warnings)
+	}
+
+	if err := a.node.Execute(a.account, *sess.Validator, calldata(t, sess.CreateSessionCalldata)); err != nil {
+		t.Fatalf("the owner's createSession: %v", err)
+	}
+	a.waitStatus(sess.ID, "active")
+	if out := a.Keyward("session", "revoke", sess.ID); !strings.Contains(out, sess.RevokeKeysCalldata) {
+		t.Errorf("session revoke printed %s, want the calldata of revokeKeys", out)
+	}
+	if err := a.node.Execute(a.account, *sess.Validator, calldata(t, sess.RevokeKeysCalldata)); err != nil {
+		t.Fatalf("the owner's revokeKeys: %v", err)
+	}
+	client, err := chain.New(chaintest.Config(a.node.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if status, err := client.SessionStatus(t.Context(), a.account, sess.SessionHash); err != nil || status != chain.Closed {
+		t.Errorf("after revokeKeys the session is %v (%v), want Closed", status, err)
+	}
+
+	check := a.Keyward("chain", "check", "abstract")
+	for _, want := range []string{"ready", "production docs", "agw-client", "there is no contract"} {
+		if !strings.Contains(check, want) {
+			t.Errorf("chain check printed %s, want %q in it", check, want)
+		}
+	}
+	a.Stop()
+	a.replaceConfig(a.node.URL, "http://127.0.0.1:1")
+	a.Start()
+	refused("asking the policy registry, without which no session is made")
+	if out, err := a.try("chain", "check"); err == nil || !strings.Contains(out, "failed") {
+		t.Errorf("chain check without a node: %s, %v, want a failure", out, err)
+	}
+}
+
+func calldata(t *testing.T, hex string) []byte {
+	t.Helper()
+	var b api.Bytes
+	if err := b.UnmarshalText([]byte(hex)); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

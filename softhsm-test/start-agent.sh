@@ -48,7 +48,7 @@ give_up() {
 "$keyward" status --dir "$dir" --wait 30s >/dev/null || give_up "the agent does not start"
 session=$("$keyward" session create --dir "$dir" --spec "$spec" --account "$account" --chain "$chain" \
 	--client "uid:$(id -u)" --json) || give_up "the session can't be created"
-field() { printf '%s\n' "$session" | sed "s/.*\"$1\":\"\([^\"]*\)\".*/\1/"; }
+field() { printf '%s\n' "$session" | grep -o "\"$1\":\"[^\"]*\"" | head -n 1 | cut -d'"' -f4; }
 "$keyward" session activate --dir "$dir" "$(field id)" >/dev/null || give_up "the session can't be activated"
 
 cat <<END

@@ -117,6 +117,7 @@ func (a *agent) openSessions() error {
 		ExpiryMargin: a.conf.Session.ExpiryMargin,
 		KeyGrace:     a.conf.Session.KeyGrace,
 		WarnAhead:    a.conf.Session.WarnAhead,
+		MaxLifetime:  a.conf.Session.MaxLifetime,
 		Logger:       a.log,
 	})
 	if errors.Is(err, session.ErrInUse) {

@@ -68,6 +68,7 @@ func (t *tool) sessionRenewCommand() *cli.Command {
 		ArgsUsage: "ID",
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "lifetime", Usage: "`DURATION` that the successor is valid for, e.g. 720h (default: as long as the session was made for)"},
+			uncheckedFlag(),
 		},
 		Action: t.sessionRenew,
 	}
@@ -91,7 +92,7 @@ func (t *tool) sessionRenew(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := cl.RenewSession(c.Context, &api.RenewSession{ID: old.ID, ExpiresAt: renewedUntil(old, lifetime, time.Now())})
+	s, err := cl.RenewSession(c.Context, &api.RenewSession{ID: old.ID, ExpiresAt: renewedUntil(old, lifetime, time.Now()), Unchecked: c.Bool("unchecked")})
 	if err != nil {
 		return err
 	}

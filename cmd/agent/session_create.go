@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,7 @@ func (t *tool) sessionCreateCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "client", Usage: "`CLIENT` that may use the session: uid:N, gid:N or a user's name; may be repeated (default: the user who runs this)"},
 			&cli.StringFlag{Name: "kind", Value: "agw", Usage: "`KIND`: agw (a smart account's session) or eoa (the signer is the account)"},
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend that keeps the key; needed if there are several"},
+			uncheckedFlag(),
 		},
 		Action: t.sessionCreate,
 	}
@@ -55,7 +57,7 @@ func (t *tool) sessionCreate(c *cli.Context) error {
 // createRequest reads the flags.
 func (t *tool) createRequest(c *cli.Context) (*api.CreateSession, error) {
 	kind := c.String("kind")
-	req := &api.CreateSession{Kind: kind, Chain: c.String("chain"), Backend: c.String("backend")}
+	req := &api.CreateSession{Kind: kind, Chain: c.String("chain"), Backend: c.String("backend"), Unchecked: c.Bool("unchecked")}
 	switch kind {
 	case "agw":
 		if err := required(c, "account"); err != nil {
@@ -80,6 +82,10 @@ func (t *tool) createRequest(c *cli.Context) (*api.CreateSession, error) {
 	}
 	req.Clients, err = t.clients(c.StringSlice("client"))
 	return req, err
+}
+
+func uncheckedFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "unchecked", Usage: "do without the policy registry of Abstract's mainnet, where there is nobody to ask it"}
 }
 
 // clients reads who may use the session: by default the user who asks.
@@ -148,11 +154,41 @@ func (t *tool) printCreated(c *cli.Context, s *api.Session) error {
 	); err != nil {
 		return err
 	}
+	if err := t.printReview(s); err != nil {
+		return err
+	}
 	if s.Kind == "eoa" {
 		t.hint("send funds to %v; apps can sign with it now", s.Signer)
 		return nil
 	}
-	t.note("the account's owner sends the calldata from %v to the validator %v on chain %d, then:", s.Account, s.Validator, s.ChainID)
+	t.print("\nFor the account's owner, with agw-client:\n\n%s", ownersSnippet(string(spec)))
+	t.note("or the calldata from %v to the validator %v on chain %d. If the agent reads that chain, the session turns active by itself; else:",
+		s.Account, s.Validator, s.ChainID)
 	t.hint("keyward session activate %s%s", s.ID, sameDir(c))
 	return nil
+}
+
+// printReview prints what the session can lose, and warnings.
+func (t *tool) printReview(s *api.Session) error {
+	if s.Risk == nil {
+		return nil
+	}
+	t.print("\nWhat it can lose at most:")
+	if err := t.printRisk(s.Risk); err != nil {
+		return err
+	}
+	if len(s.Warnings) > 0 {
+		t.print("")
+	}
+	t.printWarnings(s.Warnings)
+	return nil
+}
+
+// decimalString is an integer as specs have it in JSON.
+var decimalString = regexp.MustCompile(`"([0-9]+)"`)
+
+// ownersSnippet is TypeScript that has the owner's client approve a session. The SDK takes
+// integers as bigints.
+func ownersSnippet(spec string) string {
+	return "await agwClient.createSession({ session: " + decimalString.ReplaceAllString(spec, "${1}n") + " });"
 }

@@ -42,6 +42,7 @@ type Agent struct {
 type Session struct {
 	ExpiryMargin time.Duration // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration // an ended session's key is destroyed after this
+	MaxLifetime  time.Duration // of a session, beyond which its making is warned of; 0: any
 	WarnAhead    time.Duration // of limits that run out and sessions that end; 0: never
 }
 

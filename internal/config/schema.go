@@ -66,6 +66,7 @@ func (s *Session) fields() []field {
 	return []field{
 		{key: "expiry_margin", dst: &s.ExpiryMargin, doc: "stop signing this long before a session's expiresAt; nodes refuse the last 60s"},
 		{key: "key_grace", dst: &s.KeyGrace, doc: "destroy an ended session's key in the device after this"},
+		{key: "max_lifetime", dst: &s.MaxLifetime, doc: "warn of a session that is made to last longer; 0s: of none"},
 		{key: "warn_ahead", dst: &s.WarnAhead, doc: "warn in the log this long before a limit is used up or a session ends"},
 	}
 }

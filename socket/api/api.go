@@ -54,6 +54,11 @@ type Session struct {
 	Limits                []Limit  `json:"limits,omitempty"`
 	Outstanding           *int     `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
 	CreateSessionCalldata string   `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
+	RevokeKeysCalldata    string   `json:"revokeKeysCalldata,omitempty"`    // agw: the same, to end it there
+
+	// Only of a session that was just made.
+	Warnings []policy.Warning `json:"warnings,omitempty"`
+	Risk     *policy.Risk     `json:"risk,omitempty"`
 }
 
 // Limit is one usage limit and what is left of it now. Integers are decimal strings in JSON.
@@ -85,6 +90,8 @@ type CreateSession struct {
 	Chain   string          `json:"chain"`             // a configured chain's name or its id in decimal
 	Clients []string        `json:"clients"`           // "uid:N" or "gid:N"
 	Backend string          `json:"backend,omitempty"` // needed if there are several
+	// Unchecked makes the session although nobody can ask the policy registry of Abstract's mainnet.
+	Unchecked bool `json:"unchecked,omitempty"`
 }
 
 // ImportSession is the parameter of admin_importSession.
@@ -100,6 +107,7 @@ type ImportSession struct {
 type RenewSession struct {
 	ID        string         `json:"id"`
 	ExpiresAt policy.Decimal `json:"expiresAt"` // Unix seconds
+	Unchecked bool           `json:"unchecked,omitempty"`
 }
 
 // Chain is how a chain that the agent reads is.
