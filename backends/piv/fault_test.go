@@ -95,6 +95,7 @@ func TestFaults(t *testing.T) {
 			b.card.Heal()
 			switch fault {
 			case cardsim.UnplugBefore, cardsim.UnplugDuring, cardsim.UnplugAfter:
+				b.AwaitEmpty(t, 0)
 				b.Insert(t, 0, b.card)
 			}
 			recovers(t, k)
@@ -260,6 +261,7 @@ func TestHungCard(t *testing.T) {
 		// pcscd itself waits for a card that hangs; it is pulled and comes back.
 		b.Remove(0)
 		b.card.Heal()
+		b.AwaitEmpty(t, 0)
 		b.Insert(t, 0, b.card)
 		b.AwaitFree(t, 0)
 		recovers(t, k)
