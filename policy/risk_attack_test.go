@@ -218,10 +218,10 @@ func randomTx(r *rand.Rand, s *Spec) *Call {
 // Whatever a hostile holder of the key sends, in whichever periods, no more is lost than the report says.
 func TestRiskIsNeverExceeded(t *testing.T) {
 	passed := 0
-	for seed := range uint64(3000) {
+	for seed := range uint64(1000) {
 		passed += attackOnce(t, seed, 200)
 	}
-	if passed < 30000 {
+	if passed < 10000 {
 		t.Errorf("only %d transactions passed: this test attacks too little", passed)
 	}
 }
