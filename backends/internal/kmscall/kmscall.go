@@ -268,7 +268,7 @@ func (c *Caller) wait(ctx context.Context, tries int, after time.Duration) error
 	longest := min(firstWait<<min(tries-1, 16), longWait)
 	wait := after + rand.N(longest)
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
-		return errors.New("no time is left for another")
+		return fmt.Errorf("no time is left for another: %w", context.DeadlineExceeded)
 	}
 	if !c.spend() {
 		return errors.New("too many calls have to be repeated")
