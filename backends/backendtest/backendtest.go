@@ -270,11 +270,17 @@ func (s *suite) closeWaits(t *testing.T, b backends.Backend) {
 			}
 		})
 	}
-	<-signed
+	gaveUp := make(chan struct{})
+	go func() { wg.Wait(); close(gaveUp) }()
+	select {
+	case <-signed:
+	case <-gaveUp:
+		t.Fatal("nothing was signed before Close")
+	}
 	if err := b.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	wg.Wait()
+	<-gaveUp
 }
 
 func (s *suite) list(t *testing.T, b backends.Backend) {

@@ -17,6 +17,8 @@ var openers = map[string]func(a *agent, ctx context.Context, name string, b *con
 	"openpgp": (*agent).openOpenPGP,
 	"pkcs11":  (*agent).openPKCS11,
 	"awskms":  (*agent).openAWSKMS,
+	"azurekv": (*agent).openAzureKV,
+	"gcpkms":  (*agent).openGCPKMS,
 	"piv":     (*agent).openPIV,
 }
 

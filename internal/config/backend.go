@@ -26,6 +26,8 @@ var backendTypes = []struct {
 }{
 	{"openpgp", newOpenPGP},
 	{"awskms", newAWSKMS},
+	{"azurekv", newAzureKV},
+	{"gcpkms", newGCPKMS},
 	{"pkcs11", func() Settings { return &PKCS11{} }},
 	{"piv", func() Settings { return &PIV{} }},
 }
