@@ -118,7 +118,7 @@ func TestLockAndUnlock(t *testing.T) {
 	a := startAgent(t)
 	ctx := t.Context()
 	device := &pinned{Backend: a.device, pin: `12"34`}
-	a.Backends["memory"] = Backend{device, "soft"}
+	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
 	sess := a.session("agw", testSpec)
 	if err := a.operator.Lock(ctx); err != nil {
 		t.Fatal(err)

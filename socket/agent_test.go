@@ -63,7 +63,7 @@ func startAgent(t *testing.T) *agent {
 	}
 	a.Server = New(Config{
 		Signer:   &session.Signer{Sessions: sessions},
-		Backends: map[string]Backend{"memory": {a.device, "soft"}},
+		Backends: map[string]Backend{"memory": {Backend: a.device, Type: "soft"}},
 		Chains:   map[string]Chain{"abstract": {testChain, a.validator}, "other": {ID: 5}},
 		Version:  "1.2.3", Started: time.Now(),
 	})

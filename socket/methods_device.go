@@ -34,6 +34,10 @@ func deviceMethods() []Method {
 		Name: "admin_backends", Summary: "The configured backends and how they are",
 		Result: Result{"backends", "Backends", ""}, do: adminBackends,
 	}, {
+		Name: "admin_testBackend", Summary: "Have a backend make a throw-away key, find it, sign and destroy it",
+		Params: []Param{{"request", true, "TestBackend", "backend: its name in the configuration"}},
+		Result: Result{"test", "BackendTest", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, do: adminTestBackend,
+	}, {
 		Name: "admin_lock", Summary: "Stop signing, and have the devices forget their PINs",
 		Result: Result{"done", "Done", "once the last signature is out"}, Errors: []int{api.CodeUnavailable}, do: adminLock,
 	}, {
@@ -57,7 +61,7 @@ func (s *Server) backendStates(ctx context.Context) []api.Backend {
 	var probes sync.WaitGroup
 	for i, name := range names {
 		backend := s.Backends[name]
-		states[i] = api.Backend{Name: name, Type: backend.Type, State: "ready"}
+		states[i] = api.Backend{Name: name, Type: backend.Type, State: "ready", Protection: string(backend.Protection), Can: abilities(backend.Backend)}
 		if prober, ok := backend.Backend.(backends.Prober); ok {
 			probes.Go(func() {
 				status := prober.Status(ctx)
@@ -67,6 +71,43 @@ func (s *Server) backendStates(ctx context.Context) []api.Backend {
 	}
 	probes.Wait()
 	return states
+}
+
+// abilities are what only some backends can.
+func abilities(b backends.Backend) (can []string) {
+	if _, ok := b.(backends.Lister); ok {
+		can = append(can, "list")
+	}
+	if _, ok := b.(backends.Unlocker); ok {
+		can = append(can, "pin")
+	}
+	if _, ok := b.(backends.Attester); ok {
+		can = append(can, "attest")
+	}
+	if _, ok := b.(backends.Waiter); ok {
+		can = append(can, "touch")
+	}
+	return can
+}
+
+// adminTestBackend is refused while the agent is locked: it would have the device sign.
+func adminTestBackend(s *Server, ctx context.Context, c *call) (any, error) {
+	var params api.TestBackend
+	if err := c.object(&params); err != nil {
+		return nil, err
+	}
+	if s.Signer.Locked() {
+		return nil, session.ErrLocked
+	}
+	test, err := s.Signer.Sessions.SelfTest(ctx, c.peer, params.Backend)
+	if err != nil {
+		return nil, err
+	}
+	shown := &api.BackendTest{Backend: test.Backend, OK: test.OK(), Protection: string(test.Protection), KeyURI: test.KeyURI}
+	for _, step := range test.Steps {
+		shown.Steps = append(shown.Steps, api.BackendTestStep{Name: step.Name, Millis: float64(step.Took.Microseconds()) / 1000, Error: step.Error})
+	}
+	return shown, nil
 }
 
 func adminKeys(s *Server, ctx context.Context, c *call) (any, error) {

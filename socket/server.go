@@ -42,7 +42,8 @@ type Config struct {
 // Backend is a backend and its type in the configuration, e.g. "pkcs11".
 type Backend struct {
 	backends.Backend
-	Type string
+	Type       string
+	Protection backends.Protection // of the keys that it makes
 }
 
 // Chain is what admin_createSession needs to know of a chain.

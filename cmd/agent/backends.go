@@ -32,9 +32,20 @@ func (a *agent) openBackends(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("backend %q: %w", name, err)
 		}
-		a.backends[name] = socket.Backend{Backend: backend, Type: b.Type}
+		a.backends[name] = socket.Backend{Backend: backend, Type: b.Type, Protection: protection(b)}
 	}
 	return nil
+}
+
+// protection is that of the keys that the backend makes.
+func protection(b *config.Backend) backends.Protection {
+	switch c := b.Settings.(type) {
+	case *config.PIV:
+		return backends.Sealed
+	case *config.AWSKMS:
+		return backends.Protection(c.Class)
+	}
+	return backends.Resident
 }
 
 // pinSource is where a PIN comes from; nil if only the operator has it.

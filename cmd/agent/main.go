@@ -62,6 +62,7 @@ func (t *tool) app() *cli.App {
 			t.policyCommand(),
 			t.signCommand(),
 			t.keyCommand(),
+			t.backendCommand(),
 			t.chainCommand(),
 			t.auditCommand(),
 			t.lockCommand(),

@@ -130,6 +130,9 @@ type Backend struct {
 	Type   string `json:"type"`
 	State  string `json:"state"` // "ready", "locked", "unavailable"
 	Detail string `json:"detail,omitempty"`
+
+	Protection string   `json:"protection,omitempty"` // of the keys that it makes
+	Can        []string `json:"can,omitempty"`        // what only some can: "list", "pin", "attest", "touch"
 }
 
 // Key is one key in a device, and the session it belongs to.

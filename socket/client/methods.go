@@ -53,6 +53,11 @@ func (c *Client) CreateSession(ctx context.Context, req *api.CreateSession) (*ap
 	return call[*api.Session](ctx, c, "admin_createSession", req)
 }
 
+// TestBackend has a backend make a throw-away key, sign with it and destroy it.
+func (c *Client) TestBackend(ctx context.Context, name string) (*api.BackendTest, error) {
+	return call[*api.BackendTest](ctx, c, "admin_testBackend", api.TestBackend{Backend: name})
+}
+
 // ImportSession recovers a session from the chain whose key a backend still has.
 func (c *Client) ImportSession(ctx context.Context, req *api.ImportSession) (*api.Session, error) {
 	return call[*api.Session](ctx, c, "admin_importSession", req)
