@@ -20,6 +20,9 @@ var (
 	// ErrRefused: the device answered and refuses until an operator changes something: a permission
 	// is missing, credentials have expired, the key is disabled. Retrying does not help.
 	ErrRefused = errors.New("device refused")
+	// ErrKeyDamaged: what is stored of a key outside of its device is not what was written, or not that key's.
+	// Retrying does not help.
+	ErrKeyDamaged = errors.New("stored key is damaged")
 	// ErrLocked: the device needs its PIN and the operator has to give it (keyward unlock).
 	ErrLocked = errors.New("device locked")
 	// ErrPINIncorrect: the device refused the PIN. It is not tried again.

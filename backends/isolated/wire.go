@@ -155,6 +155,8 @@ var sentinels = []struct {
 	{"ErrKeyAmbiguous", backends.ErrKeyAmbiguous},
 	{"ErrUnavailable", backends.ErrUnavailable},
 	{"ErrRefused", backends.ErrRefused},
+	{"ErrKeyDamaged", backends.ErrKeyDamaged},
+	{"ErrBadSignature", backends.ErrBadSignature},
 	{"ErrLocked", backends.ErrLocked},
 	{"ErrPINIncorrect", backends.ErrPINIncorrect},
 	{"ErrPINFinalTry", backends.ErrPINFinalTry},

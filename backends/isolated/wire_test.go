@@ -31,7 +31,7 @@ func TestSentinelsCross(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range declaredErrors(t, "../backends.go") {
+	for _, name := range append(declaredErrors(t, "../backends.go"), declaredErrors(t, "../signature.go")...) {
 		if known[name] == nil {
 			t.Errorf("backends.%s is not in the table", name)
 		}

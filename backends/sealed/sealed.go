@@ -35,7 +35,7 @@ import (
 
 // ErrDamaged: a key file is not what [Backend.Generate] wrote, or not for the key that it
 // is named after. Trying again does not help.
-var ErrDamaged = errors.New("sealed key is damaged")
+var ErrDamaged = backends.ErrKeyDamaged
 
 // Binding says whose key is sealed. A Wrapper authenticates all of it.
 type Binding struct {
