@@ -285,3 +285,34 @@ func calldata(t *testing.T, hex string) []byte {
 	}
 	return b
 }
+
+// An agent that has lost its state gets a session back from the chain: its policy from the event, its key from the
+// token, and what it has used from the validator.
+func TestImportOnANode(t *testing.T) {
+	a := newChainAgent(t)
+	old := a.create(transferSpec(10))
+	a.node.CreateSession(a.account, old.Session)
+	a.waitStatus(old.ID, "active")
+	nonce := a.node.Nonce(a.account)
+	signed, err := a.Client().SignTransaction(t.Context(), a.tx(old.ID, nonce))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.land(old, nonce, signed)
+	a.Stop()
+	if err := os.Rename(filepath.Join(a.Dir, "state"), filepath.Join(a.Dir, "lost")); err != nil {
+		t.Fatal(err)
+	}
+	a.Start()
+	sess := a.session("session", "import", "--from-chain", "--chain", "abstract", "--account", a.account.String(), "--session-hash", old.SessionHash.String())
+	if sess.Signer != old.Signer || sess.SessionHash != old.SessionHash || sess.Status != "active" {
+		t.Fatalf("imported %+v, want the session of %v, active", sess, old.Signer)
+	}
+	a.wait(sess.ID, "settled", func(s *api.Session) bool { return s.Limits[1].Used.String() == "1" })
+	if _, err := a.Client().SignTransaction(t.Context(), a.tx(sess.ID, nonce+1)); err != nil {
+		t.Errorf("signing with the imported session: %v", err)
+	}
+	if _, err := a.try("session", "import", "--from-chain", "--chain", "abstract", "--account", a.account.String(), "--session-hash", old.SessionHash.String()); err == nil {
+		t.Error("the same session was imported twice")
+	}
+}
