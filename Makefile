@@ -45,12 +45,7 @@ conformance-piv: deps-test
 
 # Each target for a few seconds. Only what has one is listed; a target can't be forgotten.
 fuzz:
-	@set -e; for pkg in $$(go list ./...); do \
-		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-			echo "fuzz $$pkg $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
-		done; \
-	done
+	@scripts/fuzz $(FUZZTIME)
 
 # Every npm package in the repository.
 node: build
