@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 	"golang.org/x/sync/errgroup"
 
@@ -15,22 +17,52 @@ import (
 // Keys lists the keys of the vault that this agent, or one like it, made, each in its latest
 // version. Deleted and disabled ones are left out.
 func (b *Backend) Keys(ctx context.Context, prefix string) ([]backends.ListedKey, error) {
-	pager := b.client.NewListKeyPropertiesPager(nil)
 	var found []backends.ListedKey
-	for {
-		page, err := do(ctx, b, opList, pager.NextPage) // a page that fails can be asked for again
-		if err != nil {
+	var at position
+	for more := true; more; more = at.pager.More() {
+		var err error
+		if at, err = b.nextPage(ctx, at); err != nil {
 			return nil, b.wrap(opList, b.vault.url, err)
 		}
-		keys, err := b.usable(ctx, page.Value, prefix)
+		keys, err := b.usable(ctx, at.page.Value, prefix)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, keys...)
-		if !pager.More() {
-			return found, nil
-		}
 	}
+	return found, nil
+}
+
+// position is where a list is: after so many pages, the last of which is page.
+type position struct {
+	pager *runtime.Pager[azkeys.ListKeyPropertiesResponse] // nil: before the first
+	pages int
+	page  azkeys.ListKeyPropertiesResponse
+}
+
+// nextPage reads the page after at. A pager can't be used again once it has failed, nor beside a try
+// that was given up, and can't begin in the middle: each further try starts
+// anew and skips what is known.
+func (b *Backend) nextPage(ctx context.Context, at position) (position, error) {
+	var unused atomic.Pointer[runtime.Pager[azkeys.ListKeyPropertiesResponse]]
+	unused.Store(at.pager)
+	return do(ctx, b, opList, func(ctx context.Context) (position, error) {
+		next := position{pager: unused.Swap(nil), pages: at.pages}
+		if next.pager == nil {
+			next = position{pager: b.client.NewListKeyPropertiesPager(nil)}
+		}
+		for next.pages <= at.pages && next.pager.More() {
+			page, err := next.pager.NextPage(ctx)
+			if err != nil {
+				return position{}, err
+			}
+			next.page, next.pages = page, next.pages+1
+		}
+		if next.pages <= at.pages { // keys were deleted meanwhile
+			next.page = azkeys.ListKeyPropertiesResponse{}
+		}
+		return next, nil
+	})
 }
 
 // usable returns those keys of a page that have the prefix and can be used. The page has neither

@@ -10,6 +10,7 @@ import (
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -199,6 +200,24 @@ func TestListPagesAndRemembers(t *testing.T) {
 	}
 }
 
+// A page that fails or does not come in time is asked for again.
+func TestPageFails(t *testing.T) {
+	for name, f := range map[string]*kmsfake.Fault{
+		"throttled": once(kmsfake.Fault{Err: throttled(0)}),
+		"slow":      once(kmsfake.Fault{Delay: time.Minute}),
+		"cut":       once(kmsfake.Fault{Cut: true}),
+	} {
+		b, s := start(t, Config{OpTimeout: 3 * time.Second})
+		for range 7 { // three pages
+			generate(t, b, "keyward-1")
+		}
+		s.Fault("ListCryptoKeys", f)
+		if keys, err := b.Keys(t.Context(), ""); err != nil || len(keys) != 7 {
+			t.Errorf("%s: %d keys, %v, want 7", name, len(keys), err)
+		}
+	}
+}
+
 // The service may call the project by its number.
 func TestProjectNumber(t *testing.T) {
 	b, s := start(t, Config{})
@@ -249,7 +268,12 @@ func TestStatusUnreachable(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if st := b.Status(ctx); st.State != "unavailable" || !strings.Contains(st.Detail, "no connection") {
+	conn := b.client.Connection()
+	st := b.Status(ctx)
+	for st.State == "ready" && conn.WaitForStateChange(ctx, connectivity.Ready) { // that the server is gone is noticed later
+		st = b.Status(ctx)
+	}
+	if st.State != "unavailable" || !strings.Contains(st.Detail, "no connection") {
 		t.Errorf("Status = %+v", st)
 	}
 }

@@ -36,41 +36,41 @@ const pageSize = 1000
 func (b *Backend) Keys(ctx context.Context, prefix string) ([]backends.ListedKey, error) {
 	var found []backends.ListedKey
 	for token := ""; ; {
-		page, next, err := b.page(ctx, token)
+		page, err := b.page(ctx, token)
 		if err != nil {
 			return nil, b.wrap(opList, b.cfg.KeyRing, err)
 		}
-		keys, err := b.usable(ctx, page, prefix)
+		keys, err := b.usable(ctx, page.keys, prefix)
 		if err != nil {
 			return nil, err
 		}
 		found = append(found, keys...)
-		if token = next; token == "" {
+		if token = page.next; token == "" {
 			return found, nil
 		}
 	}
 }
 
-// page reads one page of CryptoKeys, and the token of the next, "" if it is the last.
-func (b *Backend) page(ctx context.Context, token string) (page []*kmspb.CryptoKey, next string, err error) {
-	page, err = do(ctx, b, opList, b.cfg.KeyRing, func(ctx context.Context) ([]*kmspb.CryptoKey, error) {
-		var keys []*kmspb.CryptoKey
+// page is one of a list, and the token of the one that follows, "" if it is the last.
+type page struct {
+	keys []*kmspb.CryptoKey
+	next string
+}
+
+func (b *Backend) page(ctx context.Context, token string) (page, error) {
+	return do(ctx, b, opList, b.cfg.KeyRing, func(ctx context.Context) (p page, err error) {
 		it := b.client.ListCryptoKeys(ctx, &kmspb.ListCryptoKeysRequest{Parent: b.cfg.KeyRing})
-		pageNext, err := iterator.NewPager(it, pageSize, token).NextPage(&keys)
-		if err == nil {
-			next = pageNext
-		}
-		return keys, err
+		p.next, err = iterator.NewPager(it, pageSize, token).NextPage(&p.keys)
+		return p, err
 	})
-	return page, next, err
 }
 
 // usable returns those keys of a page that have the prefix and can be used.
-func (b *Backend) usable(ctx context.Context, page []*kmspb.CryptoKey, prefix string) ([]backends.ListedKey, error) {
-	keys := make([]*backends.ListedKey, len(page))
+func (b *Backend) usable(ctx context.Context, listed []*kmspb.CryptoKey, prefix string) ([]backends.ListedKey, error) {
+	keys := make([]*backends.ListedKey, len(listed))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8) // a list leaves room for signatures
-	for i, ck := range page {
+	for i, ck := range listed {
 		label, ours := sessionLabel(ck.Labels)
 		if !ours || !strings.HasPrefix(label, prefix) {
 			continue

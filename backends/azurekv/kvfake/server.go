@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -45,12 +46,13 @@ type Server struct {
 	tls  *httptest.Server
 	fake *fake.ServerTransport
 
-	mu       sync.Mutex
-	keys     map[string]*key // by name
-	order    []string        // of names, as they were made
-	faults   map[string]*Fault
-	calls    map[string]int
-	deleting int // times that a purge is told that the key is still being deleted
+	mu        sync.Mutex
+	keys      map[string]*key // by name
+	order     []string        // of names, as they were made
+	faults    map[string]*Fault
+	calls     map[string]int
+	challenge string // instead of the right one
+	deleting  int    // times that a purge is told that the key is still being deleted
 }
 
 // Fault is what goes wrong in calls of one operation.
@@ -146,8 +148,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/healthstatus":
 		return
 	case r.Header.Get("Authorization") != "Bearer "+token:
-		resource := s.host[strings.Index(s.host, ".")+1:]
-		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="https://%s"`, issuer, tenant, resource))
+		w.Header().Set("WWW-Authenticate", s.challengeFor())
 		refuse(w, http.StatusUnauthorized, "")
 		return
 	}
@@ -193,10 +194,48 @@ func (s *Server) serveOperation(w http.ResponseWriter, r *http.Request, operatio
 	_, _ = w.Write(answer) // the client may be gone
 }
 
+// SetChallenge has the vault ask for tokens with that header.
+func (s *Server) SetChallenge(header string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.challenge = header
+}
+
+func (s *Server) challengeFor() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.challenge != "" {
+		return s.challenge
+	}
+	return fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="https://%s"`, issuer, tenant, s.host[strings.Index(s.host, ".")+1:])
+}
+
+// transport is the library's fake. That gives a page once only and forgets a list that it has given, so a page is
+// asked of another one, which has given those before it.
+func (s *Server) transport(r *http.Request) *fake.ServerTransport {
+	page, isPage := strings.CutPrefix(r.URL.Path, "/keys/fake_page_")
+	if r.URL.Path != "/keys" && !isPage {
+		return s.fake
+	}
+	t := fake.NewServerTransport(s.operations())
+	last, _ := strconv.Atoi(page) // 0 for the first page
+	for i := range last {
+		before := r.Clone(r.Context())
+		if before.URL.Path = "/keys"; i > 0 {
+			before.URL.Path = fmt.Sprintf("/keys/fake_page_%d", i)
+		}
+		if resp, err := t.Do(before); err == nil {
+			resp.Body.Close()
+		}
+	}
+	return t
+}
+
 // do has the library's fake answer.
 func (s *Server) do(r *http.Request, operation string) (status int, body []byte) {
 	r.URL.Scheme, r.URL.Host = "https", s.host // a server's requests lack them, and links to pages are made of them
-	resp, err := s.fake.Do(r.WithContext(context.WithValue(r.Context(), runtime.CtxAPINameKey{}, "Client."+operation)))
+	r = r.WithContext(context.WithValue(r.Context(), runtime.CtxAPINameKey{}, "Client."+operation))
+	resp, err := s.transport(r).Do(r)
 	var refused *azcore.ResponseError
 	if errors.As(err, &refused) {
 		return refused.StatusCode, errorBody(refused.ErrorCode)

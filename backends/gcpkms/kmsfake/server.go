@@ -96,6 +96,9 @@ func (s *Server) Close() error {
 	s.grpc.Stop()
 	err := <-s.served
 	s.served <- err
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil // before it had begun to serve
+	}
 	return err
 }
 
