@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -71,7 +72,7 @@ func (op operation) explain(v vault, err error) error {
 		if tokenMayCome(err) {
 			return err
 		}
-		return fmt.Errorf("%w: Azure gives no token; check the agent's managed identity, AZURE_CLIENT_ID and the like, or whether its secret has expired: %w", backends.ErrRefused, err)
+		return fmt.Errorf("%w: Azure gives no token; check the agent's managed identity, AZURE_CLIENT_ID and the like, or whether its secret has expired: %w", backends.ErrRefused, &oneLine{errToken.Error(), err})
 	case errors.As(err, &answer):
 		return op.explainAnswer(v, answer)
 	case errors.As(err, &dns) && dns.IsNotFound:
@@ -82,9 +83,19 @@ func (op operation) explain(v vault, err error) error {
 	return err
 }
 
-func (op operation) explainAnswer(v vault, err *azcore.ResponseError) error {
-	inner := innerCode(err)
-	switch err.StatusCode {
+// oneLine shortens what an SDK's error says, which may be a dump of the whole answer, and keeps the error.
+type oneLine struct {
+	text string
+	err  error
+}
+
+func (e *oneLine) Error() string { return e.text }
+func (e *oneLine) Unwrap() error { return e.err }
+
+func (op operation) explainAnswer(v vault, answer *azcore.ResponseError) error {
+	inner := innerCode(answer)
+	err := &oneLine{strings.TrimSpace(fmt.Sprintf("HTTP %d %s", answer.StatusCode, inner)), answer}
+	switch answer.StatusCode {
 	case http.StatusUnauthorized:
 		return fmt.Errorf("%w: the vault does not accept the credentials, or they have expired; renew them, and check that they are of the vault's tenant: %w", backends.ErrRefused, err)
 	case http.StatusForbidden:

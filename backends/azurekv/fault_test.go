@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -55,6 +56,7 @@ func TestSignFaults(t *testing.T) {
 		{"connection cut after the request was sent", once(kvfake.Fault{Cut: true}), 2, nil, ""},
 		{"access denied", always(kvfake.Fault{Status: 403, Code: "ForbiddenByRbac"}), 1, backends.ErrRefused, "Microsoft.KeyVault/vaults/keys/sign/action is missing on https://" + vaultHost},
 		{"access denied by policy", always(kvfake.Fault{Status: 403, Code: "ForbiddenByPolicy"}), 1, backends.ErrRefused, `the key permission "sign"`},
+		{"credentials expired", always(kvfake.Fault{Status: 401}), 1, backends.ErrRefused, "does not accept the credentials, or they have expired"},
 		{"firewall", always(kvfake.Fault{Status: 403, Code: "ForbiddenByFirewall"}), 1, backends.ErrRefused, "firewall"},
 		{"key disabled", always(kvfake.Fault{Status: 403, Code: "KeyDisabled"}), 1, backends.ErrRefused, "the key is disabled; enable it"},
 		{"bad request", always(kvfake.Fault{Status: 400, Code: "BadParameter"}), 1, backends.ErrRefused, "finds fault with the request"},
@@ -87,6 +89,9 @@ func TestSignFaults(t *testing.T) {
 			}
 			if errors.Is(test.want, backends.ErrRefused) && errors.Is(err, backends.ErrUnavailable) {
 				t.Errorf("error %v: a refusal is no invitation to try again", err)
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %q is not one line", err)
 			}
 			s.Fault("Sign", nil)
 			backendtest.Verify(t, k, digest) // nothing is lost
@@ -148,11 +153,32 @@ func TestNoToken(t *testing.T) {
 	if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "Azure gives no token") {
 		t.Errorf("error %v, want ErrRefused about the token", err)
 	}
-	if strings.Contains(fmt.Sprint(err), kvfake.Env["AZURE_CLIENT_SECRET"]+"\"") {
+	if strings.Contains(fmt.Sprint(err), kvfake.Env["AZURE_CLIENT_SECRET"]) {
 		t.Errorf("error %v shows the secret", err)
 	}
 	s.Fault("token", nil)
 	backendtest.Verify(t, generate(t, b, "keyward-1"), [32]byte{1})
+}
+
+// A key that somebody has deleted in the vault.
+func TestDeletedKey(t *testing.T) {
+	b, s := start(t, vaultHost, Config{KeyType: EC})
+	k := generate(t, b, "keyward-1")
+	if err := b.Destroy(t.Context(), k.URI()); err != nil {
+		t.Fatal(err)
+	}
+	s.Fault("Sign", nil)
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrKeyNotFound) || s.Calls("Sign") != 1 {
+		t.Errorf("error %v after %d calls, want ErrKeyNotFound after 1", err, s.Calls("Sign"))
+	}
+}
+
+// A wrong vault's name is told from a vault that does not answer.
+func TestUnknownHost(t *testing.T) {
+	err := opSign.explain(vault{url: "https://x.vault.azure.net"}, &net.OpError{Op: "dial", Err: &net.DNSError{Name: "x.vault.azure.net", IsNotFound: true}})
+	if !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "there is no host x.vault.azure.net; check the vault's name") {
+		t.Errorf("error %v, want ErrUnavailable that names the host", err)
+	}
 }
 
 // A key of another vault is not looked for in this one.

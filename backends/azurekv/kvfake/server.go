@@ -34,7 +34,7 @@ const (
 
 // Env is what DefaultAzureCredential finds its credentials by.
 var Env = map[string]string{
-	"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": "keyward", "AZURE_CLIENT_SECRET": "secret",
+	"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": "keyward", "AZURE_CLIENT_SECRET": "a-secret-that-no-error-shows",
 	"AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential",
 }
 
