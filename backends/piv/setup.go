@@ -134,7 +134,7 @@ func (s *Setup) change(what string, ref byte, old, changed []byte, set func(*piv
 }
 
 // ProtectManagementKey replaces the management key by a random one, which it stores on the card,
-// where it can be read with the PIN, as ykman does with --protect. old is the key until
+// where it can be read with the PIN, where it can be read with the PIN; ykman does not know of it and still asks. old is the key until
 // now. It first stores the new key and then sets it, so that it can't be lost.
 func (s *Setup) ProtectManagementKey(old, pin []byte) error {
 	if err := s.mayTry("PIN", refPIN); err != nil {
