@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -260,5 +261,58 @@ func TestDeviceErrors(t *testing.T) {
 	var reply *api.Error
 	if !errors.As(err, &reply) || reply.Code != api.CodeUnavailable || !reply.Details().Retryable || strings.Contains(reply.Message, "hsm1") {
 		t.Errorf("device absent: %v, want -32000, retryable, without its name", err)
+	}
+}
+
+// TestBackendCheckAndLock: a check is a signature like any other to a lock, which waits for the one that is
+// under way, so that its key is destroyed while the device still takes orders, and then lets none begin.
+func TestBackendCheckAndLock(t *testing.T) {
+	a := startAgent(t)
+	ctx := t.Context()
+	reached, release := make(chan struct{}), make(chan struct{})
+	a.device.OnSign = func(context.Context, [32]byte) (*backends.Signature, error) {
+		close(reached)
+		<-release
+		return nil, nil
+	}
+	device := &pinned{Backend: a.device}
+	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
+	checked := make(chan error, 1)
+	go func() {
+		test, err := a.operator.TestBackend(ctx, "memory")
+		if err == nil && (!test.OK || len(test.Steps) != 4) {
+			err = fmt.Errorf("test %+v", test)
+		}
+		checked <- err
+	}()
+	<-reached
+	locked := make(chan error, 1)
+	go func() { locked <- a.operator.Lock(ctx) }()
+	gate := &a.Server.signing
+	gate.mu.Lock()
+	inside := gate.inside
+	gate.mu.Unlock()
+	if inside != 1 {
+		t.Errorf("%d calls are inside the gate while a key signs, want 1: Lock would not wait for it", inside)
+	}
+	for !gate.Closed() {
+		runtime.Gosched()
+	}
+	close(release)
+	if err := <-checked; err != nil {
+		t.Error(err)
+	}
+	if err := <-locked; err != nil || !device.locked {
+		t.Errorf("Lock = %v, device locked %v", err, device.locked)
+	}
+	if keys, err := a.device.Keys(ctx, ""); err != nil || len(keys) != 0 {
+		t.Errorf("keys %v, %v are left", keys, err)
+	}
+	_, err := a.operator.TestBackend(ctx, "memory")
+	if reply := goclient.Details(err); reply == nil || reply.Code != api.CodeUnavailable || reply.Details().Reason != "lockedByOperator" {
+		t.Errorf("TestBackend of a locked agent = %v, want lockedByOperator", err)
+	}
+	if keys, err := a.device.Keys(ctx, ""); err != nil || len(keys) != 0 {
+		t.Errorf("keys %v, %v were made while locked", keys, err)
 	}
 }

@@ -36,7 +36,7 @@ func deviceMethods() []Method {
 	}, {
 		Name: "admin_testBackend", Summary: "Have a backend make a throw-away key, find it, sign and destroy it",
 		Params: []Param{{"request", true, "TestBackend", "backend: its name in the configuration"}},
-		Result: Result{"test", "BackendTest", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, do: adminTestBackend,
+		Result: Result{"test", "BackendTest", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, signs: true, do: adminTestBackend,
 	}, {
 		Name: "admin_lock", Summary: "Stop signing, and have the devices forget their PINs",
 		Result: Result{"done", "Done", "once the last signature is out"}, Errors: []int{api.CodeUnavailable}, do: adminLock,
