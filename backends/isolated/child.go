@@ -148,8 +148,8 @@ func (b *Backend) spawn() (*child, error) {
 		}
 		_ = cmd.Wait()
 		c.state = cmd.ProcessState.String()
+		c.conn.fail(errors.New("its process is gone")) // first, so that who knows of the exit finds it not alive
 		close(c.exited)
-		c.conn.fail(errors.New("its process is gone"))
 	}()
 	if err := <-started; err != nil {
 		c.conn.fail(err)
