@@ -2,7 +2,6 @@ package azurekv
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -24,19 +23,12 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "azurekv")
+	trusted, remove, err := testca.NewTrusted()
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(dir)
-	if ca, err = testca.New(); err != nil {
-		panic(err)
-	}
-	file := filepath.Join(dir, "ca.pem")
-	if err := ca.WriteFile(file); err != nil {
-		panic(err)
-	}
-	os.Setenv("SSL_CERT_FILE", file) // before the first client
+	defer remove()
+	ca = trusted
 	for name, value := range kvfake.Env {
 		os.Setenv(name, value)
 	}

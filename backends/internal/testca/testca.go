@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -57,6 +58,25 @@ func (ca *CA) sign(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey, error
 // once in a process.
 func (ca *CA) WriteFile(path string) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw}), 0o600)
+}
+
+// NewTrusted makes a CA that this process trusts, if it is called before the first TLS client is made:
+// Go reads SSL_CERT_FILE once. remove deletes its file.
+func NewTrusted() (ca *CA, remove func(), err error) {
+	if ca, err = New(); err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "testca")
+	if err != nil {
+		return nil, nil, err
+	}
+	remove = func() { os.RemoveAll(dir) }
+	file := filepath.Join(dir, "ca.pem")
+	if err := ca.WriteFile(file); err != nil {
+		remove()
+		return nil, nil, err
+	}
+	return ca, remove, os.Setenv("SSL_CERT_FILE", file)
 }
 
 // Server returns what a server for hosts, names or addresses, needs.
