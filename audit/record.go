@@ -28,7 +28,7 @@ const (
 	SessionSucceeded Event = "session.succeeded" // its clients are moved to its successor
 	KeyDestroyed     Event = "key.destroyed"
 	KeyDestroyError  Event = "key.destroyFailed"
-	BackendTested    Event = "backend.tested" // with a throw-away key
+	BackendChecked   Event = "backend.checked" // with a throw-away key
 	AgentStarted     Event = "agent.started"
 	AgentStopped     Event = "agent.stopped"
 	AgentLocked      Event = "agent.locked"

@@ -57,7 +57,7 @@ func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*S
 	t := &SelfTest{Backend: name}
 	clean := t.run(ctx, backend, KeyLabelPrefix+string(id))
 	e := &entry{rec: &audit.Record{
-		Time: s.cfg.Now().UTC(), Event: audit.BackendTested, Peer: &by, KeyURI: t.KeyURI, Protection: string(t.Protection), Detail: t,
+		Time: s.cfg.Now().UTC(), Event: audit.BackendChecked, Peer: &by, KeyURI: t.KeyURI, Protection: string(t.Protection), Detail: t,
 	}}
 	if clean {
 		e.apply = func(tx *bolt.Tx) error { return tx.Bucket(creatingBucket).Delete([]byte(id)) }

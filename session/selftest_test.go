@@ -58,7 +58,7 @@ func TestSelfTest(t *testing.T) {
 			if intents, err := a.intents(); err != nil || len(intents) != 0 {
 				t.Errorf("intents %v, %v are left", intents, err)
 			}
-			if got := a.lastEvent(t); got != string(audit.BackendTested) {
+			if got := a.lastEvent(t); got != string(audit.BackendChecked) {
 				t.Errorf("last event %q", got)
 			}
 		})
@@ -153,7 +153,7 @@ func TestSelfTestGivenUp(t *testing.T) {
 		t.Errorf("SelfTest = %+v, %v, want %v", test, err, want)
 	}
 	a.wantLeft(t, 0)
-	if got := a.lastEvent(t); got != string(audit.BackendTested) {
+	if got := a.lastEvent(t); got != string(audit.BackendChecked) {
 		t.Errorf("last event %q", got)
 	}
 }

@@ -279,7 +279,7 @@ func TestBackendCheckAndLock(t *testing.T) {
 	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
 	checked := make(chan error, 1)
 	go func() {
-		test, err := a.operator.TestBackend(ctx, "memory")
+		test, err := a.operator.CheckBackend(ctx, "memory")
 		if err == nil && (!test.OK || len(test.Steps) != 4) {
 			err = fmt.Errorf("test %+v", test)
 		}
@@ -308,9 +308,9 @@ func TestBackendCheckAndLock(t *testing.T) {
 	if keys, err := a.device.Keys(ctx, ""); err != nil || len(keys) != 0 {
 		t.Errorf("keys %v, %v are left", keys, err)
 	}
-	_, err := a.operator.TestBackend(ctx, "memory")
+	_, err := a.operator.CheckBackend(ctx, "memory")
 	if reply := goclient.Details(err); reply == nil || reply.Code != api.CodeUnavailable || reply.Details().Reason != "lockedByOperator" {
-		t.Errorf("TestBackend of a locked agent = %v, want lockedByOperator", err)
+		t.Errorf("CheckBackend of a locked agent = %v, want lockedByOperator", err)
 	}
 	if keys, err := a.device.Keys(ctx, ""); err != nil || len(keys) != 0 {
 		t.Errorf("keys %v, %v were made while locked", keys, err)

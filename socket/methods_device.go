@@ -34,9 +34,9 @@ func deviceMethods() []Method {
 		Name: "admin_backends", Summary: "The configured backends and how they are",
 		Result: Result{"backends", "Backends", ""}, do: adminBackends,
 	}, {
-		Name: "admin_testBackend", Summary: "Have a backend make a throw-away key, find it, sign and destroy it",
-		Params: []Param{{"request", true, "TestBackend", "backend: its name in the configuration"}},
-		Result: Result{"test", "BackendTest", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, signs: true, do: adminTestBackend,
+		Name: "admin_checkBackend", Summary: "Have a backend make a throw-away key, find it, sign and destroy it",
+		Params: []Param{{"request", true, "CheckBackend", "backend: its name in the configuration"}},
+		Result: Result{"test", "BackendCheck", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, signs: true, do: adminCheckBackend,
 	}, {
 		Name: "admin_lock", Summary: "Stop signing, and have the devices forget their PINs",
 		Result: Result{"done", "Done", "once the last signature is out"}, Errors: []int{api.CodeUnavailable}, do: adminLock,
@@ -90,9 +90,9 @@ func abilities(b backends.Backend) (can []string) {
 	return can
 }
 
-// adminTestBackend is refused while the agent is locked: it would have the device sign.
-func adminTestBackend(s *Server, ctx context.Context, c *call) (any, error) {
-	var params api.TestBackend
+// adminCheckBackend is refused while the agent is locked: it would have the device sign.
+func adminCheckBackend(s *Server, ctx context.Context, c *call) (any, error) {
+	var params api.CheckBackend
 	if err := c.object(&params); err != nil {
 		return nil, err
 	}
@@ -103,9 +103,9 @@ func adminTestBackend(s *Server, ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	shown := &api.BackendTest{Backend: test.Backend, OK: test.OK(), Protection: string(test.Protection), KeyURI: test.KeyURI}
+	shown := &api.BackendCheck{Backend: test.Backend, OK: test.OK(), Protection: string(test.Protection), KeyURI: test.KeyURI}
 	for _, step := range test.Steps {
-		shown.Steps = append(shown.Steps, api.BackendTestStep{Name: step.Name, Millis: float64(step.Took.Microseconds()) / 1000, Error: step.Error})
+		shown.Steps = append(shown.Steps, api.BackendCheckStep{Name: step.Name, Millis: float64(step.Took.Microseconds()) / 1000, Error: step.Error})
 	}
 	return shown, nil
 }

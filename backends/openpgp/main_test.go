@@ -130,7 +130,7 @@ func open(t *testing.T, cfg openpgp.Config) *openpgp.Backend {
 	return b
 }
 
-// TestBackend holds YubiKeys, and cards that differ from them where the specification leaves it
+// CheckBackend holds YubiKeys, and cards that differ from them where the specification leaves it
 // open, to the contract.
 func TestBackend(t *testing.T) {
 	for name, cfg := range map[string]cardsim.OpenPGPConfig{

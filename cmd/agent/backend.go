@@ -67,10 +67,10 @@ func (t *tool) backendCheck(c *cli.Context) error {
 			names = append(names, b.Name)
 		}
 	}
-	var tests []*api.BackendTest
+	var tests []*api.BackendCheck
 	var failed []string
 	for _, name := range names {
-		test, err := cl.TestBackend(c.Context, name)
+		test, err := cl.CheckBackend(c.Context, name)
 		if err != nil {
 			return fmt.Errorf("backend %q: %w", name, err)
 		}
@@ -79,7 +79,7 @@ func (t *tool) backendCheck(c *cli.Context) error {
 		}
 		tests = append(tests, test)
 		if !c.Bool("json") {
-			t.printBackendTest(test)
+			t.printBackendCheck(test)
 		}
 	}
 	if c.Bool("json") {
@@ -93,7 +93,7 @@ func (t *tool) backendCheck(c *cli.Context) error {
 	return nil
 }
 
-func (t *tool) printBackendTest(test *api.BackendTest) {
+func (t *tool) printBackendCheck(test *api.BackendCheck) {
 	t.print("%s", joined(test.Backend, test.Protection))
 	for _, s := range test.Steps {
 		result := "ok"

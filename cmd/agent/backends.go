@@ -37,15 +37,18 @@ func (a *agent) openBackends(ctx context.Context) error {
 	return nil
 }
 
-// protection is that of the keys that the backend makes.
+// protection is that of the keys that the backend makes. No type has one by default: a new one must not
+// be shown as better than it is.
 func protection(b *config.Backend) backends.Protection {
 	switch c := b.Settings.(type) {
+	case *config.PKCS11, *config.OpenPGP, *config.GCPKMS, *config.AzureKV:
+		return backends.Resident
 	case *config.PIV:
 		return backends.Sealed
 	case *config.AWSKMS:
 		return backends.Protection(c.Class)
 	}
-	return backends.Resident
+	return ""
 }
 
 // pinSource is where a PIN comes from; nil if only the operator has it.

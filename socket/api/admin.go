@@ -16,22 +16,22 @@ type Keys struct {
 	Backend string `json:"backend,omitempty"` // "": all of them
 }
 
-// TestBackend is the parameter of admin_testBackend.
-type TestBackend struct {
+// CheckBackend is the parameter of admin_checkBackend.
+type CheckBackend struct {
 	Backend string `json:"backend"`
 }
 
-// BackendTest is its result: what the backend did with a throw-away key.
-type BackendTest struct {
-	Backend    string            `json:"backend"`
-	OK         bool              `json:"ok"`
-	Protection string            `json:"protection,omitempty"`
-	KeyURI     string            `json:"keyUri,omitempty"`
-	Steps      []BackendTestStep `json:"steps"`
+// BackendCheck is its result: what the backend did with a throw-away key.
+type BackendCheck struct {
+	Backend    string             `json:"backend"`
+	OK         bool               `json:"ok"`
+	Protection string             `json:"protection,omitempty"`
+	KeyURI     string             `json:"keyUri,omitempty"`
+	Steps      []BackendCheckStep `json:"steps"`
 }
 
-// BackendTestStep is "generate", "find", "sign" or "destroy".
-type BackendTestStep struct {
+// BackendCheckStep is "generate", "find", "sign" or "destroy".
+type BackendCheckStep struct {
 	Name   string  `json:"name"`
 	Millis float64 `json:"millis"`
 	Error  string  `json:"error,omitempty"`

@@ -53,9 +53,9 @@ func (c *Client) CreateSession(ctx context.Context, req *api.CreateSession) (*ap
 	return call[*api.Session](ctx, c, "admin_createSession", req)
 }
 
-// TestBackend has a backend make a throw-away key, sign with it and destroy it.
-func (c *Client) TestBackend(ctx context.Context, name string) (*api.BackendTest, error) {
-	return call[*api.BackendTest](ctx, c, "admin_testBackend", api.TestBackend{Backend: name})
+// CheckBackend has a backend make a throw-away key, sign with it and destroy it.
+func (c *Client) CheckBackend(ctx context.Context, name string) (*api.BackendCheck, error) {
+	return call[*api.BackendCheck](ctx, c, "admin_checkBackend", api.CheckBackend{Backend: name})
 }
 
 // ImportSession recovers a session from the chain whose key a backend still has.
