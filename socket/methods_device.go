@@ -31,6 +31,11 @@ func deviceMethods() []Method {
 		Result: Result{"keys", "Keys", "also those of sessions whose device can't list its keys"},
 		Errors: []int{api.CodeUnavailable}, do: adminKeys,
 	}, {
+		Name: "admin_attest", Summary: "What a device states on how a session's key came about",
+		Params: []Param{{"request", true, "Attest", "key: a session's ID or signer, or its key's URI"}},
+		Result: Result{"attestation", "Attestation", "a sealed key's is that of the device key that it is sealed to"},
+		Errors: []int{api.CodeUnavailable}, do: adminAttest,
+	}, {
 		Name: "admin_backends", Summary: "The configured backends and how they are",
 		Result: Result{"backends", "Backends", ""}, do: adminBackends,
 	}, {

@@ -16,6 +16,23 @@ type Keys struct {
 	Backend string `json:"backend,omitempty"` // "": all of them
 }
 
+// Attest is the parameter of admin_attest.
+type Attest struct {
+	Key string `json:"key"` // a session's ID or signer, or the URI of its key
+}
+
+// Attestation is its result: what a device states on how a session's key came about.
+type Attestation struct {
+	Session    string `json:"session"`
+	Backend    string `json:"backend"`
+	KeyURI     string `json:"keyUri"`
+	Protection string `json:"protection"`
+	// Chain is the statement and the certificates that vouch for it, X.509 in PEM, each one's issuer after it.
+	Chain    string `json:"chain"`
+	Verified bool   `json:"verified"` // it leads to a root that is trusted, and is about that key
+	Detail   string `json:"detail"`   // what is stated, or why it is not verified
+}
+
 // CheckBackend is the parameter of admin_checkBackend.
 type CheckBackend struct {
 	Backend string `json:"backend"`

@@ -93,6 +93,11 @@ func (c *Client) Keys(ctx context.Context) ([]api.Key, error) {
 	return call[[]api.Key](ctx, c, "admin_keys")
 }
 
+// Attest returns what a device states on a key: that of the session with that ID or signer, or the key's URI.
+func (c *Client) Attest(ctx context.Context, key string) (*api.Attestation, error) {
+	return call[*api.Attestation](ctx, c, "admin_attest", api.Attest{Key: key})
+}
+
 // Backends lists the configured backends and how they are.
 func (c *Client) Backends(ctx context.Context) ([]api.Backend, error) {
 	return call[[]api.Backend](ctx, c, "admin_backends")
