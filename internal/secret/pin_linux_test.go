@@ -1,9 +1,6 @@
 package secret
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,106 +109,6 @@ func TestFromEnvRemovesTheVariable(t *testing.T) {
 	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil || !strings.Contains(err.Error(), "TEST_PIN") {
 		t.Errorf("FromEnv of an unset variable = %v", err)
 	}
-}
-
-func TestFromTerminal(t *testing.T) {
-	master, path := openPTY(t)
-	type result struct {
-		pin string
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		b, err := ask(t.Context(), path, "PIN: ")
-		if err != nil {
-			done <- result{err: err}
-			return
-		}
-		defer b.Close()
-		done <- result{pin: reveal(b)}
-	}()
-	shown := readUntil(t, master, "PIN: ") // echo is off by now
-	if _, err := master.WriteString("1234\n"); err != nil {
-		t.Fatal(err)
-	}
-	got := <-done
-	if got.err != nil || got.pin != "1234" {
-		t.Fatalf("ask = %q, %v", got.pin, got.err)
-	}
-	if shown += readUntil(t, master, "\n"); strings.Contains(shown, "12") {
-		t.Errorf("the terminal showed %q", shown)
-	}
-	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tty.Close()
-	modes, err := termios(tty, nil)
-	if err != nil || modes.Lflag&unix.ECHO == 0 {
-		t.Errorf("echo is still off after the prompt (%v)", err)
-	}
-}
-
-func TestFromTerminalCancelled(t *testing.T) {
-	master, path := openPTY(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() {
-		_, err := ask(ctx, path, "PIN: ")
-		done <- err
-	}()
-	readUntil(t, master, "PIN: ")
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("ask = %v, want context.Canceled", err)
-	}
-}
-
-func TestFromTerminalWithoutOne(t *testing.T) {
-	path := writeFile(t, t.TempDir(), "tty", "1234\n", 0o600)
-	if _, err := ask(t.Context(), path, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
-		t.Errorf("ask on a file = %v", err)
-	}
-}
-
-// openPTY makes a pseudo-terminal: the side that a person sits at, and the path
-// of the side that a program opens.
-func openPTY(t *testing.T) (master *os.File, path string) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	fd := int(master.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path = fmt.Sprintf("/dev/pts/%d", n)
-	// Held open, so that the terminal's modes outlive the prompt.
-	slave, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { slave.Close() })
-	return master, path
-}
-
-// readUntil reads from f until what was read ends in end.
-func readUntil(t *testing.T, f *os.File, end string) (got string) {
-	t.Helper()
-	for buf := make([]byte, 64); !strings.HasSuffix(got, end); {
-		n, err := f.Read(buf)
-		if err != nil {
-			t.Fatalf("read %q, then %v", got, err)
-		}
-		got += string(buf[:n])
-	}
-	return got
 }
 
 func writeFile(t *testing.T, dir, name, content string, mode os.FileMode) string {

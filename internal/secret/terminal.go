@@ -16,23 +16,50 @@ func FromTerminal(prompt string) Source {
 	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, "/dev/tty", prompt) }
 }
 
-// ask is FromTerminal on the terminal at path.
-func ask(ctx context.Context, path, prompt string) (_ *Buffer, err error) {
+// NewPINFromTerminal is FromTerminal for a PIN that a device is to be given: it asks
+// twice, and refuses two that differ, since a mistyped one would be known to nobody.
+func NewPINFromTerminal(prompt string) Source {
+	return func(ctx context.Context) (*Buffer, error) {
+		return ask(ctx, "/dev/tty", prompt, "The same once more: ")
+	}
+}
+
+// ask shows each prompt on the terminal at path, and returns what all were answered with.
+func ask(ctx context.Context, path string, prompts ...string) (pin *Buffer, err error) {
 	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("PIN prompt: there is no terminal to ask on: %w", err)
 	}
 	defer tty.Close()
-	restore, err := echoOff(tty)
+	restore, err := echoOff(tty) // also between two prompts
 	if err != nil {
 		return nil, fmt.Errorf("PIN prompt: %w", err)
 	}
 	defer func() { err = errors.Join(err, restore()) }()
+	stop := context.AfterFunc(ctx, func() { _ = tty.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for _, prompt := range prompts {
+		entry, err := askOnce(ctx, tty, prompt)
+		switch {
+		case err != nil:
+			return nil, errors.Join(err, pin.Close())
+		case pin == nil:
+			pin = entry
+			continue
+		}
+		same := pin.Equal(entry)
+		if err := entry.Close(); err != nil || !same {
+			return nil, errors.Join(errors.New("PIN prompt: the two entries differ; run the command again"), err, pin.Close())
+		}
+	}
+	return pin, nil
+}
+
+// askOnce shows one prompt. Echo is off.
+func askOnce(ctx context.Context, tty *os.File, prompt string) (*Buffer, error) {
 	if _, err := tty.WriteString(prompt); err != nil {
 		return nil, fmt.Errorf("PIN prompt: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = tty.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	b, err := New(maxPIN + 1)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,151 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestFromTerminal(t *testing.T) {
+	master, path := openPTY(t)
+	done := asking(t.Context(), path, "PIN: ")
+	shown := readUntil(t, master, "PIN: ") // echo is off by now
+	typed(t, master, "1234\n")
+	if got := <-done; got.err != nil || got.pin != "1234" {
+		t.Fatalf("ask = %q, %v", got.pin, got.err)
+	}
+	if shown += readUntil(t, master, "\n"); strings.Contains(shown, "12") {
+		t.Errorf("the terminal showed %q", shown)
+	}
+	wantEcho(t, path)
+}
+
+// Both lines are typed at once, so that the second is there before its prompt.
+func TestNewPINFromTerminal(t *testing.T) {
+	for _, tt := range []struct{ second, wantErr string }{
+		{"1234", ""}, {"1235", "differ"}, {"123", "differ"}, {"", "empty"},
+	} {
+		master, path := openPTY(t)
+		done := asking(t.Context(), path, "New PIN: ", "Again: ")
+		shown := readUntil(t, master, "New PIN: ")
+		typed(t, master, "1234\n"+tt.second+"\n")
+		got := <-done
+		if tt.wantErr == "" && (got.err != nil || got.pin != "1234") {
+			t.Errorf("ask = %q, %v, want 1234", got.pin, got.err)
+		}
+		if tt.wantErr != "" && (got.err == nil || !strings.Contains(got.err.Error(), tt.wantErr) || strings.Contains(got.err.Error(), "123")) {
+			t.Errorf("ask with %q second = %v, want an error with %q", tt.second, got.err, tt.wantErr)
+		}
+		if shown += readUntil(t, master, "Again: \r\n"); strings.Contains(shown, "12") {
+			t.Errorf("the terminal showed %q", shown)
+		}
+		wantEcho(t, path)
+	}
+}
+
+func TestFromTerminalCancelled(t *testing.T) {
+	master, path := openPTY(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := asking(ctx, path, "PIN: ")
+	readUntil(t, master, "PIN: ")
+	cancel()
+	if got := <-done; !errors.Is(got.err, context.Canceled) {
+		t.Errorf("ask = %v, want context.Canceled", got.err)
+	}
+	wantEcho(t, path)
+}
+
+func TestFromTerminalWithoutOne(t *testing.T) {
+	path := writeFile(t, t.TempDir(), "tty", "1234\n", 0o600)
+	if _, err := ask(t.Context(), path, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
+		t.Errorf("ask on a file = %v", err)
+	}
+}
+
+// answer is what ask returned.
+type answer struct {
+	pin string
+	err error
+}
+
+// asking calls ask meanwhile.
+func asking(ctx context.Context, path string, prompts ...string) <-chan answer {
+	done := make(chan answer, 1)
+	go func() {
+		b, err := ask(ctx, path, prompts...)
+		if err != nil {
+			done <- answer{err: err}
+			return
+		}
+		defer b.Close()
+		done <- answer{pin: reveal(b)}
+	}()
+	return done
+}
+
+// typed types text at the terminal.
+func typed(t *testing.T, master *os.File, text string) {
+	t.Helper()
+	if _, err := master.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantEcho wants the terminal to show what is typed.
+func wantEcho(t *testing.T, path string) {
+	t.Helper()
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	modes, err := termios(tty, nil)
+	if err != nil || modes.Lflag&unix.ECHO == 0 {
+		t.Errorf("echo is still off after the prompt (%v)", err)
+	}
+}
+
+// openPTY makes a pseudo-terminal: the side that a person sits at, and the path
+// of the side that a program opens.
+func openPTY(t *testing.T) (master *os.File, path string) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = fmt.Sprintf("/dev/pts/%d", n)
+	// Held open, so that the terminal's modes outlive the prompt.
+	slave, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	return master, path
+}
+
+// readUntil reads from f until what was read ends in end.
+func readUntil(t *testing.T, f *os.File, end string) (got string) {
+	t.Helper()
+	for buf := make([]byte, 64); !strings.HasSuffix(got, end); {
+		n, err := f.Read(buf)
+		if err != nil {
+			t.Fatalf("read %q, then %v", got, err)
+		}
+		got += string(buf[:n])
+	}
+	return got
+}
