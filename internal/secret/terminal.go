@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // FromTerminal asks for the PIN on the terminal that controls the process, with
-// echo off. It asks anew each time, and gives up when ctx is done.
+// echo off. It asks anew each time, and gives up when ctx is done or a signal asks
+// the process to end.
 func FromTerminal(prompt string) Source {
 	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, "/dev/tty", prompt) }
 }
@@ -31,11 +33,14 @@ func ask(ctx context.Context, path string, prompts ...string) (pin *Buffer, err 
 		return nil, fmt.Errorf("PIN prompt: there is no terminal to ask on: %w", err)
 	}
 	defer tty.Close()
+	// A process that such a signal ends at once would leave the terminal without echo.
+	ctx, ignore := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	defer ignore()
 	restore, err := echoOff(tty) // also between two prompts
 	if err != nil {
 		return nil, fmt.Errorf("PIN prompt: %w", err)
 	}
-	defer func() { err = errors.Join(err, restore()) }()
+	defer func() { err = errors.Join(err, restore(err != nil)) }()
 	stop := context.AfterFunc(ctx, func() { _ = tty.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for _, prompt := range prompts {
@@ -87,9 +92,10 @@ func readLine(tty *os.File, line []byte) (n int, err error) {
 	return n, nil
 }
 
-// echoOff stops tty from showing what is typed; restore undoes that.
-func echoOff(tty *os.File) (restore func() error, err error) {
-	old, err := termios(tty, nil)
+// echoOff stops tty from showing what is typed; restore undoes that. If flush, it drops what was
+// typed and not read: of half a PIN, the shell would be the next reader.
+func echoOff(tty *os.File) (restore func(flush bool) error, err error) {
+	old, err := termios(tty, ioctlSetTermios, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a terminal: %w", tty.Name(), err)
 	}
@@ -97,21 +103,28 @@ func echoOff(tty *os.File) (restore func() error, err error) {
 	quiet.Lflag &^= unix.ECHO
 	quiet.Lflag |= unix.ICANON | unix.ISIG
 	quiet.Iflag |= unix.ICRNL
-	if _, err := termios(tty, &quiet); err != nil {
+	if _, err := termios(tty, ioctlSetTermios, &quiet); err != nil {
 		return nil, fmt.Errorf("turning echo off: %w", err)
 	}
-	return func() error { _, err := termios(tty, old); return err }, nil
+	return func(flush bool) error {
+		how := uint(ioctlSetTermios)
+		if flush {
+			how = ioctlSetTermiosFlush
+		}
+		_, err := termios(tty, how, old)
+		return err
+	}, nil
 }
 
-// termios sets the terminal's modes, if set is not nil, and returns what they are.
-func termios(tty *os.File, set *unix.Termios) (got *unix.Termios, err error) {
+// termios sets the terminal's modes with the ioctl how, if set is not nil, and returns what they are.
+func termios(tty *os.File, how uint, set *unix.Termios) (got *unix.Termios, err error) {
 	conn, err := tty.SyscallConn() // not Fd, which would make reads deaf to the deadline
 	if err != nil {
 		return nil, err
 	}
 	ctlErr := conn.Control(func(fd uintptr) {
 		if set != nil {
-			err = unix.IoctlSetTermios(int(fd), ioctlSetTermios, set)
+			err = unix.IoctlSetTermios(int(fd), how, set)
 		}
 		if err == nil {
 			got, err = unix.IoctlGetTermios(int(fd), ioctlGetTermios)

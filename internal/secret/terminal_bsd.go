@@ -5,6 +5,7 @@ package secret
 import "golang.org/x/sys/unix"
 
 const (
-	ioctlGetTermios = unix.TIOCGETA
-	ioctlSetTermios = unix.TIOCSETA
+	ioctlGetTermios      = unix.TIOCGETA
+	ioctlSetTermios      = unix.TIOCSETA
+	ioctlSetTermiosFlush = unix.TIOCSETAF
 )

@@ -3,6 +3,7 @@ package secret
 import "golang.org/x/sys/unix"
 
 const (
-	ioctlGetTermios = unix.TCGETS
-	ioctlSetTermios = unix.TCSETS
+	ioctlGetTermios      = unix.TCGETS
+	ioctlSetTermios      = unix.TCSETS
+	ioctlSetTermiosFlush = unix.TCSETSF
 )
