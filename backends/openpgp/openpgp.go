@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/pcsc"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -169,7 +170,7 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 		return backends.Status{State: "ready", Detail: what}
 	}
 	detail, err := do(ctx, b, "asking the card", func(s *session) (string, error) {
-		detail, err := b.describe(s)
+		detail, err := s.describe()
 		return detail, errors.Join(err, mayBeTried(s.data.pw.triesUser))
 	})
 	if err == nil {
@@ -192,7 +193,7 @@ func needsOperator(err error) bool {
 }
 
 // describe says what the card is and what is in its slots.
-func (b *Backend) describe(s *session) (string, error) {
+func (s *session) describe() (string, error) {
 	var in []string
 	for _, sl := range slots {
 		st, err := s.inspect(sl)
@@ -208,6 +209,22 @@ func (b *Backend) describe(s *session) (string, error) {
 	}
 	return fmt.Sprintf("%s %s in %q, OpenPGP %d.%d; %s; PIN tries left: %d, admin PIN: %d", maker, s.data.serial, s.reader,
 		s.data.version[0], s.data.version[1], strings.Join(in, ", "), s.data.pw.triesUser, s.data.pw.triesAdmin), nil
+}
+
+// Describe says what the card in that reader is, what is in its slots and how many PIN tries are left. It is opened
+// for a moment, and then reset; no PIN is tried.
+func Describe(ctx context.Context, reader string) (text string, err error) {
+	client, err := pcsc.Dial()
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	s, err := openReader(ctx, client, reader)
+	defer func() { err = errors.Join(err, s.closeCard()) }()
+	if err != nil {
+		return "", err
+	}
+	return s.describe()
 }
 
 // yubico is the manufacturer's number in the application identifier.

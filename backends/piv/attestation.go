@@ -29,6 +29,22 @@ func ParseSlot(s string) (Slot, error) {
 func (s Slot) valid() bool    { return s == 0x9d || s >= 0x82 && s <= 0x95 }
 func (s Slot) String() string { return fmt.Sprintf("%02x", byte(s)) }
 
+// MarshalText makes it "9d" in JSON, and "" if it is zero.
+func (s Slot) MarshalText() ([]byte, error) {
+	if s == 0 {
+		return nil, nil
+	}
+	return []byte(s.String()), nil
+}
+
+// UnmarshalText takes what [ParseSlot] takes, and "".
+func (s *Slot) UnmarshalText(text []byte) (err error) {
+	if *s = 0; len(text) > 0 {
+		*s, err = ParseSlot(string(text))
+	}
+	return err
+}
+
 // goPIV is the slot as piv-go has it. The slot must be valid.
 func (s Slot) goPIV() piv.Slot {
 	if retired, ok := piv.RetiredKeyManagementSlot(uint32(s)); ok {
@@ -63,6 +79,17 @@ var (
 		TouchNever: piv.TouchPolicyNever, TouchAlways: piv.TouchPolicyAlways, TouchCached: piv.TouchPolicyCached,
 	}
 )
+
+// CheckPolicies refuses policies that there are none of.
+func CheckPolicies(pin PINPolicy, touch TouchPolicy) error {
+	if _, ok := pinPolicies[pin]; !ok {
+		return fmt.Errorf("PIN policy %q: want never, once or always", pin)
+	}
+	if _, ok := touchPolicies[touch]; !ok {
+		return fmt.Errorf("touch policy %q: want never, always or cached", touch)
+	}
+	return nil
+}
 
 // AttestedKey is a key of which the card has stated that it was generated in it.
 type AttestedKey struct {

@@ -9,10 +9,10 @@ import (
 
 // Card is a YubiKey that is plugged in.
 type Card struct {
-	Reader   string
-	Serial   uint32 // 0: see Err
-	Firmware string // "5.4.3"
-	Err      error  // why it can't be used; nil: it can
+	Reader   string `json:"reader"`
+	Serial   uint32 `json:"serial,omitempty"`   // 0: see Err
+	Firmware string `json:"firmware,omitempty"` // "5.4.3"
+	Err      error  `json:"-"`                  // why it can't be used; nil: it can
 }
 
 // Cards lists what is plugged in, also what can't be used. Each card is opened for a moment; no
@@ -52,25 +52,39 @@ func (s *session) firmware() string {
 type Inventory struct {
 	Card
 	// Described: the card tells what follows, which it does from firmware 5.3 on. If not, all of it is zero.
-	Described     bool
-	PIN, PUK      Reference
-	ManagementKey Reference // it has no tries
-	Slots         []SlotKey // 9a, 9c, 9d, 9e and 82 to 95, those with a key
+	Described     bool      `json:"described"`
+	PIN           Reference `json:"pin"`
+	PUK           Reference `json:"puk"`
+	ManagementKey Reference `json:"managementKey"` // it has no tries
+	Slots         []SlotKey `json:"slots"`         // 9a, 9c, 9d, 9e and 82 to 95, those with a key
 }
 
 // Reference is a PIN, or what is like one.
 type Reference struct {
-	Default    bool // it is the one from the factory, which everybody knows
-	Left, Full int  // tries
+	Default bool `json:"default"`        // it is the one from the factory, which everybody knows
+	Left    int  `json:"left,omitempty"` // tries
+	Full    int  `json:"full,omitempty"`
 }
 
 // SlotKey is a key in a slot.
 type SlotKey struct {
-	Slot      byte
-	Algorithm string
-	PIN       PINPolicy   // "" if it is none of ours
-	Touch     TouchPolicy // "" likewise
-	Generated bool        // in the card; false: imported
+	Slot      Slot        `json:"slot"` // here also those that are none of ours
+	Algorithm string      `json:"algorithm"`
+	PIN       PINPolicy   `json:"pinPolicy,omitempty"`   // "" if it is none of ours
+	Touch     TouchPolicy `json:"touchPolicy,omitempty"` // "" likewise
+	Generated bool        `json:"generated"`             // in the card; false: imported
+}
+
+func (k *SlotKey) String() string {
+	origin, text := "imported, so a copy may be elsewhere", k.Algorithm
+	if k.Generated {
+		origin = "generated on the card"
+	}
+	text += ", " + origin
+	if k.PIN != "" && k.Touch != "" {
+		text += fmt.Sprintf(", PIN policy %s, touch policy %s", k.PIN, k.Touch)
+	}
+	return text
 }
 
 // Inspect reads what is on the card. No PIN is tried: that a PIN is the factory's, the card says itself.
@@ -165,7 +179,7 @@ func (s *session) slotKey(slot byte) (*SlotKey, error) {
 	if len(m[0x01]) != 1 || len(m[0x02]) != 2 || len(m[0x03]) != 1 {
 		return nil, fmt.Errorf("%w: slot %02x is described by %x", pcsc.ErrGarbled, slot, m)
 	}
-	key := &SlotKey{Slot: slot, Algorithm: algorithms[m[0x01][0]], Generated: m[0x03][0] == 1}
+	key := &SlotKey{Slot: Slot(slot), Algorithm: algorithms[m[0x01][0]], Generated: m[0x03][0] == 1}
 	if key.Algorithm == "" {
 		key.Algorithm = fmt.Sprintf("algorithm %02x", m[0x01][0])
 	}

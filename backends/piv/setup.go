@@ -29,6 +29,8 @@ var (
 	ErrSlotInUse = errors.New("the slot has a key already")
 	// ErrManagementKey: the card refused the management key. It may be tried again; there is no counter.
 	ErrManagementKey = errors.New("wrong management key")
+	// ErrNotStored: the card does not have its management key stored where the PIN opens it.
+	ErrNotStored = errors.New("no management key is stored on the card")
 )
 
 // Setup prepares a card. Each method opens the card and closes it again.
@@ -118,12 +120,20 @@ func (s *Setup) ChangePUK(oldPUK, newPUK []byte) error {
 	return s.change("PUK", refPUK, oldPUK, newPUK, (*piv.YubiKey).SetPUK)
 }
 
-func (s *Setup) change(what string, ref byte, old, changed []byte, set func(*piv.YubiKey, string, string) error) error {
-	if len(changed) < 6 || len(changed) > maxPIN {
-		return fmt.Errorf("the new %s has %d characters, want 6 to %d", what, len(changed), maxPIN)
+// CheckPIN refuses a PIN or PUK, which what says, that no card has, or that is the factory's.
+func CheckPIN(what string, pin []byte) error {
+	if len(pin) < 6 || len(pin) > maxPIN {
+		return fmt.Errorf("the %s has %d characters, want 6 to %d", what, len(pin), maxPIN)
 	}
-	if bytes.Equal(changed, []byte(DefaultPIN)) || bytes.Equal(changed, []byte(DefaultPUK)) {
-		return fmt.Errorf("the new %s is one from the factory, which everybody knows", what)
+	if bytes.Equal(pin, []byte(DefaultPIN)) || bytes.Equal(pin, []byte(DefaultPUK)) {
+		return fmt.Errorf("the %s is one from the factory, which everybody knows", what)
+	}
+	return nil
+}
+
+func (s *Setup) change(what string, ref byte, old, changed []byte, set func(*piv.YubiKey, string, string) error) error {
+	if err := CheckPIN(what, changed); err != nil {
+		return err
 	}
 	if err := s.mayTry(what, ref); err != nil {
 		return err
@@ -156,7 +166,8 @@ func (s *Setup) ProtectManagementKey(old, pin []byte) error {
 	})
 }
 
-// ManagementKey reads the management key that ProtectManagementKey stored. The caller wipes it.
+// ManagementKey reads the management key that ProtectManagementKey, or ykman, stored; [ErrNotStored] if there
+// is none. The caller wipes it.
 func (s *Setup) ManagementKey(pin []byte) (key []byte, err error) {
 	if err := s.mayTry("PIN", refPIN); err != nil {
 		return nil, err
@@ -167,7 +178,7 @@ func (s *Setup) ManagementKey(pin []byte) (key []byte, err error) {
 			return pinError("PIN", err)
 		}
 		if m.ManagementKey == nil {
-			return fmt.Errorf("no management key is stored on the card: %w", errAbsent)
+			return ErrNotStored
 		}
 		key = *m.ManagementKey
 		return nil
@@ -191,20 +202,21 @@ func managementError(err error) error {
 //
 // Before firmware 5.3 a card does not tell of imported keys: only a generated one is kept.
 func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch TouchPolicy, replace bool) (*AttestedKey, error) {
-	pinPolicy, okPIN := pinPolicies[pin]
-	touchPolicy, okTouch := touchPolicies[touch]
-	if !slot.valid() || !okPIN || !okTouch {
-		return nil, fmt.Errorf("slot %v, PIN policy %q, touch policy %q: there is no such key", slot, pin, touch)
+	if !slot.valid() {
+		return nil, fmt.Errorf("slot %v: want 9d, or 82 to 95", slot)
+	}
+	if err := CheckPolicies(pin, touch); err != nil {
+		return nil, err
 	}
 	if !replace {
-		if err := s.mustBeEmpty(slot); err != nil {
+		if err := s.CheckEmpty(slot); err != nil {
 			return nil, err
 		}
 	}
 	var key *AttestedKey
 	err := s.open(func(yk *piv.YubiKey) error {
 		public, err := yk.GenerateKey(management, slot.goPIV(), piv.Key{
-			Algorithm: piv.AlgorithmEC256, PINPolicy: pinPolicy, TouchPolicy: touchPolicy,
+			Algorithm: piv.AlgorithmEC256, PINPolicy: pinPolicies[pin], TouchPolicy: touchPolicies[touch],
 		})
 		if err != nil {
 			return managementError(err)
@@ -225,8 +237,8 @@ func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch Touc
 	return key, err
 }
 
-// mustBeEmpty refuses a slot with a key.
-func (s *Setup) mustBeEmpty(slot Slot) error {
+// CheckEmpty returns [ErrSlotInUse] for a slot with a key; before firmware 5.3, only for a generated one.
+func (s *Setup) CheckEmpty(slot Slot) error {
 	var described bool
 	err := withSerial(s.Serial, func(c *session) error {
 		if described = c.hasMetadata(); !described {

@@ -63,6 +63,7 @@ func (t *tool) app() *cli.App {
 			t.signCommand(),
 			t.keyCommand(),
 			t.backendCommand(),
+			t.yubikeyCommand(),
 			t.chainCommand(),
 			t.auditCommand(),
 			t.lockCommand(),

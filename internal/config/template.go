@@ -25,7 +25,7 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "session", c.Session.fields(), nil)
 	section(&w, "watch", c.Watch.fields(), nil)
 	section(&w, "limits", c.Limits.fields(), nil)
-	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
+	w.Write(Section(name, b))
 	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. With URLs of nodes under rpc the\n" +
 		"# agent reads a chain; without, it works offline. Another chain has a section of its own, with its id.\n")
 	var chain bytes.Buffer
@@ -33,6 +33,14 @@ func Template(name string, b *Backend) []byte {
 	for line := range strings.Lines(strings.TrimPrefix(chain.String(), "\n")) {
 		w.WriteString("# " + line)
 	}
+	return w.Bytes()
+}
+
+// Section is the section [backends.NAME] of b, to be added to a configuration file. Keys that b does not give
+// are comments, as in [Template]. An invalid name is an error when the file is parsed.
+func Section(name string, b *Backend) []byte {
+	var w bytes.Buffer
+	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
 	return w.Bytes()
 }
 

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/backends/openpgp"
+	"github.com/keyward/keyward/backends/piv"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/pcsc"
+)
+
+func (t *tool) yubikeyCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "yubikey",
+		Usage: "see and set up YubiKeys",
+		Subcommands: []*cli.Command{
+			{
+				Name: "status", Action: t.yubikeyStatus,
+				Usage:       "say which YubiKeys are plugged in, what is on them and which backends use it; no PIN is tried",
+				Description: "A YubiKey tells from firmware 5.3 on whether its PINs are the factory's, and what is in its PIV slots.",
+			},
+			t.yubikeySetupCommand(),
+		},
+	}
+}
+
+// cardInfo is a card that is plugged in.
+type cardInfo struct {
+	*piv.Inventory
+	Error    string            `json:"error,omitempty"`    // why its PIV application can't be used
+	OpenPGP  string            `json:"openpgp"`            // what is in its OpenPGP application, or why that can't be told
+	Backends map[string]string `json:"backends,omitempty"` // those that use it, and what of it: "9d", "openpgp"
+}
+
+func (t *tool) yubikeyStatus(c *cli.Context) error {
+	if err := required(c); err != nil {
+		return err
+	}
+	p, err := findPlace(c)
+	if err != nil {
+		return err
+	}
+	cards, err := listCards(c.Context)
+	if err != nil {
+		return err
+	}
+	infos := make([]cardInfo, 0, len(cards))
+	for _, card := range cards {
+		infos = append(infos, p.cardInfo(c.Context, card))
+	}
+	if c.Bool("json") {
+		return t.printJSON(infos)
+	}
+	if len(infos) == 0 {
+		t.note("no card is plugged in")
+	}
+	for _, info := range infos {
+		if err := t.printCard(&info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freeWithin is how long a card may be in use, as it is by an agent for each operation.
+const freeWithin = 2 * time.Second
+
+// whenFree calls f, again and again while another program has the card.
+func whenFree[T any](ctx context.Context, f func() (T, error)) (result T, err error) {
+	for end := time.Now().Add(freeWithin); ; time.Sleep(waitStep) {
+		if result, err = f(); !errors.Is(err, pcsc.ErrInUse) || ctx.Err() != nil || time.Now().After(end) {
+			return result, err
+		}
+	}
+}
+
+// listCards lists the cards that are plugged in. One that stays in use says so in its Err.
+func listCards(ctx context.Context) ([]piv.Card, error) {
+	for end := time.Now().Add(freeWithin); ; time.Sleep(waitStep) {
+		cards, err := piv.Cards()
+		busy := slices.ContainsFunc(cards, func(c piv.Card) bool { return errors.Is(c.Err, pcsc.ErrInUse) })
+		if !busy || ctx.Err() != nil || time.Now().After(end) {
+			return cards, err
+		}
+	}
+}
+
+func (p *place) cardInfo(ctx context.Context, card piv.Card) cardInfo {
+	info := cardInfo{Inventory: &piv.Inventory{Card: card}}
+	err := card.Err
+	if err == nil {
+		info.Backends = p.usersOf(card.Serial)
+		var inv *piv.Inventory
+		if inv, err = whenFree(ctx, func() (*piv.Inventory, error) { return piv.Inspect(card.Serial) }); err == nil {
+			info.Inventory = inv
+		}
+	}
+	if err != nil {
+		info.Error = err.Error()
+	}
+	info.OpenPGP, err = whenFree(ctx, func() (string, error) { return openpgp.Describe(ctx, card.Reader) })
+	if err != nil {
+		info.OpenPGP = err.Error()
+	}
+	return info
+}
+
+// usersOf are the configured backends on that YubiKey, with what they use of it.
+func (p *place) usersOf(serial uint32) map[string]string {
+	users := map[string]string{}
+	if p.conf == nil {
+		return users
+	}
+	for name, b := range p.conf.Backends {
+		switch s := b.Settings.(type) {
+		case *config.PIV:
+			if key := p.attested(s); key != nil && key.Serial == serial {
+				users[name] = key.Slot.String()
+			}
+		case *config.OpenPGP: // in whose application identifier it is written in decimal
+			if strings.TrimLeft(s.Serial, "0") == fmt.Sprint(serial) {
+				users[name] = "openpgp"
+			}
+		}
+	}
+	return users
+}
+
+// attested is the key of a configured backend; nil if its attestation can't be read or believed.
+func (p *place) attested(s *config.PIV) *piv.AttestedKey {
+	attestation, err := os.ReadFile(p.dirs.Path(s.Attestation))
+	if err != nil {
+		return nil
+	}
+	var roots []byte
+	if s.Roots != "" {
+		if roots, err = os.ReadFile(p.dirs.Path(s.Roots)); err != nil {
+			return nil
+		}
+	}
+	key, err := piv.ParseAttestation(attestation, roots)
+	if err != nil {
+		return nil
+	}
+	return key
+}
+
+func (t *tool) printCard(info *cardInfo) error {
+	if info.Serial == 0 {
+		t.print("card in %q", info.Reader)
+	} else {
+		t.print("YubiKey %d, firmware %s, in %q", info.Serial, info.Firmware, info.Reader)
+	}
+	facts := [][2]string{{"  PIV", info.Error}}
+	if info.Error == "" {
+		facts = pivFacts(info.Inventory, info.Backends)
+	}
+	of := ""
+	for name, use := range info.Backends {
+		if use == "openpgp" {
+			of = fmt.Sprintf("; backend %q", name)
+		}
+	}
+	return t.facts(append(facts, [2]string{"  OpenPGP", info.OpenPGP + of})...)
+}
+
+// pivFacts says what is in the PIV application. users are as in cardInfo.Backends.
+func pivFacts(inv *piv.Inventory, users map[string]string) [][2]string {
+	if !inv.Described {
+		return [][2]string{{"  PIV", "firmware before 5.3 does not tell what is on it; see: ykman piv info"}}
+	}
+	facts := [][2]string{
+		{"  PIV PIN", reference(inv.PIN)},
+		{"  PIV PUK", reference(inv.PUK)},
+		{"  PIV management key", reference(inv.ManagementKey)},
+	}
+	for _, key := range inv.Slots {
+		text := key.String()
+		for name, use := range users {
+			if use == key.Slot.String() {
+				text += fmt.Sprintf("; backend %q", name)
+			}
+		}
+		facts = append(facts, [2]string{"  PIV slot " + key.Slot.String(), text})
+	}
+	return facts
+}
+
+func reference(r piv.Reference) string {
+	text := "set"
+	if r.Default {
+		text = "THE FACTORY'S, which everybody knows"
+	}
+	if r.Full > 0 {
+		text += fmt.Sprintf("; %d of %d tries left", r.Left, r.Full)
+	}
+	return text
+}

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/backends/piv"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/durable"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// What is the factory's and has to be changed. A card before firmware 5.3 does not tell.
+func (s *cardSetup) changesPIN() bool        { return s.inv.Described && s.inv.PIN.Default }
+func (s *cardSetup) changesPUK() bool        { return s.inv.Described && s.inv.PUK.Default }
+func (s *cardSetup) changesManagement() bool { return s.inv.Described && s.inv.ManagementKey.Default }
+
+// plan says what is on the card and what will be done.
+func (s *cardSetup) plan() []string {
+	lines := []string{fmt.Sprintf("YubiKey %d, firmware %s", s.inv.Serial, s.inv.Firmware)}
+	if !s.inv.Described {
+		lines = append(lines, "  This firmware does not tell whether its PIN, PUK and management key are the factory's, nor of imported keys.",
+			"  Look with ykman piv info, and change them first if they are: the factory's are not tried here.")
+	} else {
+		for _, fact := range pivFacts(s.inv, nil) {
+			lines = append(lines, fact[0]+": "+fact[1])
+		}
+	}
+	lines = append(lines, "Keyward is going to")
+	if s.changesPIN() {
+		lines = append(lines, "  - change the factory's PIN")
+	}
+	if s.changesPUK() {
+		lines = append(lines, "  - change the factory's PUK")
+	}
+	if s.changesManagement() {
+		lines = append(lines, "  - replace the factory's management key by a random one, which the card keeps under the PIN")
+	}
+	if s.adopt {
+		lines = append(lines, fmt.Sprintf("  - use the key that is in slot %v, with the policies that it has", s.slot))
+	} else {
+		lines = append(lines, fmt.Sprintf("  - generate a P-256 key in slot %v, with", s.slot),
+			fmt.Sprintf("      PIN policy %s: %s", s.pinPolicy, pinPolicyMeans[s.pinPolicy]),
+			fmt.Sprintf("      touch policy %s: %s", s.touchPolicy, touchPolicyMeans[s.touchPolicy]),
+			"    THESE POLICIES CAN'T BE CHANGED LATER: for others, another key is needed, and another backend")
+		if s.replace {
+			lines = append(lines, fmt.Sprintf("    THE KEY THAT IS IN SLOT %v NOW IS LOST, with all that is sealed to it", s.slot))
+		}
+	}
+	return append(lines, fmt.Sprintf("  - keep the card's attestation, and add backend %q to %s", s.name, s.place.dirs.ConfigFile()))
+}
+
+var (
+	pinPolicyMeans = map[piv.PINPolicy]string{
+		piv.PINNever:  "no PIN; who has the card and the sealed files has the session keys",
+		piv.PINOnce:   "the PIN each time the agent opens the card, which is for each operation",
+		piv.PINAlways: "the PIN for each use of the key",
+	}
+	touchPolicyMeans = map[piv.TouchPolicy]string{
+		piv.TouchNever:  "none, as a server needs it",
+		piv.TouchAlways: "a finger on the card, within 15 seconds, each time a session key is opened",
+		piv.TouchCached: "the same, but a touch is good for 15 seconds",
+	}
+)
+
+// getPINs gets all that prepare needs, and refuses what the card would refuse.
+func (s *cardSetup) getPINs(ctx context.Context) (err error) {
+	if s.changesPIN() || s.changesManagement() || !s.adopt {
+		if s.pin, err = getPIN(ctx, "PIN", s.pinFile, s.changesPIN()); err != nil {
+			return err
+		}
+	}
+	if s.changesPUK() {
+		if s.puk, err = getPIN(ctx, "PUK", s.pukFile, true); err != nil {
+			return err
+		}
+		if s.puk.Equal(s.pin) {
+			return errors.New("the PUK is the same as the PIN; it is for the day when somebody knows the PIN")
+		}
+	}
+	if !s.changesManagement() && !s.adopt {
+		s.management, err = s.managementKey(ctx)
+	}
+	return err
+}
+
+// managementKey has the card give the management key for the PIN that it has now, or else gets it as it gets PINs.
+func (s *cardSetup) managementKey(ctx context.Context) (*secret.Buffer, error) {
+	key, err := s.storedManagementKey(s.changesPIN())
+	if !errors.Is(err, piv.ErrNotStored) {
+		return key, err
+	}
+	source := secret.FromTerminal("The YubiKey's management key, in hex: ")
+	if s.managementFile != "" {
+		source = secret.FromFile(s.managementFile)
+	}
+	text, err := source(ctx)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("management key: %w", err), "the card does not keep it; name a file that does: --management-key-file")
+	}
+	defer text.Close()
+	var raw []byte
+	err = text.Use(func(text []byte) error {
+		raw = make([]byte, hex.DecodedLen(len(text)))
+		if _, err := hex.Decode(raw, text); err != nil || len(raw) != 16 && len(raw) != 24 && len(raw) != 32 {
+			return errors.New("the management key is not 16, 24 or 32 bytes in hex")
+		}
+		return nil
+	})
+	if err == nil && bytes.Equal(raw, piv.DefaultManagementKey()) {
+		err = errors.New("the management key is the factory's, which everybody knows; change it with: ykman piv access change-management-key --protect --generate")
+	}
+	if err != nil {
+		clear(raw)
+		return nil, err
+	}
+	return secret.Take(raw)
+}
+
+// storedManagementKey reads the management key that the card keeps under the PIN: the factory's, of which the
+// card says that it is, or the one that was given.
+func (s *cardSetup) storedManagementKey(factoryPIN bool) (*secret.Buffer, error) {
+	var key []byte
+	read := func(pin []byte) (err error) { key, err = s.card.ManagementKey(pin); return err }
+	var err error
+	if factoryPIN {
+		err = read([]byte(piv.DefaultPIN))
+	} else {
+		err = s.pin.Use(read)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return secret.Take(key)
+}
+
+// getPIN reads a PIN or PUK from the file, or if that is "" asks for it. isNew: nobody has it yet.
+func getPIN(ctx context.Context, what, file string, isNew bool) (*secret.Buffer, error) {
+	source := secret.FromTerminal("The YubiKey's " + what + ": ")
+	if isNew {
+		source = secret.NewPINFromTerminal("New " + what + " for the YubiKey, of 6 to 8 characters: ")
+	}
+	if file != "" {
+		source = secret.FromFile(file)
+	}
+	pin, err := source(ctx)
+	if err != nil {
+		return nil, withHint(err, "name a file that has it: --%s-file", strings.ToLower(what))
+	}
+	if err := pin.Use(func(b []byte) error { return piv.CheckPIN(what, b) }); err != nil {
+		return nil, errors.Join(err, pin.Close())
+	}
+	return pin, nil
+}
+
+func (s *cardSetup) wipe() {
+	for _, b := range []*secret.Buffer{s.pin, s.puk, s.management} {
+		_ = b.Close() // it can fail only on a bug in there
+	}
+}
+
+// prepare changes the card. Each step leaves it such that a second run does the rest.
+func (s *cardSetup) prepare() (key *piv.AttestedKey, err error) {
+	for _, step := range []struct {
+		needed bool
+		what   string
+		do     func() error
+	}{
+		{s.changesPIN(), "changing the PIN", func() error {
+			return s.pin.Use(func(pin []byte) error { return s.card.ChangePIN([]byte(piv.DefaultPIN), pin) })
+		}},
+		{s.changesPUK(), "changing the PUK", func() error {
+			return s.puk.Use(func(puk []byte) error { return s.card.ChangePUK([]byte(piv.DefaultPUK), puk) })
+		}},
+		{s.changesManagement(), "replacing the management key", func() error {
+			return s.pin.Use(func(pin []byte) error { return s.card.ProtectManagementKey(piv.DefaultManagementKey(), pin) })
+		}},
+		{s.adopt, "having the card attest its key", func() error { key, err = s.card.Attest(s.slot); return err }},
+		{!s.adopt, "generating a key", func() error { key, err = s.generate(); return err }},
+	} {
+		if !step.needed {
+			continue
+		}
+		s.note("%s", step.what)
+		if err := step.do(); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return key, nil
+}
+
+// generate generates the key, with the management key that there was or that there is now.
+func (s *cardSetup) generate() (key *piv.AttestedKey, err error) {
+	if s.changesManagement() {
+		if s.management, err = s.storedManagementKey(false); err != nil {
+			return nil, err
+		}
+	}
+	err = s.management.Use(func(management []byte) error {
+		key, err = s.card.Generate(management, s.slot, s.pinPolicy, s.touchPolicy, s.replace)
+		return err
+	})
+	return key, err
+}
+
+// writeConfig keeps the attestation and then adds the backend to the configuration, which is made if there is
+// none. It returns the attestation's path.
+func (s *cardSetup) writeConfig(key *piv.AttestedKey) (attestation string, err error) {
+	dirs := s.place.dirs
+	for _, dir := range []string{dirs.Config, dirs.State} {
+		if _, err := makeDir(dir); err != nil {
+			return "", err
+		}
+	}
+	settings := &config.PIV{
+		Attestation: s.name + "-attestation.pem",
+		Slot:        key.Slot.String(), PINPolicy: string(key.PINPolicy), TouchPolicy: string(key.TouchPolicy),
+		PIN: config.PIN{Credential: s.pinCredential, Prompt: s.pinCredential == "" && s.pinFile == ""},
+	}
+	if key.Serial <= math.MaxInt32 {
+		settings.Serial = int(key.Serial)
+	}
+	if s.pinCredential == "" {
+		if settings.PIN.File, err = s.inConfigDir(s.pinFile); err != nil {
+			return "", err
+		}
+	}
+	if key.PINPolicy == piv.PINNever {
+		settings.PIN = config.PIN{}
+	}
+	if settings.Roots, err = s.inConfigDir(s.rootsFile); err != nil {
+		return "", err
+	}
+	attestation = dirs.Path(settings.Attestation)
+	if err := durable.WriteFile(attestation, key.MarshalPEM(), 0o644); err != nil {
+		return "", err
+	}
+	text, mode, err := s.newConfig(settings)
+	if err != nil {
+		return "", err
+	}
+	return attestation, durable.WriteFile(dirs.ConfigFile(), text, mode)
+}
+
+// newConfig is the configuration with the backend in it, and the file's mode.
+func (s *cardSetup) newConfig(settings *config.PIV) (text []byte, mode fs.FileMode, err error) {
+	file := s.place.dirs.ConfigFile()
+	backend := config.NewBackend("piv")
+	backend.Settings = settings
+	mode = 0o600
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		text = config.Template(s.name, backend)
+	case err != nil:
+		return nil, 0, err
+	default:
+		mode = info.Mode().Perm()
+		if text, err = os.ReadFile(file); err != nil {
+			return nil, 0, err
+		}
+		if len(text) > 0 && text[len(text)-1] != '\n' {
+			text = append(text, '\n')
+		}
+		text = append(text, config.Section(s.name, backend)...)
+	}
+	if _, err := config.Parse(text, file); err != nil {
+		return nil, 0, fmt.Errorf("with backend %q added: %w", s.name, err)
+	}
+	return text, mode, nil
+}
+
+// ownerOf is the user that a file belongs to.
+func ownerOf(file string) (uid int, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Sys().(*syscall.Stat_t).Uid), nil
+}
+
+func (s *cardSetup) tellDone(c *cli.Context, key *piv.AttestedKey, attestation string) error {
+	if c.Bool("json") {
+		return s.printJSON(map[string]any{
+			"backend": s.name, "config": s.place.dirs.ConfigFile(), "attestation": attestation, "serial": key.Serial, "slot": key.Slot,
+			"firmware": key.Firmware, "pinPolicy": key.PINPolicy, "touchPolicy": key.TouchPolicy,
+		})
+	}
+	s.print("%s", s.place.dirs.ConfigFile())
+	s.note("backend %q: %v", s.name, key)
+	s.note("attestation, checked: %s", attestation)
+	if s.changesPUK() || s.changesPIN() {
+		s.note("keep the PUK in a safe place: it is the way back when the PIN is blocked")
+	}
+	dir := filepath.Clean(s.place.dirs.Config)
+	s.hint("start the agent, anew if it runs: keyward serve --dir %s", dir)
+	if s.pinCredential == "" && s.pinFile == "" && key.PINPolicy != piv.PINNever {
+		s.hint("give it the PIN: keyward unlock --dir %s --backend %s", dir, s.name)
+	}
+	s.hint("try the card: keyward backend check --dir %s %s", dir, s.name)
+	return nil
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/backends/piv"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+func (t *tool) yubikeySetupCommand() *cli.Command {
+	return &cli.Command{
+		Name: "setup", Action: t.yubikeySetup,
+		Usage: "make a YubiKey's PIV application ready to seal session keys, and add it to the configuration as a backend",
+		Description: `It shows what is on the card and what it is going to do, and asks before it does that. It replaces the factory's PIN,
+PUK and management key, generates a P-256 key, checks and keeps the card's attestation of it, and writes the
+configuration last. If it is interrupted, run it again in the same way.
+
+PINs come from the terminal, or from the files that are named. The PIN and the PUK are those that the card is to have: if it has
+the factory's, they are changed to these. The new management key is random, and the card keeps it under the PIN.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "serial", Usage: "`NUMBER` printed on the YubiKey (default: the only one that is plugged in)"},
+			&cli.StringFlag{Name: "name", Value: "yubikey", Usage: "`NAME` of the backend"},
+			&cli.StringFlag{Name: "slot", Value: "9d", Usage: "`SLOT` of the key: 9d, or 82 to 95"},
+			&cli.StringFlag{Name: "pin-policy", Value: string(piv.PINOnce), Usage: "when the card wants the PIN: never, once (each time it is opened) or always; it can't be changed later"},
+			&cli.StringFlag{Name: "touch-policy", Value: string(piv.TouchNever), Usage: "when the card wants a touch: never, always or cached (good for 15 seconds); it can't be changed later"},
+			&cli.BoolFlag{Name: "adopt", Usage: "use the key that is in the slot, if it was generated on the card"},
+			&cli.BoolFlag{Name: "replace", Usage: "overwrite the key that is in the slot; what is sealed to it is lost for ever"},
+			&cli.StringFlag{Name: "pin-file", TakesFile: true, Usage: "`FILE` with the PIN; the agent will read it there (default: you are asked, and so is who unlocks the agent)"},
+			&cli.StringFlag{Name: "pin-credential", Usage: "systemd credential `NAME` that the agent will have the PIN from; --pin-file is then for the setup only"},
+			&cli.StringFlag{Name: "puk-file", TakesFile: true, Usage: "`FILE` with the PUK, needed if the card has the factory's (default: you are asked)"},
+			&cli.StringFlag{Name: "management-key-file", TakesFile: true, Usage: "`FILE` with the management key in hex, needed if it is neither the factory's nor kept on the card (default: you are asked)"},
+			&cli.StringFlag{Name: "attestation-roots", TakesFile: true, Usage: "`FILE` with certificates to believe an attestation by, PEM (default: Yubico's)"},
+			&cli.BoolFlag{Name: "yes", Usage: "don't ask whether to go on"},
+		},
+	}
+}
+
+// cardSetup is one run of "keyward yubikey setup".
+type cardSetup struct {
+	*tool
+	place *place
+	name  string // of the backend
+	card  piv.Setup
+	inv   *piv.Inventory
+
+	slot           piv.Slot
+	pinPolicy      piv.PINPolicy
+	touchPolicy    piv.TouchPolicy
+	policiesGiven  bool
+	adopt, replace bool
+
+	pinFile, pinCredential, pukFile, managementFile, rootsFile string
+
+	pin, puk, management *secret.Buffer // nil: not needed
+}
+
+// yubikeySetup finds out all that can be known before it asks for PINs, and has all PINs before it changes
+// anything. What it changes is such that a second run goes on where the first one ended.
+func (t *tool) yubikeySetup(c *cli.Context) error {
+	s, err := t.newCardSetup(c)
+	if err != nil {
+		return err
+	}
+	if err := s.findCard(c.Context, c.String("serial")); err != nil {
+		return err
+	}
+	if err := s.checkSlot(c.Context); err != nil {
+		return err
+	}
+	if err := s.confirm(c.Bool("yes")); err != nil {
+		return err
+	}
+	defer s.wipe()
+	if err := s.getPINs(c.Context); err != nil {
+		return err
+	}
+	key, err := s.prepare()
+	if err != nil {
+		return err
+	}
+	attestation, err := s.writeConfig(key)
+	if err != nil {
+		return err
+	}
+	return s.tellDone(c, key, attestation)
+}
+
+// newCardSetup checks the flags and the configuration.
+func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
+	if err := required(c); err != nil {
+		return nil, err
+	}
+	p, err := findPlace(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &cardSetup{
+		tool: t, place: p, name: c.String("name"),
+		pinPolicy: piv.PINPolicy(c.String("pin-policy")), touchPolicy: piv.TouchPolicy(c.String("touch-policy")),
+		policiesGiven: c.IsSet("pin-policy") || c.IsSet("touch-policy"),
+		adopt:         c.Bool("adopt"), replace: c.Bool("replace"),
+		pinFile: c.String("pin-file"), pinCredential: c.String("pin-credential"), pukFile: c.String("puk-file"),
+		managementFile: c.String("management-key-file"), rootsFile: c.String("attestation-roots"),
+	}
+	if s.slot, err = piv.ParseSlot(c.String("slot")); err != nil {
+		return nil, usageError("--slot: %v", err)
+	}
+	if err := piv.CheckPolicies(s.pinPolicy, s.touchPolicy); err != nil {
+		return nil, usageError("%v", err)
+	}
+	if s.adopt && (s.replace || s.policiesGiven) {
+		return nil, usageError("--adopt takes the key as it is: it goes with neither --replace nor policies")
+	}
+	if s.rootsFile != "" {
+		if s.card.Roots, err = os.ReadFile(s.rootsFile); err != nil {
+			return nil, fmt.Errorf("attestation roots: %w", err)
+		}
+	}
+	return s, s.checkPlace()
+}
+
+// checkPlace refuses what would make it fail only when the card is changed already.
+func (s *cardSetup) checkPlace() error {
+	if s.place.conf != nil && s.place.conf.Backends[s.name] != nil {
+		return usageError("%s has a backend %q already; choose another one's name with --name", s.place.dirs.ConfigFile(), s.name)
+	}
+	if _, _, err := s.newConfig(&config.PIV{Attestation: "x", PIN: config.PIN{Prompt: true}}); err != nil {
+		return err
+	}
+	if !s.place.dirs.Configured() {
+		return nil
+	}
+	return mayReplace(s.place.dirs.ConfigFile())
+}
+
+// findCard finds the card and reads what is on it.
+func (s *cardSetup) findCard(ctx context.Context, serial string) error {
+	cards, err := listCards(ctx)
+	if err != nil {
+		return err
+	}
+	var found []string
+	for _, card := range cards {
+		switch {
+		case card.Err != nil:
+			s.note("%v", card.Err)
+		case serial == "" || serial == fmt.Sprint(card.Serial):
+			s.card.Serial = card.Serial
+			found = append(found, fmt.Sprint(card.Serial))
+		}
+	}
+	switch {
+	case len(found) == 0 && serial != "":
+		return withHint(fmt.Errorf("YubiKey %s is not plugged in, or can't be used", serial), "keyward yubikey status")
+	case len(found) == 0:
+		return withHint(errors.New("no YubiKey is plugged in that can be used"), "keyward yubikey status")
+	case len(found) > 1:
+		return usageError("%d YubiKeys are plugged in, %s: say which one with --serial", len(found), strings.Join(found, " and "))
+	}
+	s.inv, err = whenFree(ctx, func() (*piv.Inventory, error) { return piv.Inspect(s.card.Serial) })
+	return err
+}
+
+// checkSlot refuses a slot that is used, unless it is to be.
+func (s *cardSetup) checkSlot(ctx context.Context) error {
+	for name, use := range s.place.usersOf(s.card.Serial) {
+		if use == s.slot.String() {
+			return fmt.Errorf("backend %q has its key in slot %v of YubiKey %d: choose another one with --slot", name, s.slot, s.card.Serial)
+		}
+	}
+	if s.adopt || s.replace {
+		return nil
+	}
+	_, err := whenFree(ctx, func() (struct{}, error) { return struct{}{}, s.card.CheckEmpty(s.slot) })
+	if errors.Is(err, piv.ErrSlotInUse) {
+		return withHint(err, "choose another one with --slot, or use that key (--adopt), or overwrite it (--replace)")
+	}
+	return err
+}
+
+// confirm shows the card and the plan, and asks.
+func (s *cardSetup) confirm(yes bool) error {
+	for _, line := range s.plan() {
+		fmt.Fprintln(s.stderr, line)
+	}
+	if yes {
+		return nil
+	}
+	fmt.Fprint(s.stderr, `Go on? Type "yes": `)
+	answer, err := bufio.NewReader(s.stdin).ReadString('\n')
+	if strings.TrimSpace(answer) == "yes" {
+		return nil
+	}
+	if err != nil {
+		fmt.Fprintln(s.stderr)
+	}
+	return errors.New("not confirmed; nothing was changed")
+}
+
+// mayReplace refuses a file that would have another owner when it is written anew: the agent could
+// not read it any more.
+func mayReplace(file string) error {
+	owner, err := ownerOf(file)
+	if err != nil {
+		return err
+	}
+	if owner != os.Geteuid() {
+		return withHint(fmt.Errorf("%s belongs to uid %d, and would belong to you", file, owner), "run this as the user that the agent runs as")
+	}
+	return nil
+}
+
+// inConfigDir writes a path as the configuration is to have it: relative, if the file is beside it.
+func (s *cardSetup) inConfigDir(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return "", err
+	}
+	if rel, err := filepath.Rel(s.place.dirs.Config, abs); err == nil && filepath.IsLocal(rel) {
+		return rel, nil
+	}
+	return abs, nil
+}
