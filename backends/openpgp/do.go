@@ -91,7 +91,7 @@ func (b *Backend) takeTurn(ctx context.Context) error {
 
 // onCard runs op. The card is closed when it returns.
 func onCard[T any](ctx context.Context, b *Backend, op func(*session) (T, error)) (v T, err error) {
-	s, err := b.open(ctx)
+	s, err := pcsc.WhenFree(func() (*session, error) { return b.open(ctx) })
 	if err != nil {
 		return v, err
 	}

@@ -219,12 +219,14 @@ func Describe(ctx context.Context, reader string) (text string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	s, err := openReader(ctx, client, reader)
-	defer func() { err = errors.Join(err, s.closeCard()) }()
-	if err != nil {
-		return "", err
-	}
-	return s.describe()
+	return pcsc.WhenFree(func() (text string, err error) {
+		s, err := openReader(ctx, client, reader)
+		defer func() { err = errors.Join(err, s.closeCard()) }()
+		if err != nil {
+			return "", err
+		}
+		return s.describe()
+	})
 }
 
 // yubico is the manufacturer's number in the application identifier.

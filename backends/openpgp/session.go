@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/pcsc"
@@ -70,7 +69,7 @@ func (b *Backend) open(ctx context.Context) (_ *session, err error) {
 		return nil, err
 	}
 	b.lastFirst(readers)
-	var found []string // what there is instead
+	var found pcsc.Several // what there is instead
 	for _, r := range readers {
 		if !r.Present || r.Mute {
 			continue
@@ -81,12 +80,12 @@ func (b *Backend) open(ctx context.Context) (_ *session, err error) {
 		}
 		switch {
 		case err != nil:
-			found = append(found, fmt.Sprintf("%q: %v", r.Name, err))
+			found = append(found, fmt.Errorf("%q: %w", r.Name, err))
 		case s.data.serial == b.cfg.Serial:
 			b.setReader(r.Name)
 			return s, nil
 		default:
-			found = append(found, fmt.Sprintf("%q: card %s", r.Name, s.data.serial))
+			found = append(found, fmt.Errorf("%q: card %s", r.Name, s.data.serial))
 		}
 		if err := s.closeCard(); err != nil {
 			b.log.Warn("closing another card", "reader", r.Name, "error", err)
@@ -96,11 +95,11 @@ func (b *Backend) open(ctx context.Context) (_ *session, err error) {
 }
 
 // notFound says that the card is not there, and what is.
-func (b *Backend) notFound(found []string) error {
+func (b *Backend) notFound(found pcsc.Several) error {
 	if len(found) == 0 {
 		return fmt.Errorf("%w: card %s is not plugged in, nor is any other", backends.ErrUnavailable, b.cfg.Serial)
 	}
-	return fmt.Errorf("%w: card %s was not found; there is %s", backends.ErrUnavailable, b.cfg.Serial, strings.Join(found, "; "))
+	return fmt.Errorf("%w: card %s was not found; there is %w", backends.ErrUnavailable, b.cfg.Serial, found)
 }
 
 // lastFirst puts the reader that had the card last in front, so that others are left alone.

@@ -110,7 +110,7 @@ func withSerial(serial uint32, f func(*session) error) error {
 		return err
 	}
 	defer client.Close()
-	s, err := openSerial(client, serial)
+	s, err := pcsc.WhenFree(func() (*session, error) { return openSerial(client, serial) })
 	if err != nil {
 		return fmt.Errorf("YubiKey %d: %w", serial, err)
 	}

@@ -183,7 +183,7 @@ func (d *device) withCardInTurn(f func(*session) error) (err error) {
 		return d.unavailable(err)
 	}
 	defer client.Close() // releases the card, whatever happened to it
-	s, err := openSerial(client, d.key.Serial)
+	s, err := pcsc.WhenFree(func() (*session, error) { return openSerial(client, d.key.Serial) })
 	if err != nil {
 		return d.unavailable(err)
 	}

@@ -56,7 +56,7 @@ type session struct {
 // openSerial opens the card with that serial number. Others are looked at and closed again.
 func openSerial(client *pcsc.Client, serial uint32) (*session, error) {
 	var others []uint32
-	var trouble []error
+	var trouble pcsc.Several
 	readers, err := client.Readers()
 	if err != nil {
 		return nil, err
@@ -76,8 +76,8 @@ func openSerial(client *pcsc.Client, serial uint32) (*session, error) {
 		others = append(others, s.serial)
 		s.close()
 	}
-	if err := errors.Join(trouble...); err != nil {
-		return nil, fmt.Errorf("it is not found: %w", err)
+	if len(trouble) > 0 {
+		return nil, fmt.Errorf("it is not found: %w", trouble)
 	}
 	if len(others) > 0 {
 		return nil, fmt.Errorf("it is not plugged in; there is YubiKey %d instead", others)

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-piv/piv-go/v2/piv"
 
@@ -50,7 +51,7 @@ func (s *Setup) open(f func(yk *piv.YubiKey) error) error {
 	if err := withSerial(s.Serial, func(c *session) error { reader = c.reader; return nil }); err != nil {
 		return err
 	}
-	yk, err := piv.Open(reader)
+	yk, err := pcsc.WhenFree(func() (*piv.YubiKey, error) { return openGoPIV(reader) })
 	if err != nil {
 		return s.wrap(err)
 	}
@@ -66,6 +67,15 @@ func (s *Setup) open(f func(yk *piv.YubiKey) error) error {
 	}
 	// piv-go leaves a verified PIN behind; opening and closing the card clears that.
 	return withSerial(s.Serial, func(*session) error { return nil })
+}
+
+// openGoPIV opens a card with piv-go, of whose errors only the text says that the card is in use.
+func openGoPIV(reader string) (*piv.YubiKey, error) {
+	yk, err := piv.Open(reader)
+	if err != nil && strings.Contains(err.Error(), "because of other connections outstanding") {
+		err = fmt.Errorf("%w: %w", pcsc.ErrInUse, err)
+	}
+	return yk, err
 }
 
 func (s *Setup) wrap(err error) error {

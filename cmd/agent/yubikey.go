@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -48,7 +46,7 @@ func (t *tool) yubikeyStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cards, err := listCards(c.Context)
+	cards, err := listCards()
 	if err != nil {
 		return err
 	}
@@ -70,27 +68,22 @@ func (t *tool) yubikeyStatus(c *cli.Context) error {
 	return nil
 }
 
-// freeWithin is how long a card may be in use, as it is by an agent for each operation.
-const freeWithin = 2 * time.Second
-
-// whenFree calls f, again and again while another program has the card.
-func whenFree[T any](ctx context.Context, f func() (T, error)) (result T, err error) {
-	for end := time.Now().Add(freeWithin); ; time.Sleep(waitStep) {
-		if result, err = f(); !errors.Is(err, pcsc.ErrInUse) || ctx.Err() != nil || time.Now().After(end) {
-			return result, err
-		}
-	}
-}
-
 // listCards lists the cards that are plugged in. One that stays in use says so in its Err.
-func listCards(ctx context.Context) ([]piv.Card, error) {
-	for end := time.Now().Add(freeWithin); ; time.Sleep(waitStep) {
-		cards, err := piv.Cards()
-		busy := slices.ContainsFunc(cards, func(c piv.Card) bool { return errors.Is(c.Err, pcsc.ErrInUse) })
-		if !busy || ctx.Err() != nil || time.Now().After(end) {
-			return cards, err
+func listCards() ([]piv.Card, error) {
+	var cards []piv.Card
+	_, err := pcsc.WhenFree(func() (_ struct{}, err error) {
+		cards, err = piv.Cards()
+		for _, card := range cards {
+			if errors.Is(card.Err, pcsc.ErrInUse) {
+				return struct{}{}, card.Err
+			}
 		}
+		return struct{}{}, err
+	})
+	if cards != nil {
+		return cards, nil
 	}
+	return nil, err
 }
 
 func (p *place) cardInfo(ctx context.Context, card piv.Card) cardInfo {
@@ -99,15 +92,14 @@ func (p *place) cardInfo(ctx context.Context, card piv.Card) cardInfo {
 	if err == nil {
 		info.Backends = p.usersOf(card.Serial)
 		var inv *piv.Inventory
-		if inv, err = whenFree(ctx, func() (*piv.Inventory, error) { return piv.Inspect(card.Serial) }); err == nil {
+		if inv, err = piv.Inspect(card.Serial); err == nil {
 			info.Inventory = inv
 		}
 	}
 	if err != nil {
 		info.Error = err.Error()
 	}
-	info.OpenPGP, err = whenFree(ctx, func() (string, error) { return openpgp.Describe(ctx, card.Reader) })
-	if err != nil {
+	if info.OpenPGP, err = openpgp.Describe(ctx, card.Reader); err != nil {
 		info.OpenPGP = err.Error()
 	}
 	return info

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -70,10 +69,10 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.findCard(c.Context, c.String("serial")); err != nil {
+	if err := s.findCard(c.String("serial")); err != nil {
 		return err
 	}
-	if err := s.checkSlot(c.Context); err != nil {
+	if err := s.checkSlot(); err != nil {
 		return err
 	}
 	if err := s.confirm(c.Bool("yes")); err != nil {
@@ -143,8 +142,8 @@ func (s *cardSetup) checkPlace() error {
 }
 
 // findCard finds the card and reads what is on it.
-func (s *cardSetup) findCard(ctx context.Context, serial string) error {
-	cards, err := listCards(ctx)
+func (s *cardSetup) findCard(serial string) error {
+	cards, err := listCards()
 	if err != nil {
 		return err
 	}
@@ -166,12 +165,12 @@ func (s *cardSetup) findCard(ctx context.Context, serial string) error {
 	case len(found) > 1:
 		return usageError("%d YubiKeys are plugged in, %s: say which one with --serial", len(found), strings.Join(found, " and "))
 	}
-	s.inv, err = whenFree(ctx, func() (*piv.Inventory, error) { return piv.Inspect(s.card.Serial) })
+	s.inv, err = piv.Inspect(s.card.Serial)
 	return err
 }
 
 // checkSlot refuses a slot that is used, unless it is to be.
-func (s *cardSetup) checkSlot(ctx context.Context) error {
+func (s *cardSetup) checkSlot() error {
 	for name, use := range s.place.usersOf(s.card.Serial) {
 		if use == s.slot.String() {
 			return fmt.Errorf("backend %q has its key in slot %v of YubiKey %d: choose another one with --slot", name, s.slot, s.card.Serial)
@@ -180,7 +179,7 @@ func (s *cardSetup) checkSlot(ctx context.Context) error {
 	if s.adopt || s.replace {
 		return nil
 	}
-	_, err := whenFree(ctx, func() (struct{}, error) { return struct{}{}, s.card.CheckEmpty(s.slot) })
+	err := s.card.CheckEmpty(s.slot)
 	if errors.Is(err, piv.ErrSlotInUse) {
 		return withHint(err, "choose another one with --slot, or use that key (--adopt), or overwrite it (--replace)")
 	}

@@ -3,6 +3,8 @@ package pcsc
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 )
 
 // Errors to test for with errors.Is. All but ErrGarbled may be over the next time.
@@ -18,6 +20,34 @@ var (
 	// ErrGarbled: what the card answered is no answer to the command.
 	ErrGarbled = errors.New("the card's answer makes no sense")
 )
+
+// Several are errors of several cards, in one line.
+type Several []error
+
+func (s Several) Error() string {
+	texts := make([]string, len(s))
+	for i, err := range s {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (s Several) Unwrap() []error { return s }
+
+// Programs hold a card for some milliseconds, if they do as we do, or for as long as they run.
+const (
+	inUseWait = time.Second
+	inUseStep = 5 * time.Millisecond
+)
+
+// WhenFree calls f, and again for a second as long as it returns [ErrInUse].
+func WhenFree[T any](f func() (T, error)) (result T, err error) {
+	for end := time.Now().Add(inUseWait); ; time.Sleep(inUseStep) {
+		if result, err = f(); !errors.Is(err, ErrInUse) || time.Now().After(end) {
+			return result, err
+		}
+	}
+}
 
 // Error is a call that the PC/SC service refused.
 type Error struct {

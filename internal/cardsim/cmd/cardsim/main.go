@@ -3,6 +3,7 @@
 //
 //	go run ./internal/cardsim/cmd/cardsim
 //	go run ./internal/cardsim/cmd/cardsim -firmware 5.7.1 -- ykman piv info
+//	go run ./internal/cardsim/cmd/cardsim -attestation-roots roots.pem -- keyward yubikey setup --attestation-roots roots.pem
 //
 // The command finds the card by PCSCLITE_CSOCK_NAME. Nothing is kept: each start is a new card.
 // It is a tool for development. It has no secrets worth keeping, and vpcd listens on all interfaces.
@@ -12,6 +13,7 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -26,8 +28,16 @@ import (
 func main() {
 	firmware := flag.String("firmware", "5.4.3", "`version` of the YubiKey: 5.4.3 or 5.7.1")
 	serial := flag.Uint("serial", 12345678, "serial `number` of the YubiKey")
+	roots := flag.String("attestation-roots", "", "write the certificate that the cards' attestations lead to to `FILE`, PEM")
 	cards := flag.Int("cards", 1, "`how many` cards, 1 or 2; the second one's serial number is one more")
 	flag.Parse()
+	if *roots != "" {
+		root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
+		if err := os.WriteFile(*roots, root, 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, "cardsim: error:", err)
+			os.Exit(1)
+		}
+	}
 	code, err := run(*firmware, uint32(*serial), *cards, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cardsim: error:", err)
