@@ -1,19 +1,13 @@
 package softhsmtest
 
 import (
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/keyward/keyward/backends/piv"
 	"github.com/keyward/keyward/internal/cardsim"
-	"github.com/keyward/keyward/socket/api"
 )
 
 // The whole agent on a YubiKey: a session's key is sealed to it, the card is pulled and comes
@@ -24,9 +18,9 @@ func TestAgentOnPIV(t *testing.T) {
 	pcscd.Insert(t, 0, card)
 	a := NewAgent(t)
 	a.Stop()
-	a.addPIV(4711)
+	a.setUpYubiKey()
 	a.Start()
-	sess := a.sessionOn("yubikey")
+	sess := a.activeSessionOn("yubikey", transferSpec(1000))
 	if !strings.HasPrefix(sess.KeyURI, "sealed:") {
 		t.Errorf("the key is %q, want a sealed one", sess.KeyURI)
 	}
@@ -82,49 +76,9 @@ func TestAgentOnPIV(t *testing.T) {
 	pcscd.AwaitFree(t, 0)
 }
 
-// addPIV makes the card ready for use and adds a backend "yubikey" on it.
-func (a *Agent) addPIV(serial uint32) {
-	a.t.Helper()
-	const pin = "271828"
-	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
-	s := &piv.Setup{Serial: serial, Roots: roots}
-	a.must(s.ChangePIN([]byte(piv.DefaultPIN), []byte(pin)))
-	key, err := s.Generate(piv.DefaultManagementKey(), 0x9d, piv.PINOnce, piv.TouchNever, false)
-	a.must(err)
-	for name, data := range map[string][]byte{"att.pem": key.MarshalPEM(), "roots.pem": roots, "piv-pin": []byte(pin)} {
-		a.must(os.WriteFile(filepath.Join(a.Dir, name), data, 0o600))
-	}
-	file := filepath.Join(a.Dir, "config.toml")
-	conf, err := os.ReadFile(file)
-	a.must(err)
-	conf = fmt.Appendf(conf, `
-[backends.yubikey]
-type = "piv"
-attestation = "att.pem"
-attestation_roots = "roots.pem"
-serial = %d
-slot = "9d"
-pin_file = "piv-pin"
-timeout = "30s"
-`, serial)
-	a.must(os.WriteFile(file, conf, 0o600))
-}
-
 func (a *Agent) must(err error) {
 	a.t.Helper()
 	if err != nil {
 		a.t.Fatal(err)
 	}
-}
-
-// sessionOn is ActiveSession with a key in that backend.
-func (a *Agent) sessionOn(backend string) *api.Session {
-	a.t.Helper()
-	file := filepath.Join(a.t.TempDir(), "spec.json")
-	a.must(os.WriteFile(file, []byte(transferSpec(1000)), 0o600))
-	out := a.Keyward("session", "create", "--spec", file, "--account", userAccount, "--chain", "abstract-testnet", "--backend", backend, "--json")
-	sess := new(api.Session)
-	a.must(json.Unmarshal([]byte(out), sess))
-	a.Keyward("session", "activate", sess.ID)
-	return sess
 }

@@ -1,7 +1,6 @@
 package softhsmtest
 
 import (
-	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,15 +58,4 @@ admin_pin_file = "yubi-admin-pin"
 		}
 	}
 	pcscd.AwaitFree(t, 0)
-}
-
-// setUpYubiKey adds a backend on the YubiKey that is plugged in, by "keyward yubikey setup".
-func (a *Agent) setUpYubiKey(args ...string) {
-	a.t.Helper()
-	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
-	for name, data := range map[string][]byte{"roots.pem": roots, "piv-pin": []byte("271828\n"), "piv-puk": []byte("31415926\n")} {
-		a.must(os.WriteFile(filepath.Join(a.Dir, name), data, 0o600))
-	}
-	a.Keyward(append([]string{"yubikey", "setup", "--yes", "--attestation-roots", filepath.Join(a.Dir, "roots.pem"),
-		"--pin-file", filepath.Join(a.Dir, "piv-pin"), "--puk-file", filepath.Join(a.Dir, "piv-puk")}, args...)...)
 }
