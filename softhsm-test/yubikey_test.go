@@ -187,7 +187,8 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 		{"generating", 0x47, 0, true},
 		{"attesting", 0xf9, 0, true},
 	} {
-		for when, do := range map[string]cardsim.FaultKind{"before": cardsim.UnplugBefore, "during": cardsim.UnplugDuring} {
+		for _, do := range []cardsim.FaultKind{cardsim.UnplugBefore, cardsim.UnplugDuring} {
+			when := map[cardsim.FaultKind]string{cardsim.UnplugBefore: "before", cardsim.UnplugDuring: "during"}[do]
 			b.pcscd.Remove(0)
 			b.pcscd.AwaitEmpty(t, 0)
 			b.card = cardsim.NewYubiKey(cardsim.Firmware571, pivSerial)
@@ -211,8 +212,8 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 			if inv := b.inventory(); inv.PIN.Default || inv.PUK.Default || inv.ManagementKey.Default || len(inv.Slots) != 1 {
 				t.Errorf("after %s, pulled %s it, the card is %+v", at.what, when, inv)
 			}
-			b.works("yubikey")
 		}
+		b.works("yubikey") // with the last one, of which an answer was lost or a key adopted
 	}
 }
 

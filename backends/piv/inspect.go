@@ -89,7 +89,7 @@ func (k *SlotKey) String() string {
 
 // Inspect reads what is on the card. No PIN is tried: that a PIN is the factory's, the card says itself.
 func Inspect(serial uint32) (*Inventory, error) {
-	inv := &Inventory{}
+	inv := &Inventory{Slots: []SlotKey{}}
 	err := withSerial(serial, func(s *session) (err error) {
 		inv.Card = Card{Reader: s.reader, Serial: s.serial, Firmware: s.firmware()}
 		if inv.Described = s.hasMetadata(); !inv.Described {
