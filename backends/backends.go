@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"errors"
+	"fmt"
 )
 
 // Errors that callers test for with errors.Is. What wraps them says which
@@ -17,6 +18,9 @@ var (
 	ErrKeyAmbiguous = errors.New("more than one key matches")
 	// ErrUnavailable: the device is absent, busy, or did not answer in time. Retry later.
 	ErrUnavailable = errors.New("device unavailable")
+	// ErrNotTouched: the device waited for a touch that did not come in time. It is ErrUnavailable too. Retry, and
+	// touch it.
+	ErrNotTouched = fmt.Errorf("%w: it was not touched in time", ErrUnavailable)
 	// ErrRefused: the device answered and refuses until an operator changes something: a permission
 	// is missing, credentials have expired, the key is disabled. Retrying does not help.
 	ErrRefused = errors.New("device refused")

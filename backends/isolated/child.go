@@ -28,9 +28,9 @@ type child struct {
 	b       *Backend
 	conn    *conn
 	abil    abilities
-	useful  atomic.Bool            // it did something successfully
-	noted   bool                   // its end was taken in; b.mu
-	waiting atomic.Pointer[string] // for what person; never nil
+	useful  atomic.Bool // it did something successfully
+	noted   bool        // its end was taken in; b.mu
+	waiting waits
 	pid     int
 	exited  chan struct{} // closed when the process is gone
 	state   string        // how it went; valid then
@@ -133,7 +133,6 @@ func (b *Backend) spawn() (*child, error) {
 	// Also while it is stopped, when it can't see the socket close.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c := &child{b: b, conn: new(conn), exited: make(chan struct{}), tries: map[uint64]*try{}}
-	c.waiting.Store(new(string))
 	c.conn.handle, c.conn.notice = c.handle, c.notice
 	c.conn.start(nc)
 	started := make(chan error)
@@ -184,8 +183,7 @@ func childEnv(env, hide []string) []string {
 func (c *child) notice(f *frame) {
 	switch f.op {
 	case opWaiting:
-		what := string(f.body)
-		if old := c.waiting.Swap(&what); what != "" && *old != what {
+		if what := string(f.body); c.waiting.set(what) && what != "" {
 			c.b.log.Warn(what)
 		}
 	case opLog:

@@ -174,7 +174,12 @@ func (b *Backend) do(ctx context.Context, o op, in []byte, out any) error {
 	if err != nil {
 		return unavailable(err)
 	}
+	stop := c.waiting.follow(backends.Waiting(ctx))
 	body, err := c.conn.call(ctx, o, in, b.cfg.Grace)
+	what := stop()
+	if err != nil && what != "" && errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w (%s): %w", backends.ErrNotTouched, what, err)
+	}
 	if err != nil {
 		return unavailable(c.explain(ctx, err))
 	}
@@ -406,7 +411,7 @@ func (b *Backend) Waiting() string {
 	if !c.alive() {
 		return ""
 	}
-	return *c.waiting.Load()
+	return c.waiting.is()
 }
 
 // unlocker is what a Backend has more if its child's backend takes a PIN.

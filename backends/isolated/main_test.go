@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,7 +61,10 @@ func openSoft(_ context.Context, _ string, settings json.RawMessage, env *Env) (
 			os.Exit(7)
 		}
 	}
+	var card sync.Mutex // signs one thing at a time
 	return &soft.Backend{OnSign: func(ctx context.Context, _ [32]byte) (*backends.Signature, error) {
+		card.Lock()
+		defer card.Unlock()
 		if os.Remove(s.Once) != nil {
 			return nil, nil
 		}
@@ -86,6 +90,12 @@ func openSoft(_ context.Context, _ string, settings json.RawMessage, env *Env) (
 		case "retire":
 			env.Retire("a handle leaked")
 			return nil, fmt.Errorf("%w: the card was pulled", backends.ErrUnavailable)
+		case "touch": // is over when Once is there again
+			env.Waiting("touch the card now")
+			for os.Remove(s.Once) != nil && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			env.Waiting("")
 		case "wait":
 			env.Waiting("touch the card now")
 			<-ctx.Done()

@@ -154,6 +154,7 @@ var sentinels = []struct {
 	{"ErrKeyNotFound", backends.ErrKeyNotFound},
 	{"ErrKeyAmbiguous", backends.ErrKeyAmbiguous},
 	{"ErrUnavailable", backends.ErrUnavailable},
+	{"ErrNotTouched", backends.ErrNotTouched},
 	{"ErrRefused", backends.ErrRefused},
 	{"ErrKeyDamaged", backends.ErrKeyDamaged},
 	{"ErrBadSignature", backends.ErrBadSignature},

@@ -3,7 +3,6 @@ package openpgp
 import (
 	"context"
 	"crypto/ecdsa"
-	"errors"
 	"fmt"
 
 	"github.com/ethereum/go-ethereum/crypto"
@@ -130,7 +129,7 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte) ([]byte, error) {
 		return raw, nil
 	case touch && (sw == swNotSatisfied || sw == swConditions || sw == swSecurity):
 		// The PIN was taken a moment ago: it is the touch that is missing.
-		return nil, errors.Join(backends.ErrUnavailable, fmt.Errorf("%w (status %v); sign again, and touch card %s when it blinks", ErrNotTouched, sw, s.data.serial))
+		return nil, fmt.Errorf("%w (status %v); sign again, and touch card %s when it blinks", backends.ErrNotTouched, sw, s.data.serial)
 	}
 	return nil, &refusal{"signing", sw}
 }

@@ -67,13 +67,8 @@ type Config struct {
 
 const defaultTimeout = 30 * time.Second
 
-// Errors to test for, besides those of package backends.
-var (
-	// ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one.
-	ErrNoSlot = errors.New("no free slot")
-	// ErrNotTouched: the card waited for a touch that did not come. Sign again, and touch it.
-	ErrNotTouched = errors.New("the card was not touched in time")
-)
+// ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one.
+var ErrNoSlot = errors.New("no free slot")
 
 // Backend is a card.
 type Backend struct {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
-	"github.com/keyward/keyward/backends/openpgp"
 	"github.com/keyward/keyward/internal/cardsim"
 	"github.com/keyward/keyward/internal/pcsc"
 	"github.com/keyward/keyward/internal/secret"
@@ -241,7 +240,7 @@ func TestTouch(t *testing.T) {
 			c.SetTouchTimeout(10 * time.Millisecond)
 			_, err := k.SignDigest(t.Context(), [32]byte{1})
 			wantUnavailable(t, "SignDigest without a touch", err, "not touched in time")
-			if !errors.Is(err, openpgp.ErrNotTouched) || errors.Is(err, backends.ErrPINIncorrect) {
+			if !errors.Is(err, backends.ErrNotTouched) || errors.Is(err, backends.ErrPINIncorrect) {
 				t.Errorf("SignDigest without a touch = %v, want ErrNotTouched", err)
 			}
 			c.SetTouchTimeout(time.Minute)

@@ -304,7 +304,7 @@ func TestTouch(t *testing.T) {
 
 	b.card.SetTouchTimeout(500 * time.Millisecond)
 	_, err = k.SignDigest(t.Context(), [32]byte{7})
-	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "not touched in time")
+	wantErr(t, "SignDigest", err, backends.ErrNotTouched, "not touched in time")
 	b.card.AutoTouch(true)
 	recovers(t, k)
 	if tries := b.card.PINTries(); tries[len(tries)-1].SW != cardsim.SWOK {

@@ -85,7 +85,7 @@ func (d *device) open(ctx context.Context, s *session, info, blob []byte) ([]byt
 			return err
 		})
 		if errors.Is(err, errSecurityStatus) && d.key.TouchPolicy != TouchNever {
-			return nil, fmt.Errorf("%w: it was not touched in time; try again, and touch its metal contact when it blinks", backends.ErrUnavailable)
+			return nil, fmt.Errorf("%w; try again, and touch its metal contact when it blinks", backends.ErrNotTouched)
 		}
 		return shared, err
 	}}
