@@ -25,6 +25,9 @@ type client struct {
 	// last: the connection is one too many and gets one answer.
 	last  bool
 	calls atomic.Int64 // in flight on this connection
+	// push sends a notification, without waiting for the client to take it; nil: there is no way to, as over HTTP.
+	push   func(line []byte)
+	notify atomic.Bool // the client wants notifications
 }
 
 // conn is one connection. One goroutine reads it; every call has its own, and
@@ -68,6 +71,7 @@ func (c *conn) serve() {
 		return
 	}
 	defer c.end()
+	c.push = c.sendAside
 	if err == nil {
 		err = c.readMessages()
 	}
@@ -127,7 +131,7 @@ func (c *conn) finishInput() {
 	}
 }
 
-// handle starts the calls of one message.
+// handle starts the calls of one message. Only one that is about what follows it is waited for.
 func (c *conn) handle(doc []byte) {
 	msg, bad := parseMessage(doc, c.server.limits.MaxBatch)
 	if bad != nil {
@@ -139,11 +143,16 @@ func (c *conn) handle(doc []byte) {
 		c.send(c.server.refuse(&c.client, msg, err))
 		return
 	}
-	c.answer.Go(func() {
+	answer := func() {
 		line := c.server.run(&c.client, msg)
 		release() // before writing: a client that does not read holds up itself only
 		c.send(line)
-	})
+	}
+	if c.socket.inOrder(msg) {
+		answer()
+		return
+	}
+	c.answer.Go(answer)
 }
 
 // send queues line and writes the queue, unless somebody does so already. A client that does not
@@ -160,9 +169,34 @@ func (c *conn) send(line []byte) {
 		c.giveUpLocked("holds too many answers that the client does not read")
 		return
 	}
+	if !c.writing {
+		c.writeLocked()
+	}
+}
+
+// sendAside has another goroutine write line. Where the client is behind with its answers, line
+// is dropped: a notification is never what a connection is lost for.
+func (c *conn) sendAside(line []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || c.pending+len(line) > min(busyOutput, c.server.limits.MaxPendingOutput) {
+		return
+	}
+	c.out = append(c.out, line)
+	c.pending += len(line)
 	if c.writing {
 		return
 	}
+	c.writing = true     // already, so that no other is started
+	c.answer.Go(func() { // is not the first: the call that this is about goes on
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.writeLocked()
+	})
+}
+
+// writeLocked writes until nothing is left, without holding c.mu meanwhile.
+func (c *conn) writeLocked() {
 	c.writing = true
 	for len(c.out) > 0 {
 		out := c.out

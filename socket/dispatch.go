@@ -104,7 +104,7 @@ func (s *Server) call(from *client, r *request) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &call{peer: from.peer, socket: from.socket, method: method, params: r.params}
+	c := &call{peer: from.peer, socket: from.socket, from: from, method: method, params: r.params}
 	if err := c.checkParams(); err != nil {
 		return nil, err
 	}
@@ -114,12 +114,12 @@ func (s *Server) call(from *client, r *request) (json.RawMessage, error) {
 		}
 		defer s.signing.Leave()
 	}
-	return s.do(c)
+	return s.do(from.tellWaiting(s.base, r.id), c)
 }
 
 // do runs the method within the time that a call has, and encodes its result.
-func (s *Server) do(c *call) (result json.RawMessage, err error) {
-	ctx, cancel := context.WithTimeout(s.base, s.limits.RequestTimeout)
+func (s *Server) do(ctx context.Context, c *call) (result json.RawMessage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limits.RequestTimeout)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
@@ -151,4 +151,10 @@ func (e *endpoint) find(name string) (*Method, error) {
 		}
 	}
 	return nil, &unknownMethod{name}
+}
+
+// inOrder reports whether msg is to be done before what follows on its connection is looked at.
+func (e *endpoint) inOrder(msg *message) bool {
+	m := e.methods[msg.requests[0].method]
+	return !msg.batch && m != nil && m.inOrder
 }

@@ -99,6 +99,8 @@ var replies = []struct {
 		api.ErrorData{Reason: "keyAmbiguous", Hint: "keyward key list"}},
 	{backends.ErrRefused, api.CodeUnavailable, "the key's device refused: its operator has to change something there",
 		api.ErrorData{Reason: "deviceRefused", Hint: "keyward status"}},
+	{backends.ErrNotTouched, api.CodeUnavailable, "the key's device was not touched in time: send it again, and touch the device when it blinks",
+		api.ErrorData{Reason: "notTouched", Retryable: true, Hint: "touch the device when it blinks"}},
 	{backends.ErrUnavailable, api.CodeUnavailable, "the key's device is absent or does not answer",
 		api.ErrorData{Reason: "deviceUnavailable", Retryable: true, Hint: "keyward status"}},
 	{context.DeadlineExceeded, api.CodeUnavailable, "timed out; the same request may be sent again and costs nothing more",

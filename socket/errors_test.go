@@ -69,6 +69,7 @@ func TestReplyTo(t *testing.T) {
 		{"last PIN try", fmt.Errorf(device+"%w", backends.ErrPINFinalTry), -32000, "the key's device has one PIN try left",
 			`{"reason":"pinFinalTry","hint":"reset the PIN's counter with the device's own tool, then: keyward unlock"}`},
 		{"device refused", fmt.Errorf(device+"%w", backends.ErrRefused), -32000, "the key's device refused", `{"reason":"deviceRefused","hint":"keyward status"}`},
+		{"not touched", fmt.Errorf(device+"%w", backends.ErrNotTouched), -32000, "the key's device was not touched in time", `{"reason":"notTouched","retryable":true,"hint":"touch the device when it blinks"}`},
 		{"device absent", fmt.Errorf(device+"%w", backends.ErrUnavailable), -32000, "the key's device is absent", `{"reason":"deviceUnavailable","retryable":true,"hint":"keyward status"}`},
 		{"key gone", fmt.Errorf(device+"%w", backends.ErrKeyNotFound), -32000, "the session's key is not in its device", `{"reason":"keyNotFound","hint":"keyward key list"}`},
 		{"key twice", fmt.Errorf(device+"%w", backends.ErrKeyAmbiguous), -32000, "the device has more than one key", `{"reason":"keyAmbiguous","hint":"keyward key list"}`},

@@ -229,22 +229,23 @@ func answerTo(id, result json.RawMessage, err *api.Error) answer {
 }
 
 // encodeAnswers writes the reply to a message: one line that ends in a newline, as ethers
-// needs it, or nil if there is nothing to answer. Its parts are JSON already, so
-// encoding them can't fail.
+// needs it, or nil if there is nothing to answer.
 func encodeAnswers(batch bool, answers ...answer) []byte {
 	if len(answers) == 0 {
 		return nil
 	}
+	if batch {
+		return encodeLine(answers)
+	}
+	return encodeLine(answers[0])
+}
+
+// encodeLine writes v, which has nothing that JSON can't have, and a newline.
+func encodeLine(v any) []byte {
 	var line bytes.Buffer
 	enc := json.NewEncoder(&line)
 	enc.SetEscapeHTML(false) // which would change ids with < in them
-	var err error
-	if batch {
-		err = enc.Encode(answers)
-	} else {
-		err = enc.Encode(answers[0])
-	}
-	if err != nil {
+	if err := enc.Encode(v); err != nil {
 		panic("socket: encoding an answer: " + err.Error())
 	}
 	return line.Bytes()

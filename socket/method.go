@@ -18,8 +18,9 @@ type Method struct {
 	Errors  []int // codes beyond those that every method may answer
 	Admin   bool  // on admin.sock only
 
-	signs bool // stops while the operator has locked the agent
-	do    func(s *Server, ctx context.Context, c *call) (any, error)
+	signs   bool // stops while the operator has locked the agent
+	inOrder bool // unless in a batch, is done before what follows on its connection, and must not wait for anything
+	do      func(s *Server, ctx context.Context, c *call) (any, error)
 }
 
 // Param is one parameter, by position.
@@ -41,6 +42,7 @@ type Result struct {
 type call struct {
 	peer   audit.Peer
 	socket *endpoint
+	from   *client
 	method *Method
 	params []json.RawMessage
 }

@@ -48,7 +48,7 @@ func rpcMethods() []Method {
 	}, {
 		Name: "rpc_discover", Summary: "This document, as OpenRPC",
 		Result: Result{"openrpc", "Object", "OpenRPC 1.3.2"}, do: discover,
-	}}
+	}, notifyMethod()}
 }
 
 func sessionList(s *Server, _ context.Context, c *call) (any, error) {
@@ -135,7 +135,7 @@ func (s *Server) showWhole(sess *session.Session) (*api.Session, error) {
 		return nil, err
 	}
 	shown.Outstanding = &outstanding
-	shown.Chain = s.onChain(sess)
+	shown.Chain, shown.Waiting = s.onChain(sess), s.waitsFor(sess.Backend)
 	if sess.Kind == session.AGW {
 		shown.CreateSessionCalldata = api.Bytes(sess.Spec.CreateSessionCalldata()).String()
 		shown.RevokeKeysCalldata = api.Bytes(policy.RevokeKeysCalldata(sess.Hash)).String()

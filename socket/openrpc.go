@@ -112,7 +112,7 @@ func Markdown() string {
 	for _, m := range refusedMethods {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", m.Name, m.Why)
 	}
-	b.WriteString("\n### Methods on admin.sock\n\n`rpc_modules` and `rpc_discover` as above, and:\n\n")
+	b.WriteString("\n### Methods on admin.sock\n\n`rpc_modules`, `rpc_discover` and `rpc_notifyWaiting` as above, and:\n\n")
 	writeMethods(&b, adminMethods())
 	b.WriteString("\n### Codes\n\n| code | meaning |\n|---|---|\n")
 	for _, e := range errorMeanings {

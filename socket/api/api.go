@@ -50,7 +50,8 @@ type Session struct {
 	Successor   string `json:"successor,omitempty"`   // the one that renews it and has not ended
 
 	// Only where one session is asked for.
-	Chain                 *OnChain `json:"chain,omitempty"` // absent: the chain is not watched, or has said nothing yet
+	Chain                 *OnChain `json:"chain,omitempty"`   // absent: the chain is not watched, or has said nothing yet
+	Waiting               string   `json:"waiting,omitempty"` // what a person has to do for the key's device to go on; absent: nothing
 	Limits                []Limit  `json:"limits,omitempty"`
 	Outstanding           *int     `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
 	CreateSessionCalldata string   `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
@@ -80,6 +81,12 @@ type OnChain struct {
 	ReadAt *time.Time `json:"readAt,omitempty"`
 	// External is, by limit, what the chain has counted and the agent has not signed.
 	External map[policy.Tracker]policy.Decimal `json:"external,omitempty"`
+}
+
+// Waiting is the parameter of the notification keyward_waiting.
+type Waiting struct {
+	ID  json.RawMessage `json:"id"`  // of the request that waits
+	For string          `json:"for"` // what a person has to do; "": it does not wait any more
 }
 
 // CreateSession is the parameter of admin_createSession.
