@@ -57,7 +57,7 @@ func (t *tool) dialAgent(c *cli.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.dial(c.Context, p.agent().Socket)
+	return t.told(p.dial(c.Context, p.agent().Socket))
 }
 
 // dialAdmin connects to the operator's socket.
@@ -66,7 +66,20 @@ func (t *tool) dialAdmin(c *cli.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.dial(c.Context, p.agent().AdminSocket)
+	return t.told(p.dial(c.Context, p.agent().AdminSocket))
+}
+
+// told has stderr say what the person has to do while a command waits for that.
+func (t *tool) told(cl *client.Client, err error) (*client.Client, error) {
+	if err != nil {
+		return nil, err
+	}
+	cl.OnWaiting = func(what string) {
+		if what != "" {
+			t.note("%s", what)
+		}
+	}
+	return cl, nil
 }
 
 // dialTimeout bounds connecting to a socket of this machine.

@@ -23,6 +23,10 @@ var ErrClosed = errors.New("client is closed")
 
 // Client is a connection to one socket of an agent. Make it with [Dial].
 type Client struct {
+	// OnWaiting, if not nil, is told what a person has to do while calls of this Client wait for that; "": none waits any
+	// more. It holds up the answers and must not use the Client. Set it before the first call.
+	OnWaiting func(what string)
+
 	path string
 
 	mu     sync.Mutex
@@ -69,13 +73,13 @@ func (c *Client) Call(ctx context.Context, result any, method string, params ...
 		return fmt.Errorf("%s: encoding parameters: %w", method, err)
 	}
 	defer clear(encoded) // may hold a PIN
-	used, err := c.connected(ctx, nil)
+	used, err := c.ready(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, err)
 	}
 	reply, err := used.call(ctx, method, encoded)
 	if lost := new(lostError); errors.As(err, &lost) && (!lost.sent || !once[method]) {
-		if used, err = c.connected(ctx, used); err == nil {
+		if used, err = c.ready(ctx, used); err == nil {
 			reply, err = used.call(ctx, method, encoded)
 		}
 	}
@@ -92,6 +96,15 @@ func (c *Client) Call(ctx context.Context, result any, method string, params ...
 		return fmt.Errorf("%s: decoding the result: %w", method, err)
 	}
 	return nil
+}
+
+// ready returns a connection for calls: on which the agent says when one waits, if that is wanted.
+func (c *Client) ready(ctx context.Context, lost *link) (*link, error) {
+	l, err := c.connected(ctx, lost)
+	if err == nil && c.OnWaiting != nil {
+		l.notify(ctx, c.OnWaiting)
+	}
+	return l, err
 }
 
 // connected returns the connection, or a new one if there is none or it is lost.

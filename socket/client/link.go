@@ -22,21 +22,28 @@ type lostError struct {
 func (e *lostError) Error() string { return "connection to the agent ended: " + e.cause.Error() }
 func (e *lostError) Unwrap() error { return e.cause }
 
-// reply is a JSON-RPC answer.
+// reply is a JSON-RPC answer, or a notification.
 type reply struct {
 	ID     json.RawMessage `json:"id"`
 	Result json.RawMessage `json:"result"`
 	Error  *api.Error      `json:"error"`
+	Method string          `json:"method"` // "": an answer
+	Params json.RawMessage `json:"params"`
 }
 
 // link is one connection. A goroutine reads answers until the connection ends.
 type link struct {
 	nc    net.Conn
 	write sync.Mutex
+	waits waits
+
+	first sync.Mutex
+	asked bool // for notifications; first
 
 	mu      sync.Mutex
 	last    uint64                // id of the newest request
 	waiting map[string]chan reply // by id; nil once the connection has ended
+	asking  string                // id of the request for notifications; "": none was made
 	cause   error                 // why it has ended
 }
 
@@ -55,11 +62,19 @@ func (l *link) read() {
 			l.end(err)
 			return
 		}
+		if r.Method == waitingMethod {
+			l.take(r.Params)
+			continue
+		}
 		l.mu.Lock()
 		answer := l.waiting[string(r.ID)]
 		delete(l.waiting, string(r.ID))
+		asking := l.asking
 		l.mu.Unlock()
 		switch {
+		case asking != "" && string(r.ID) == asking && r.Error != nil && r.Error.Code != api.CodeNoMethod:
+			l.end(r.Error) // which any request would be told, and the connection may take no other
+			return
 		case answer != nil:
 			answer <- r
 		case r.Error != nil && string(r.ID) == "null":
@@ -123,11 +138,19 @@ func (l *link) expect() (id string, answer chan reply, err error) {
 	return id, answer, nil
 }
 
+// expects reports whether a request waits for its answer.
+func (l *link) expects(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting[id] != nil
+}
+
 // forget stops waiting for an answer.
 func (l *link) forget(id string) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	delete(l.waiting, id)
+	l.mu.Unlock()
+	l.waits.set(id, "")
 }
 
 // send writes one request, as long as ctx lets it. Cut off in the middle it makes the connection useless, so
