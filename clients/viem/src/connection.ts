@@ -22,6 +22,8 @@ export type ConnectionOptions = {
   maxRequestBytes?: number | undefined
   /** Bytes of one answer. Default 16 MiB. */
   maxResponseBytes?: number | undefined
+  /** Is told what a person has to do while requests wait for that, e.g. to touch a YubiKey; `''`: none waits any more. */
+  onWaiting?: ((what: string) => void) | undefined
 }
 
 export type RequestOptions = {
@@ -37,6 +39,8 @@ type Pending = {
   readonly line: string
   /** How often it was written to a connection. */
   sends: number
+  /** What a person has to do for it; '': nothing. */
+  waitsFor: string
   /** Ends the request once; later calls do nothing. */
   settle(outcome: Outcome): void
 }
@@ -58,7 +62,9 @@ const LONGEST_PAUSE = 500
  */
 export class Connection {
   readonly #path: string
-  readonly #options: Required<{ [K in keyof ConnectionOptions]: number }>
+  readonly #options: Required<{ [K in keyof Omit<ConnectionOptions, 'onWaiting'>]: number }>
+  readonly #onWaiting: ConnectionOptions['onWaiting']
+  #told = ''
   readonly #pending = new Map<number, Pending>()
   #lastId = 0
   #socket: Socket | undefined
@@ -68,6 +74,7 @@ export class Connection {
 
   constructor(path: string, options: ConnectionOptions = {}) {
     this.#path = path
+    this.#onWaiting = options.onWaiting
     this.#options = {
       timeout: options.timeout ?? 10_000,
       reconnectFor: options.reconnectFor ?? 5_000,
@@ -96,13 +103,14 @@ export class Connection {
         if (!this.#pending.delete(id)) return
         clearTimeout(timer)
         options.signal?.removeEventListener('abort', onAbort)
+        this.#tellWaiting()
         this.#hold()
         if ('error' in outcome) reject(outcome.error)
         else resolve(outcome.result)
       }
       options.signal?.addEventListener('abort', onAbort, { once: true })
 
-      const pending: Pending = { line, sends: 0, settle }
+      const pending: Pending = { line, sends: 0, waitsFor: '', settle }
       this.#pending.set(id, pending)
       this.#hold()
       if (this.#socket) this.#send(this.#socket, pending)
@@ -177,6 +185,8 @@ export class Connection {
       }
     })
     this.#hold()
+    // First, as it is for the requests that follow. An agent that does not know it is an older one.
+    if (this.#onWaiting) socket.write(`${JSON.stringify({ jsonrpc: '2.0', id: ++this.#lastId, method: 'rpc_notifyWaiting', params: [] })}\n`)
     for (const pending of this.#pending.values()) this.#send(socket, pending)
   }
 
@@ -189,6 +199,8 @@ export class Connection {
   #lost(socket: Socket, cause: Error | undefined): void {
     if (this.#socket !== socket) return // dropped by us, or known already
     this.#drop()
+    for (const pending of this.#pending.values()) pending.waitsFor = ''
+    this.#tellWaiting()
     for (const pending of [...this.#pending.values()]) {
       if (pending.sends < MAX_SENDS) continue
       pending.settle({ error: this.#unavailable('connectionLost', 'the agent closed the connection twice without an answer', cause) })
@@ -197,12 +209,33 @@ export class Connection {
   }
 
   #receive(line: string): void {
-    const answer = parseAnswer(line)
+    const message = parseObject(line)
+    if (message['method'] === 'keyward_waiting') {
+      this.#noteWaiting(message['params'])
+      return
+    }
+    const answer = parseAnswer(message)
     if (answer.id > this.#lastId) throw new KeywardProtocolError(`an answer to a request ${answer.id} that was never made`)
     const pending = this.#pending.get(answer.id) // none: the request was given up
     // An agent that shuts down answers so, then closes the connection, and the request is sent to its successor.
     if (isRestarting(answer.outcome) && pending && pending.sends < MAX_SENDS) return
     pending?.settle(answer.outcome)
+  }
+
+  #noteWaiting(params: unknown): void {
+    if (!isRecord(params) || typeof params['id'] !== 'number' || typeof params['for'] !== 'string') return
+    const pending = this.#pending.get(params['id'])
+    if (!pending) return
+    pending.waitsFor = params['for']
+    this.#tellWaiting()
+  }
+
+  #tellWaiting(): void {
+    const waits = [...this.#pending.values()].map(({ waitsFor }) => waitsFor).filter((what) => what !== '')
+    const what = waits.includes(this.#told) ? this.#told : (waits[0] ?? '')
+    if (what === this.#told) return
+    this.#told = what
+    queueMicrotask(() => this.#onWaiting?.(what)) // what it throws is not the connection's
   }
 
   #settleAll(error: KeywardError): void {
@@ -258,8 +291,7 @@ function connectMessage(path: string, err: unknown): string {
 
 type Answer = { id: number; outcome: Outcome }
 
-function parseAnswer(line: string): Answer {
-  const message = parseObject(line)
+function parseAnswer(message: Record<string, unknown>): Answer {
   const { id, error } = message
   const rpcError = error === undefined || error === null ? undefined : rpcErrorOf(error)
   if (typeof id !== 'number' || !Number.isSafeInteger(id) || id < 1) {
