@@ -22,6 +22,7 @@ type waits struct {
 	told string
 }
 
+// begin has tell told from now on.
 func (w *waits) begin(tell func(what string)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
