@@ -15,17 +15,25 @@ import (
 // Commands, and what they are about: SP 800-73-4, part 2, 3; and Yubico's extensions,
 // https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/
 const (
-	insSelect       = 0xa4
-	insVerify       = 0x20
-	insAuthenticate = 0x87
-	insMetadata     = 0xf7
-	insSerial       = 0xf8
-	insVersion      = 0xfd
+	insSelect        = 0xa4
+	insVerify        = 0x20
+	insAuthenticate  = 0x87
+	insGetData       = 0xcb
+	insPutData       = 0xdb
+	insMetadata      = 0xf7
+	insSerial        = 0xf8
+	insVersion       = 0xfd
+	insSetManagement = 0xff
 
 	refPIN        = 0x80
 	refPUK        = 0x81
 	refManagement = 0x9b
-	algP256       = 0x11
+
+	algP256   = 0x11
+	alg3DES   = 0x03
+	algAES128 = 0x08
+	algAES192 = 0x0a
+	algAES256 = 0x0c
 )
 
 // Status words: ISO 7816-4, 5.1.3; SP 800-73-4, part 2, 3.
@@ -284,34 +292,4 @@ func (s *session) ecdh(slot Slot, peer *ecdh.PublicKey) ([]byte, error) {
 		return nil, fmt.Errorf("%w: a shared secret of %d bytes", pcsc.ErrGarbled, len(inner[0x82]))
 	}
 	return inner[0x82], nil
-}
-
-// parseTLV parses BER-TLVs with tags of one byte, each of which may occur once.
-func parseTLV(b []byte) (map[byte][]byte, error) {
-	values := map[byte][]byte{}
-	for len(b) > 0 {
-		if len(b) < 2 {
-			return nil, fmt.Errorf("%w: a tag without a length", pcsc.ErrGarbled)
-		}
-		tag, n, head := b[0], int(b[1]), 2
-		switch {
-		case n == 0x81 && len(b) > 2:
-			n, head = int(b[2]), 3
-		case n == 0x82 && len(b) > 3:
-			n, head = int(b[2])<<8|int(b[3]), 4
-		case n >= 0x80:
-			return nil, fmt.Errorf("%w: a length that is none", pcsc.ErrGarbled)
-		}
-		if _, twice := values[tag]; twice || len(b) < head+n {
-			return nil, fmt.Errorf("%w: tag %02x is cut short, or there twice", pcsc.ErrGarbled, tag)
-		}
-		values[tag] = b[head : head+n]
-		b = b[head+n:]
-	}
-	return values, nil
-}
-
-// appendTLV encodes a value of less than 128 bytes.
-func appendTLV(b []byte, tag byte, value []byte) []byte {
-	return append(append(b, tag, byte(len(value))), value...)
 }

@@ -3,7 +3,6 @@ package piv
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -92,32 +91,38 @@ func pinError(what string, err error) error {
 }
 
 // mayTry refuses to spend the last try of the PIN (refPIN) or PUK (refPUK).
-func (s *Setup) mayTry(what string, ref byte) error {
-	return withSerial(s.Serial, func(c *session) error {
-		left := defaultTries
-		switch {
-		case c.hasMetadata():
-			r, err := c.reference(what, ref)
-			if err != nil {
-				return err
-			}
-			left = r.Left
-		case ref == refPIN:
-			tries, err := c.tries()
-			if err != nil {
-				return err
-			}
-			left = tries.Left
-		default: // the PUK's counter can't be read before firmware 5.3
+func (s *session) mayTry(what string, ref byte) error {
+	left := defaultTries
+	switch {
+	case s.hasMetadata():
+		r, err := s.reference(what, ref)
+		if err != nil {
+			return err
 		}
-		switch left {
-		case 0:
-			return fmt.Errorf("%w: the %s is blocked", backends.ErrLocked, what)
-		case 1:
-			return fmt.Errorf("%w: of the %s; give the right one once with ykman", backends.ErrPINFinalTry, what)
+		left = r.Left
+	case ref == refPIN:
+		tries, err := s.tries()
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+		left = tries.Left
+	default: // the PUK's counter can't be read before firmware 5.3
+	}
+	switch left {
+	case 0:
+		return fmt.Errorf("%w: the %s is blocked", backends.ErrLocked, what)
+	case 1:
+		return fmt.Errorf("%w: of the %s; give the right one once with ykman", backends.ErrPINFinalTry, what)
+	}
+	return nil
+}
+
+// spendTry shows the PIN, if it is not the last try.
+func (s *session) spendTry(pin []byte) error {
+	if err := s.mayTry("PIN", refPIN); err != nil {
+		return err
+	}
+	return s.verify(pin)
 }
 
 // ChangePIN changes the PIN, of 6 to 8 characters. A wrong old one costs a try; the last one is not spent.
@@ -145,55 +150,12 @@ func (s *Setup) change(what string, ref byte, old, changed []byte, set func(*piv
 	if err := CheckPIN(what, changed); err != nil {
 		return err
 	}
-	if err := s.mayTry(what, ref); err != nil {
+	if err := withSerial(s.Serial, func(c *session) error { return c.mayTry(what, ref) }); err != nil {
 		return err
 	}
 	return s.open(func(yk *piv.YubiKey) error {
 		return pinError(what, set(yk, string(old), string(changed)))
 	})
-}
-
-// ProtectManagementKey replaces the management key by a random one, which it stores on the card,
-// where it can be read with the PIN, where it can be read with the PIN; ykman does not know of it and still asks. old is the key until
-// now. It first stores the new key and then sets it, so that it can't be lost.
-func (s *Setup) ProtectManagementKey(old, pin []byte) error {
-	if err := s.mayTry("PIN", refPIN); err != nil {
-		return err
-	}
-	key := make([]byte, 24) // AES-192, or 3DES before firmware 5.4
-	rand.Read(key)
-	defer clear(key)
-	return s.open(func(yk *piv.YubiKey) error {
-		m, err := yk.Metadata(string(pin)) // keeps what else is stored there
-		if err != nil {
-			return pinError("PIN", err)
-		}
-		m.ManagementKey = &key
-		if err := yk.SetMetadata(old, m); err != nil {
-			return managementError(err)
-		}
-		return managementError(yk.SetManagementKey(old, key))
-	})
-}
-
-// ManagementKey reads the management key that ProtectManagementKey, or ykman, stored; [ErrNotStored] if there
-// is none. The caller wipes it.
-func (s *Setup) ManagementKey(pin []byte) (key []byte, err error) {
-	if err := s.mayTry("PIN", refPIN); err != nil {
-		return nil, err
-	}
-	err = s.open(func(yk *piv.YubiKey) error {
-		m, err := yk.Metadata(string(pin))
-		if err != nil {
-			return pinError("PIN", err)
-		}
-		if m.ManagementKey == nil {
-			return ErrNotStored
-		}
-		key = *m.ManagementKey
-		return nil
-	})
-	return key, err
 }
 
 // managementError says what err means of a management key that was shown.
