@@ -4,3 +4,31 @@ import "github.com/keyward/keyward/backends/sealed"
 
 // Wrapper is what b's keys are sealed by.
 func (b *Backend) Wrapper() sealed.Wrapper { return b.dev }
+
+// The objects that tell of the management key.
+const (
+	ObjectAdmin     = objectAdmin
+	ObjectProtected = objectProtected
+)
+
+// PutObject writes what is in an object as it is: a field with a tag.
+func PutObject(serial uint32, management []byte, number int, tag byte, value []byte) error {
+	return withSerial(serial, func(c *session) error {
+		if err := c.authenticate(management); err != nil {
+			return err
+		}
+		return c.putObject("writing", number, tag, value)
+	})
+}
+
+// Object reads it.
+func Object(serial uint32, pin []byte, number int, tag byte) (value []byte, err error) {
+	err = withSerial(serial, func(c *session) error {
+		if err := c.spendTry(pin); err != nil {
+			return err
+		}
+		value, err = c.object("the object", number, tag)
+		return err
+	})
+	return value, err
+}

@@ -78,11 +78,18 @@ type key struct {
 
 var plain = key{cardsim.Firmware543, piv.PINOnce, piv.TouchNever}
 
-func newBench(t *testing.T, k key) *bench {
+// newCard is a bench with a card as it leaves the factory.
+func newCard(t *testing.T, firmware cardsim.Firmware) *bench {
 	t.Helper()
 	b := &bench{PCSCD: cardsim.StartPCSCD(t), serial: testSerial, dir: t.TempDir()}
-	b.card = cardsim.NewYubiKey(k.firmware, b.serial)
+	b.card = cardsim.NewYubiKey(firmware, b.serial)
 	b.Insert(t, 0, b.card)
+	return b
+}
+
+func newBench(t *testing.T, k key) *bench {
+	t.Helper()
+	b := newCard(t, k.firmware)
 	b.attestation = setUp(t, b.serial, k)
 	return b
 }

@@ -42,12 +42,16 @@ func (s *Setup) ProtectManagementKey(old, pin []byte) error {
 		if err != nil {
 			return err
 		}
+		admin, err := c.notedAsStored()
+		if err != nil {
+			return err
+		}
 		isStored, err := c.isStored(protected)
 		if err != nil {
 			return err
 		}
 		if isStored {
-			return c.putAdmin()
+			return c.putAdmin(admin)
 		}
 		if err := c.authenticate(old); err != nil {
 			return err
@@ -63,7 +67,7 @@ func (s *Setup) ProtectManagementKey(old, pin []byte) error {
 		if err := c.putObject("storing the management key", objectProtected, tagProtected, protected); err != nil {
 			return err
 		}
-		if err := c.putAdmin(); err != nil {
+		if err := c.putAdmin(admin); err != nil {
 			return err
 		}
 		return c.setManagementKey(key)
@@ -113,28 +117,31 @@ func (s *session) isStored(protected []byte) (bool, error) {
 	return err == nil, err
 }
 
-// putAdmin notes that the management key is stored, and keeps what else is noted. The management key
-// has to be authenticated.
-func (s *session) putAdmin() error {
+// notedAsStored is the admin data once it notes that the management key is stored. What else is noted is
+// kept, except that the key is derived from the PIN.
+func (s *session) notedAsStored() ([]byte, error) {
 	admin, err := s.object("the admin data", objectAdmin, tagAdmin)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	fields, err := parseTLV(admin)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	flags := byte(flagKeyIsStored)
 	if f := fields[tagAdminFlags]; len(f) == 1 {
 		flags |= f[0]
 	}
-	changed := appendTLV(nil, tagAdminFlags, []byte{flags})
 	for _, tag := range []byte{tagAdminFlags, tagAdminSalt} {
 		if admin, err = withoutTLV(admin, tag); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return s.putObject("noting that the management key is stored", objectAdmin, tagAdmin, append(changed, admin...))
+	return append(appendTLV(nil, tagAdminFlags, []byte{flags}), admin...), nil
+}
+
+func (s *session) putAdmin(admin []byte) error {
+	return s.putObject("noting that the management key is stored", objectAdmin, tagAdmin, admin)
 }
 
 // authenticate shows the management key to the card, which shows that it has it too: SP 800-73-4, part 2,

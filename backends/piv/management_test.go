@@ -12,11 +12,7 @@ import (
 	"github.com/keyward/keyward/internal/cardsim"
 )
 
-const (
-	insGetData       = 0xcb
-	insPutData       = 0xdb
-	insSetManagement = 0xff
-)
+const insSetManagement = 0xff
 
 // firmwares are those that tell a management key apart: AES-192 from the factory, AES-192 by choice,
 // and 3DES on a card that describes nothing.
@@ -64,3 +60,84 @@ func TestYkmanNeedsThePINOnly(t *testing.T) {
 	}
 }
 
+// TestProtectKeepsWhatElseIsThere: other fields of both objects stay. A salt goes, as it says that the key is
+// derived from the PIN, and so does a key that is stored but not in use.
+func TestProtectKeepsWhatElseIsThere(t *testing.T) {
+	const tagAdmin, tagProtected = 0x80, 0x88
+	b := newCard(t, cardsim.Firmware543)
+	factory := piv.DefaultManagementKey()
+	pukBlocked, time, salt := []byte("\x81\x01\x01"), []byte("\x83\x04\x01\x02\x03\x04"), append([]byte("\x82\x10"), make([]byte, 16)...)
+	other, stale := append([]byte("\x8a\x81\x80"), make([]byte, 0x80)...), append([]byte("\x89\x18"), make([]byte, 24)...)
+	must(t, piv.PutObject(b.serial, factory, piv.ObjectAdmin, tagAdmin, bytes.Join([][]byte{pukBlocked, salt, time}, nil)))
+	must(t, piv.PutObject(b.serial, factory, piv.ObjectProtected, tagProtected, append(stale, other...)))
+
+	s := &piv.Setup{Serial: b.serial}
+	must(t, s.ProtectManagementKey(factory, []byte(piv.DefaultPIN)))
+	management, err := s.ManagementKey([]byte(piv.DefaultPIN))
+	must(t, err)
+	admin, err := piv.Object(b.serial, []byte(piv.DefaultPIN), piv.ObjectAdmin, tagAdmin)
+	must(t, err)
+	if want := append([]byte("\x81\x01\x03"), time...); !bytes.Equal(admin, want) {
+		t.Errorf("the admin data is %x, want %x", admin, want)
+	}
+	protected, err := piv.Object(b.serial, []byte(piv.DefaultPIN), piv.ObjectProtected, tagProtected)
+	must(t, err)
+	if want := append(bytes.Clone(other), append([]byte("\x89\x18"), management...)...); !bytes.Equal(protected, want) {
+		t.Errorf("the protected data is %x, want %x", protected, want)
+	}
+}
+
+// TestProtectLosesNothing: what is in the objects and is not ykman's stays, and so does the management key.
+func TestProtectLosesNothing(t *testing.T) {
+	for name, object := range map[string]struct {
+		number int
+		tag    byte
+		value  []byte
+	}{
+		"printed information": {piv.ObjectProtected, 0x01, []byte("name")},
+		"no TLV":              {piv.ObjectProtected, 0x88, []byte{0x89}},
+		"other admin data":    {piv.ObjectAdmin, 0x70, nil},
+		"no TLV, admin":       {piv.ObjectAdmin, 0x80, []byte{0x81, 0x05}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newCard(t, cardsim.Firmware543)
+			must(t, piv.PutObject(b.serial, piv.DefaultManagementKey(), object.number, object.tag, object.value))
+			s := &piv.Setup{Serial: b.serial}
+			if err := s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(piv.DefaultPIN)); err == nil {
+				t.Error("ProtectManagementKey succeeds")
+			}
+			got, err := piv.Object(b.serial, []byte(piv.DefaultPIN), object.number, object.tag)
+			if err != nil || !bytes.Equal(got, object.value) {
+				t.Errorf("the object is %x, %v, want %x", got, err, object.value)
+			}
+			inv, err := piv.Inspect(b.serial)
+			must(t, err)
+			if !inv.ManagementKey.Default {
+				t.Error("the management key was changed")
+			}
+		})
+	}
+}
+
+// TestProtectTwice: a stored key that is in use stays.
+func TestProtectTwice(t *testing.T) {
+	for name, firmware := range firmwares {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, key{firmware, piv.PINOnce, piv.TouchNever})
+			s := &piv.Setup{Serial: b.serial, Roots: roots()}
+			stored, err := s.ManagementKey([]byte(testPIN))
+			must(t, err)
+			sets := b.card.Count(insSetManagement)
+			for _, old := range [][]byte{piv.DefaultManagementKey(), stored} {
+				must(t, s.ProtectManagementKey(old, []byte(testPIN)))
+			}
+			again, err := s.ManagementKey([]byte(testPIN))
+			must(t, err)
+			if !bytes.Equal(stored, again) || b.card.Count(insSetManagement) != sets {
+				t.Error("the management key was replaced")
+			}
+			_, err = s.Generate(stored, 0x82, piv.PINOnce, piv.TouchNever, false)
+			must(t, err)
+		})
+	}
+}

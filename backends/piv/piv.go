@@ -14,8 +14,9 @@
 // # Two ways to the card
 //
 // Signing speaks the few commands that it needs over package pcsc: the PIN goes from locked memory
-// to the card, answers are bounded, and no failure leaves the card held. Setting a card up
-// (setup.go) uses piv-go, and is for a process of its own.
+// to the card, answers are bounded, and no failure leaves the card held. So does what keeps the
+// management key (management.go). The rest of setting a card up (setup.go) uses piv-go, and is for a
+// process of its own.
 //
 // # Time
 //
