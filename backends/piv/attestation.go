@@ -45,14 +45,6 @@ func (s *Slot) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// goPIV is the slot as piv-go has it. The slot must be valid.
-func (s Slot) goPIV() piv.Slot {
-	if retired, ok := piv.RetiredKeyManagementSlot(uint32(s)); ok {
-		return retired
-	}
-	return piv.SlotKeyManagement
-}
-
 // PINPolicy says when the card wants a PIN for the key. It is set when the key is generated, for good.
 type PINPolicy string
 

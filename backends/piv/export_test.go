@@ -27,7 +27,7 @@ func Object(serial uint32, pin []byte, number int, tag byte) (value []byte, err 
 		if err := c.spendTry(pin); err != nil {
 			return err
 		}
-		value, err = c.object("the object", number, tag)
+		value, err = c.field("the object", number, tag)
 		return err
 	})
 	return value, err

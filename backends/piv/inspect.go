@@ -170,6 +170,22 @@ var algorithms = map[byte]string{
 	algP256: "P-256", 0x14: "P-384", 0xe0: "Ed25519", 0xe1: "X25519",
 }
 
+// Policies as the card knows them: https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/metadata.html
+var (
+	pinCodes   = map[byte]PINPolicy{1: PINNever, 2: PINOnce, 3: PINAlways}
+	touchCodes = map[byte]TouchPolicy{1: TouchNever, 2: TouchAlways, 3: TouchCached}
+)
+
+// codeOf is the code of a policy; 0: it has none.
+func codeOf[P comparable](codes map[byte]P, policy P) byte {
+	for code, p := range codes {
+		if p == policy {
+			return code
+		}
+	}
+	return 0
+}
+
 // slotKey describes a key; errAbsent: the slot is empty.
 func (s *session) slotKey(slot byte) (*SlotKey, error) {
 	m, err := s.metadata(fmt.Sprintf("slot %02x", slot), slot)
@@ -183,7 +199,6 @@ func (s *session) slotKey(slot byte) (*SlotKey, error) {
 	if key.Algorithm == "" {
 		key.Algorithm = fmt.Sprintf("algorithm %02x", m[0x01][0])
 	}
-	key.PIN = map[byte]PINPolicy{1: PINNever, 2: PINOnce, 3: PINAlways}[m[0x02][0]]
-	key.Touch = map[byte]TouchPolicy{1: TouchNever, 2: TouchAlways, 3: TouchCached}[m[0x02][1]]
+	key.PIN, key.Touch = pinCodes[m[0x02][0]], touchCodes[m[0x02][1]]
 	return key, nil
 }

@@ -25,6 +25,8 @@ const (
 	objectProtected = 0x5fc109 // can be read with the PIN only
 	tagProtected    = 0x88
 	tagProtectedKey = 0x89
+
+	objectAttestation = 0x5fff01
 )
 
 // ProtectManagementKey replaces the management key by a random one, which it stores on the card, where
@@ -38,7 +40,7 @@ func (s *Setup) ProtectManagementKey(old, pin []byte) error {
 		if err := c.spendTry(pin); err != nil {
 			return err
 		}
-		protected, err := c.object("the PIN-protected data", objectProtected, tagProtected)
+		protected, err := c.field("the PIN-protected data", objectProtected, tagProtected)
 		if err != nil {
 			return err
 		}
@@ -81,7 +83,7 @@ func (s *Setup) ManagementKey(pin []byte) (key []byte, err error) {
 		if err := c.spendTry(pin); err != nil {
 			return err
 		}
-		protected, err := c.object("the PIN-protected data", objectProtected, tagProtected)
+		protected, err := c.field("the PIN-protected data", objectProtected, tagProtected)
 		if err != nil {
 			return err
 		}
@@ -120,7 +122,7 @@ func (s *session) isStored(protected []byte) (bool, error) {
 // notedAsStored is the admin data once it notes that the management key is stored. What else is noted is
 // kept, except that the key is derived from the PIN.
 func (s *session) notedAsStored() ([]byte, error) {
-	admin, err := s.object("the admin data", objectAdmin, tagAdmin)
+	admin, err := s.field("the admin data", objectAdmin, tagAdmin)
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +235,8 @@ func (s *session) setManagementKey(key []byte) error {
 	return err
 }
 
-// object reads what is in an object with one field (SP 800-73-4, part 2, 3.1.2); nil: there is none.
-func (s *session) object(what string, number int, tag byte) ([]byte, error) {
+// object is GET DATA (SP 800-73-4, part 2, 3.1.2); nil: there is none.
+func (s *session) object(what string, number int) (map[byte][]byte, error) {
 	answer, err := s.do("reading "+what, pcsc.Command{INS: insGetData, P1: 0x3f, P2: 0xff, Data: appendTLV(nil, 0x5c, objectID(number))})
 	if errors.Is(err, errAbsent) {
 		return nil, nil
@@ -246,21 +248,27 @@ func (s *session) object(what string, number int, tag byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", what, err)
 	}
-	if len(outer[0x53]) == 0 {
-		return nil, nil
-	}
 	inner, err := parseTLV(outer[0x53])
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", what, err)
 	}
-	value, ok := inner[tag]
-	if !ok || len(inner) != 1 {
+	return inner, nil
+}
+
+// field reads an object that has one field; nil: there is none.
+func (s *session) field(what string, number int, tag byte) ([]byte, error) {
+	fields, err := s.object(what, number)
+	if err != nil || len(fields) == 0 {
+		return nil, err
+	}
+	value, ok := fields[tag]
+	if !ok || len(fields) != 1 {
 		return nil, fmt.Errorf("object %x holds something else than %s, which would be lost", number, what)
 	}
 	return value, nil
 }
 
-// putObject writes such an object: SP 800-73-4, part 2, 3.3.2.
+// putObject writes an object of one field: SP 800-73-4, part 2, 3.3.1.
 func (s *session) putObject(what string, number int, tag byte, value []byte) error {
 	data := appendTLV(appendTLV(nil, 0x5c, objectID(number)), 0x53, appendTLV(nil, tag, value))
 	defer clear(data)

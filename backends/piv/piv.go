@@ -7,16 +7,14 @@
 // # The card is shared
 //
 // It is opened for one operation, exclusively, and closed again with nothing verified; gpg and
-// ykman can use it in between. It is found anew each time,
-// by its serial number, and its key is checked before a PIN is shown, so a card that was pulled,
-// swapped or comes back needs no care. Operations take turns.
+// ykman can use it in between. It is found anew each time, by its serial number, and its key is
+// checked before a PIN is shown, so a card that was pulled, swapped or comes back needs no care.
+// Operations take turns.
 //
-// # Two ways to the card
-//
-// Signing speaks the few commands that it needs over package pcsc: the PIN goes from locked memory
-// to the card, answers are bounded, and no failure leaves the card held. So does what keeps the
-// management key (management.go). The rest of setting a card up (setup.go) uses piv-go, and is for a
-// process of its own.
+// The few commands are spoken here, over package pcsc: the PIN of a signature goes from locked memory
+// to the card, answers are bounded, and no failure leaves the card held. piv-go checks
+// attestations, no more: it keeps PINs in strings, and a card that fails to open is held until the
+// process ends (its issue 116).
 //
 // # Time
 //

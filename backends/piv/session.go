@@ -17,11 +17,14 @@ import (
 const (
 	insSelect        = 0xa4
 	insVerify        = 0x20
+	insChange        = 0x24
+	insGenerate      = 0x47
 	insAuthenticate  = 0x87
 	insGetData       = 0xcb
 	insPutData       = 0xdb
 	insMetadata      = 0xf7
 	insSerial        = 0xf8
+	insAttest        = 0xf9
 	insVersion       = 0xfd
 	insSetManagement = 0xff
 
@@ -40,6 +43,7 @@ const (
 const (
 	swSecurityStatus pcsc.Status = 0x6982
 	swBlocked        pcsc.Status = 0x6983
+	swWrongData      pcsc.Status = 0x6a80
 	swNotFound       pcsc.Status = 0x6a82
 	swNoReference    pcsc.Status = 0x6a88
 )
@@ -227,8 +231,11 @@ func (s *session) tries() (secret.Tries, error) {
 	return secret.Tries{}, fmt.Errorf("reading the retry counter: status word %v", sw)
 }
 
-// maxPIN is the length of a PIN on the card: SP 800-73-4, part 2, 2.4.3.
-const maxPIN = 8
+// A PIN on the card: SP 800-73-4, part 2, 2.4.3.
+const (
+	maxPIN  = 8
+	padding = 0xff
+)
 
 // verify shows the PIN to the card; see [secret.PINs].
 func (s *session) verify(pin []byte) error {
@@ -244,33 +251,35 @@ func (s *session) verify(pin []byte) error {
 	err = apdu.Use(func(b []byte) (err error) {
 		copy(b, []byte{0x00, insVerify, 0x00, refPIN, maxPIN})
 		for i := range b[5:] {
-			b[5+i] = 0xff
+			b[5+i] = padding
 		}
 		copy(b[5:], pin)
 		answer, err = s.card.Transmit(b)
 		return err
 	})
+	if err == nil && len(answer) != 2 {
+		err = fmt.Errorf("%w: %d bytes in answer to a PIN", pcsc.ErrGarbled, len(answer))
+	}
+	if err == nil {
+		err = verdict(pcsc.Status(binary.BigEndian.Uint16(answer)))
+	}
 	if err != nil {
 		return fmt.Errorf("verifying the PIN: %w", err)
 	}
-	return verdict(answer)
+	return nil
 }
 
-// verdict is what the answer to VERIFY means.
-func verdict(answer []byte) error {
-	if len(answer) != 2 {
-		return fmt.Errorf("%w: %d bytes in answer to a PIN", pcsc.ErrGarbled, len(answer))
-	}
-	sw := pcsc.Status(binary.BigEndian.Uint16(answer))
+// verdict is what a status word says of a PIN or PUK.
+func verdict(sw pcsc.Status) error {
 	switch {
 	case sw == pcsc.OK:
 		return nil
 	case sw&0xfff0 == 0x63c0:
 		return fmt.Errorf("%w: %d tries are left", backends.ErrPINIncorrect, sw&0xf)
 	case sw == swBlocked:
-		return fmt.Errorf("%w: no tries are left, and the PIN is blocked", backends.ErrPINIncorrect)
+		return fmt.Errorf("%w: no tries are left, so it is blocked", backends.ErrPINIncorrect)
 	}
-	return fmt.Errorf("verifying the PIN: status word %v", sw)
+	return swError(sw)
 }
 
 // ecdh has the card compute the shared secret of its key and peer (SP 800-73-4, part 2, A.5).

@@ -2,13 +2,10 @@ package piv
 
 import (
 	"bytes"
-	"crypto/ecdsa"
+	"crypto/ecdh"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
-
-	"github.com/go-piv/piv-go/v2/piv"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/pcsc"
@@ -21,7 +18,7 @@ const (
 )
 
 // DefaultManagementKey is the factory's.
-func DefaultManagementKey() []byte { return bytes.Clone(piv.DefaultManagementKey) }
+func DefaultManagementKey() []byte { return bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7, 8}, 3) }
 
 // Errors of Setup.
 var (
@@ -33,61 +30,12 @@ var (
 	ErrNotStored = errors.New("no management key is stored on the card")
 )
 
-// Setup prepares a card. Each method opens the card and closes it again.
-//
-// It is for a process that ends soon, which the agent is not: piv-go keeps the PIN in
-// strings, and if opening a card fails half-way, the card stays held until the process ends
-// (piv-go issue 116).
+// Setup prepares a card. Each method opens the card and closes it again, with nothing verified. The
+// card has what it had before or what was asked for, also if it is pulled; after an error
+// [Inspect] tells which.
 type Setup struct {
 	Serial uint32
 	Roots  []byte // PEM; whom to believe an attestation. Nil: Yubico.
-}
-
-// open finds the card and opens it with piv-go, calls f, and leaves the card as if it had just been
-// plugged in: nothing verified.
-func (s *Setup) open(f func(yk *piv.YubiKey) error) error {
-	var reader string
-	if err := withSerial(s.Serial, func(c *session) error { reader = c.reader; return nil }); err != nil {
-		return err
-	}
-	yk, err := pcsc.WhenFree(func() (*piv.YubiKey, error) { return openGoPIV(reader) })
-	if err != nil {
-		return s.wrap(err)
-	}
-	serial, err := yk.Serial()
-	if err == nil && serial != s.Serial {
-		err = fmt.Errorf("YubiKey %d is in its place", serial)
-	}
-	if err == nil {
-		err = f(yk)
-	}
-	if err := errors.Join(err, yk.Close()); err != nil {
-		return s.wrap(err)
-	}
-	// piv-go leaves a verified PIN behind; opening and closing the card clears that.
-	return withSerial(s.Serial, func(*session) error { return nil })
-}
-
-// openGoPIV opens a card with piv-go, of whose errors only the text says that the card is in use.
-func openGoPIV(reader string) (*piv.YubiKey, error) {
-	yk, err := piv.Open(reader)
-	if err != nil && strings.Contains(err.Error(), "because of other connections outstanding") {
-		err = fmt.Errorf("%w: %w", pcsc.ErrInUse, err)
-	}
-	return yk, err
-}
-
-func (s *Setup) wrap(err error) error {
-	return fmt.Errorf("YubiKey %d: %w", s.Serial, err)
-}
-
-// pinError says what err means of a PIN or PUK that was shown.
-func pinError(what string, err error) error {
-	var auth piv.AuthErr
-	if errors.As(err, &auth) {
-		return fmt.Errorf("%w: the %s is wrong; %d tries are left", backends.ErrPINIncorrect, what, auth.Retries)
-	}
-	return err
 }
 
 // mayTry refuses to spend the last try of the PIN (refPIN) or PUK (refPUK).
@@ -127,45 +75,53 @@ func (s *session) spendTry(pin []byte) error {
 
 // ChangePIN changes the PIN, of 6 to 8 characters. A wrong old one costs a try; the last one is not spent.
 func (s *Setup) ChangePIN(oldPIN, newPIN []byte) error {
-	return s.change("PIN", refPIN, oldPIN, newPIN, (*piv.YubiKey).SetPIN)
+	return s.change("PIN", refPIN, oldPIN, newPIN)
 }
 
-// ChangePUK changes the PUK likewise.
+// ChangePUK changes the PUK likewise. Before firmware 5.3 the last try of it can be spent: its
+// counter can't be read.
 func (s *Setup) ChangePUK(oldPUK, newPUK []byte) error {
-	return s.change("PUK", refPUK, oldPUK, newPUK, (*piv.YubiKey).SetPUK)
+	return s.change("PUK", refPUK, oldPUK, newPUK)
 }
 
 // CheckPIN refuses a PIN or PUK, which what says, that no card has, or that is the factory's.
 func CheckPIN(what string, pin []byte) error {
-	if len(pin) < 6 || len(pin) > maxPIN {
+	switch {
+	case len(pin) < 6 || len(pin) > maxPIN:
 		return fmt.Errorf("the %s has %d characters, want 6 to %d", what, len(pin), maxPIN)
-	}
-	if bytes.Equal(pin, []byte(DefaultPIN)) || bytes.Equal(pin, []byte(DefaultPUK)) {
+	case bytes.IndexByte(pin, padding) >= 0: // the card would take it for a shorter one
+		return fmt.Errorf("the %s is no text", what)
+	case bytes.Equal(pin, []byte(DefaultPIN)) || bytes.Equal(pin, []byte(DefaultPUK)):
 		return fmt.Errorf("the %s is one from the factory, which everybody knows", what)
 	}
 	return nil
 }
 
-func (s *Setup) change(what string, ref byte, old, changed []byte, set func(*piv.YubiKey, string, string) error) error {
-	if err := CheckPIN(what, changed); err != nil {
+// change is CHANGE REFERENCE DATA: SP 800-73-4, part 2, 3.2.2.
+func (s *Setup) change(what string, ref byte, old, changed []byte) error {
+	if err := CheckPIN("new "+what, changed); err != nil {
 		return err
 	}
-	if err := withSerial(s.Serial, func(c *session) error { return c.mayTry(what, ref) }); err != nil {
-		return err
+	if len(old) == 0 || len(old) > maxPIN {
+		return fmt.Errorf("%w: the old %s has %d characters", backends.ErrPINIncorrect, what, len(old))
 	}
-	return s.open(func(yk *piv.YubiKey) error {
-		return pinError(what, set(yk, string(old), string(changed)))
+	return withSerial(s.Serial, func(c *session) error {
+		if err := c.mayTry(what, ref); err != nil {
+			return err
+		}
+		data := bytes.Repeat([]byte{padding}, 2*maxPIN)
+		defer clear(data)
+		copy(data, old)
+		copy(data[maxPIN:], changed)
+		_, sw, err := c.card.Do(pcsc.Command{INS: insChange, P2: ref, Data: data, NoLe: true})
+		if err == nil {
+			err = verdict(sw)
+		}
+		if err != nil {
+			return fmt.Errorf("changing the %s: %w", what, err)
+		}
+		return nil
 	})
-}
-
-// managementError says what err means of a management key that was shown.
-func managementError(err error) error {
-	var auth piv.AuthErr
-	var sw interface{ Status() uint16 }
-	if errors.As(err, &auth) || errors.As(err, &sw) && pcsc.Status(sw.Status()) == swSecurityStatus {
-		return fmt.Errorf("%w: %w", ErrManagementKey, err)
-	}
-	return err
 }
 
 // Generate makes a P-256 key in the slot and checks the card's attestation of it. The policies can't
@@ -173,50 +129,49 @@ func managementError(err error) error {
 // unless replace is set: everything that is sealed to it is then lost for ever.
 //
 // Before firmware 5.3 a card does not tell of imported keys: only a generated one is kept.
-func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch TouchPolicy, replace bool) (*AttestedKey, error) {
+func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch TouchPolicy, replace bool) (key *AttestedKey, err error) {
 	if !slot.valid() {
 		return nil, fmt.Errorf("slot %v: want 9d, or 82 to 95", slot)
 	}
 	if err := CheckPolicies(pin, touch); err != nil {
 		return nil, err
 	}
-	if !replace {
-		if err := s.CheckEmpty(slot); err != nil {
-			return nil, err
+	err = withSerial(s.Serial, func(c *session) error {
+		if !replace {
+			if err := c.mustBeEmpty(slot); err != nil {
+				return err
+			}
 		}
-	}
-	var key *AttestedKey
-	err := s.open(func(yk *piv.YubiKey) error {
-		public, err := yk.GenerateKey(management, slot.goPIV(), piv.Key{
-			Algorithm: piv.AlgorithmEC256, PINPolicy: pinPolicies[pin], TouchPolicy: touchPolicies[touch],
-		})
+		if err := c.authenticate(management); err != nil {
+			return err
+		}
+		public, err := c.generate(slot, codeOf(pinCodes, pin), codeOf(touchCodes, touch))
 		if err != nil {
-			return managementError(err)
+			return err
 		}
-		if key, err = s.attest(yk, slot); err != nil {
+		if key, err = s.attest(c, slot); err != nil {
 			return fmt.Errorf("a key was generated in slot %v, but: %w", slot, err)
 		}
-		generated, ok := public.(*ecdsa.PublicKey)
-		if !ok {
-			return fmt.Errorf("the card generated a %T", public)
-		}
-		point, err := generated.ECDH()
-		if err != nil || !point.Equal(key.Public) || key.PINPolicy != pin || key.TouchPolicy != touch {
+		if !public.Equal(key.Public) || key.PINPolicy != pin || key.TouchPolicy != touch {
 			return fmt.Errorf("the card generated another key than it attests, which is %v", key)
 		}
 		return nil
 	})
-	return key, err
+	if err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // CheckEmpty returns [ErrSlotInUse] for a slot with a key; before firmware 5.3, only for a generated one.
 func (s *Setup) CheckEmpty(slot Slot) error {
-	var described bool
-	err := withSerial(s.Serial, func(c *session) error {
-		if described = c.hasMetadata(); !described {
-			return nil
-		}
-		key, err := c.slotKey(byte(slot))
+	return withSerial(s.Serial, func(c *session) error { return c.mustBeEmpty(slot) })
+}
+
+// mustBeEmpty refuses a slot with a key.
+func (s *session) mustBeEmpty(slot Slot) error {
+	if s.hasMetadata() {
+		key, err := s.slotKey(byte(slot))
 		if errors.Is(err, errAbsent) {
 			return nil
 		}
@@ -224,20 +179,44 @@ func (s *Setup) CheckEmpty(slot Slot) error {
 			return err
 		}
 		return fmt.Errorf("%w: slot %v, %s", ErrSlotInUse, slot, key.Algorithm)
-	})
-	if err != nil || described {
-		return err
 	}
-	return s.open(func(yk *piv.YubiKey) error {
-		_, err := yk.Attest(slot.goPIV())
-		if errors.Is(err, piv.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	_, sw, err := s.card.Do(pcsc.Command{INS: insAttest, P1: byte(slot)})
+	switch {
+	case err != nil:
+		return err
+	case sw == pcsc.OK:
 		return fmt.Errorf("%w: slot %v", ErrSlotInUse, slot)
-	})
+	case sw == swWrongData || errors.Is(swError(sw), errAbsent): // nothing to attest
+		return nil
+	}
+	return fmt.Errorf("whether slot %v has a key: %w", slot, swError(sw))
+}
+
+// generate is GENERATE ASYMMETRIC KEY PAIR (SP 800-73-4, part 2, 3.3.2), with policies:
+// https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/generate-pair.html
+func (s *session) generate(slot Slot, pin, touch byte) (*ecdh.PublicKey, error) {
+	template := []byte{0x80, 1, algP256, 0xaa, 1, pin, 0xab, 1, touch}
+	answer, err := s.do("generating a key", pcsc.Command{INS: insGenerate, P2: byte(slot), Data: appendTLV(nil, 0xac, template)})
+	if err != nil {
+		return nil, err
+	}
+	value, ok := bytes.CutPrefix(answer, []byte{0x7f}) // the tag is 7f49
+	if !ok {
+		return nil, fmt.Errorf("%w: it is no public key", pcsc.ErrGarbled)
+	}
+	outer, err := parseTLV(value)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := parseTLV(outer[0x49])
+	if err != nil {
+		return nil, err
+	}
+	public, err := ecdh.P256().NewPublicKey(inner[0x86])
+	if err != nil {
+		return nil, fmt.Errorf("%w: the public key: %w", pcsc.ErrGarbled, err)
+	}
+	return public, nil
 }
 
 // Attest has the card state what the key in the slot is, and checks that.
@@ -245,24 +224,35 @@ func (s *Setup) Attest(slot Slot) (key *AttestedKey, err error) {
 	if !slot.valid() {
 		return nil, fmt.Errorf("slot %v: want 9d, or 82 to 95", slot)
 	}
-	err = s.open(func(yk *piv.YubiKey) error {
-		key, err = s.attest(yk, slot)
+	err = withSerial(s.Serial, func(c *session) error {
+		key, err = s.attest(c, slot)
 		return err
 	})
 	return key, err
 }
 
-func (s *Setup) attest(yk *piv.YubiKey, slot Slot) (*AttestedKey, error) {
+// attest is Yubico's ATTEST, which answers with a certificate. The card's own is in object 5fff01:
+// https://developers.yubico.com/PIV/Introduction/Yubico_extensions.html
+func (s *Setup) attest(c *session, slot Slot) (*AttestedKey, error) {
 	roots, err := rootPool(s.Roots)
 	if err != nil {
 		return nil, err
 	}
-	var statement, card *x509.Certificate
-	if statement, err = yk.Attest(slot.goPIV()); err != nil {
+	der, err := c.do(fmt.Sprintf("attesting slot %v", slot), pcsc.Command{INS: insAttest, P1: byte(slot)})
+	if err != nil {
+		return nil, err
+	}
+	statement, err := x509.ParseCertificate(der)
+	if err != nil {
 		return nil, fmt.Errorf("attesting slot %v: %w", slot, err)
 	}
-	if card, err = yk.AttestationCertificate(); err != nil {
-		return nil, fmt.Errorf("reading the card's attestation certificate: %w", err)
+	object, err := c.object("the card's attestation certificate", objectAttestation)
+	if err != nil {
+		return nil, err
+	}
+	card, err := x509.ParseCertificate(object[0x70]) // SP 800-73-4, part 1, table 10
+	if err != nil {
+		return nil, fmt.Errorf("the card's attestation certificate: %w", err)
 	}
 	key, err := checkAttestation(statement, card, roots)
 	if err != nil {
