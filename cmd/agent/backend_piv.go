@@ -57,17 +57,25 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 	if key.TouchPolicy != piv.TouchNever {
 		timeout = max(timeout, touchTimeout)
 	}
-	hold := c.PINHold
-	if c.PIN.Prompt && hold == 0 {
-		hold = secret.UntilLock
-	}
 	return isolated.Open(ctx, isolated.Config{
 		Name: name, Type: "piv", Settings: s,
-		PINs:    secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold),
+		PINs:    pivPINs(a.dirs, c),
 		Timeout: timeout,
 		HideEnv: []string{c.PIN.Env},
 		Logger:  a.log,
 	})
+}
+
+// pivPINs is nil if the key is said to need no PIN; that the attestation says so too is checked by piv.Open.
+func pivPINs(dirs config.Dirs, c *config.PIV) *secret.Keeper {
+	if piv.PINPolicy(c.PINPolicy) == piv.PINNever {
+		return nil
+	}
+	hold := c.PINHold
+	if c.PIN.Prompt && hold == 0 {
+		hold = secret.UntilLock
+	}
+	return secret.NewKeeper(pinSource(dirs, &c.PIN), hold)
 }
 
 // openPIVHere opens it in the child.

@@ -116,17 +116,30 @@ func (pin *PIN) fields() []field {
 
 // validate wants exactly one source, so that it is never in doubt which PIN is tried.
 func (pin *PIN) validate(d *document, p path) error {
-	var given []string
-	for _, f := range pin.fields() {
-		if !isZero(f.dst) {
-			given = append(given, f.key)
-		}
-	}
-	switch len(given) {
+	switch given := pin.given(); len(given) {
 	case 1:
 		return nil
 	case 0:
 		return d.errorf(p, "backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true", p[1])
+	default:
+		return d.errorf(p.in(given[1]), "backend %q has two sources for its PIN, %s and %s; keep one", p[1], given[0], given[1])
 	}
-	return d.errorf(p.in(given[1]), "backend %q has two sources for its PIN, %s and %s; keep one", p[1], given[0], given[1])
+}
+
+// validateNone wants no source, for a key that needs no PIN: one that is given would never be used.
+func (pin *PIN) validateNone(d *document, p path) error {
+	if given := pin.given(); len(given) > 0 {
+		return d.errorf(p.in(given[0]), "%s: backend %q needs no PIN, as its pin_policy is never; remove one of the two", given[0], p[1])
+	}
+	return nil
+}
+
+// given are the keys of the sources.
+func (pin *PIN) given() (keys []string) {
+	for _, f := range pin.fields() {
+		if !isZero(f.dst) {
+			keys = append(keys, f.key)
+		}
+	}
+	return keys
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"regexp"
 	"slices"
 	"time"
 )
@@ -14,7 +15,7 @@ type PIV struct {
 	PINPolicy   string
 	TouchPolicy string
 
-	PIN     PIN
+	PIN     PIN           // none if PINPolicy is "never"
 	PINHold time.Duration // 0: for one operation, or until lock if the operator gives it
 	KeyHold time.Duration // how long an opened session key stays in locked memory
 }
@@ -33,9 +34,19 @@ func (c *PIV) fields() []field {
 	})
 }
 
+// pivSlots are those whose keys decrypt.
+var pivSlots = regexp.MustCompile(`^(9d|8[2-9a-f]|9[0-5])$`)
+
 func (c *PIV) validate(d *document, p path) error {
-	if c.Attestation == "" {
+	switch {
+	case c.Attestation == "":
 		return d.errorf(p, `backend %q has no attestation; add attestation = "FILE"`, p[1])
+	case c.Slot != "" && !pivSlots.MatchString(c.Slot):
+		return d.errorf(p.in("slot"), "slot: unknown slot %q; want 9d, or 82 to 95", c.Slot)
+	case c.PINPolicy == "never":
+		return c.PIN.validateNone(d, p)
+	case c.PIN == PIN{}:
+		return d.errorf(p, `backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true, or pin_policy = "never" if its key needs none`, p[1])
 	}
 	return c.PIN.validate(d, p)
 }
