@@ -1,0 +1,112 @@
+package softhsmtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keyward/keyward/internal/cardsim"
+)
+
+// TestAgentOnPIVWithoutPIN: a key that needs no PIN needs no source of one, and the card is shown none.
+func TestAgentOnPIVWithoutPIN(t *testing.T) {
+	pcscd := cardsim.StartPCSCD(t)
+	card := cardsim.NewYubiKey(cardsim.Firmware543, 4711)
+	pcscd.Insert(t, 0, card)
+	a := NewAgent(t)
+	a.Stop()
+	a.setUpYubiKey("--pin-policy", "never")
+	before := len(card.PINTries())
+	a.Start()
+	sess := a.activeSessionOn("yubikey", transferSpec(1000))
+	if _, err := a.Client().SignTransaction(t.Context(), transferTx(sess.ID, 1)); err != nil {
+		t.Errorf("SignTransaction = %v", err)
+	}
+	a.Keyward("unlock", "--backend", "yubikey")
+	a.Keyward("lock")
+	a.Keyward("unlock")
+	if _, err := a.Client().SignTransaction(t.Context(), transferTx(sess.ID, 2)); err != nil {
+		t.Errorf("after lock and unlock, SignTransaction = %v", err)
+	}
+	if n := len(card.PINTries()) - before; n != 0 {
+		t.Errorf("the card was shown %d PINs", n)
+	}
+}
+
+// TestChildIsHardened: neither the agent nor the process that talks to its card dumps core, makes files for
+// others, or can be read by another process of its user.
+func TestChildIsHardened(t *testing.T) {
+	pcscd := cardsim.StartPCSCD(t)
+	pcscd.Insert(t, 0, cardsim.NewYubiKey(cardsim.Firmware543, 4711))
+	a := NewAgent(t)
+	a.Stop()
+	a.setUpYubiKey()
+	a.bin = unprivileged(t, a.bin)
+	a.Start()
+	agent := a.cmd.Process.Pid
+	out, err := exec.Command("pgrep", "-P", fmt.Sprint(agent)).Output()
+	if err != nil {
+		t.Fatalf("the agent has no child: %v", err)
+	}
+	for _, pid := range append(strings.Fields(string(out)), fmt.Sprint(agent)) {
+		if limits := strings.Fields(afterLine(procFile(t, pid, "limits"), "Max core file size")); len(limits) < 2 || limits[0] != "0" || limits[1] != "0" {
+			t.Errorf("process %s may dump core: %v", pid, limits)
+		}
+		if mask := strings.TrimSpace(afterLine(procFile(t, pid, "status"), "Umask:")); mask != "0077" {
+			t.Errorf("process %s has umask %s", pid, mask)
+		}
+		if readable(t, pid) {
+			t.Errorf("process %s can be read by others of its user", pid)
+		}
+	}
+
+	// What the above is worth: a process that does not harden itself is readable.
+	other := exec.Command(unprivileged(t, "sleep"), "60")
+	a.must(other.Start())
+	defer func() { other.Process.Kill(); other.Wait() }()
+	for !strings.HasPrefix(procFile(t, fmt.Sprint(other.Process.Pid), "cmdline"), "sleep") { // exec is not over
+	}
+	if !readable(t, fmt.Sprint(other.Process.Pid)) {
+		t.Error("no process can be read: the test shows nothing")
+	}
+}
+
+func procFile(t *testing.T, pid, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("/proc", pid, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// afterLine is the rest of the line that begins so.
+func afterLine(text, start string) string {
+	_, rest, _ := strings.Cut(text, start)
+	rest, _, _ = strings.Cut(rest, "\n")
+	return rest
+}
+
+// unprivileged is a program that runs the one of that name without the right to read any process, which root has.
+func unprivileged(t *testing.T, program string) string {
+	t.Helper()
+	setpriv := ""
+	if os.Getuid() == 0 {
+		setpriv = "setpriv --bounding-set -sys_ptrace "
+	}
+	script := filepath.Join(t.TempDir(), "run")
+	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nexec %s%s \"$@\"\n", setpriv, program), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return script
+}
+
+// readable reports whether another process of the same user gets what ptrace(2) guards, for which
+// /proc/PID/exe stands.
+func readable(t *testing.T, pid string) bool {
+	t.Helper()
+	return exec.Command(unprivileged(t, "readlink"), "/proc/"+pid+"/exe").Run() == nil
+}
