@@ -141,3 +141,16 @@ func TestProtectTwice(t *testing.T) {
 		})
 	}
 }
+
+// TestProtectReplacesTheFactoryKey: it is no secret, even if somebody has stored it.
+func TestProtectReplacesTheFactoryKey(t *testing.T) {
+	const tagProtected = 0x88
+	b := newCard(t, cardsim.Firmware543)
+	factory := piv.DefaultManagementKey()
+	must(t, piv.PutObject(b.serial, factory, piv.ObjectProtected, tagProtected, append([]byte("\x89\x18"), factory...)))
+	s := &piv.Setup{Serial: b.serial}
+	must(t, s.ProtectManagementKey(factory, []byte(piv.DefaultPIN)))
+	if b.inspect(t).ManagementKey.Default {
+		t.Error("the management key is still the factory's")
+	}
+}
