@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyward/keyward/internal/cardsim"
 )
@@ -67,7 +68,8 @@ func TestChildIsHardened(t *testing.T) {
 	other := exec.Command(unprivileged(t, "sleep"), "60")
 	a.must(other.Start())
 	defer func() { other.Process.Kill(); other.Wait() }()
-	for !strings.HasPrefix(procFile(t, fmt.Sprint(other.Process.Pid), "cmdline"), "sleep") { // exec is not over
+	for !strings.HasPrefix(procFile(t, fmt.Sprint(other.Process.Pid), "cmdline"), "sleep") {
+		time.Sleep(time.Millisecond) // exec is not over
 	}
 	if !readable(t, fmt.Sprint(other.Process.Pid)) {
 		t.Error("no process can be read: the test shows nothing")
