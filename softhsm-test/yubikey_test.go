@@ -189,10 +189,7 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 	} {
 		for _, do := range []cardsim.FaultKind{cardsim.UnplugBefore, cardsim.UnplugDuring} {
 			when := map[cardsim.FaultKind]string{cardsim.UnplugBefore: "before", cardsim.UnplugDuring: "during"}[do]
-			b.pcscd.Remove(0)
-			b.pcscd.AwaitEmpty(t, 0)
-			b.card = cardsim.NewYubiKey(cardsim.Firmware571, pivSerial)
-			b.pcscd.Insert(t, 0, b.card)
+			b.card.FactoryReset()
 			b.must(os.WriteFile(filepath.Join(b.Dir, "config.toml"), conf, 0o600))
 
 			b.card.Fail(cardsim.Fault{INS: at.ins, Skip: at.skip, Do: do})
@@ -239,11 +236,11 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.refuses([]string{"slot 82, P-256", "--replace"}, "--name", "second", "--slot", "82")
 	mark := len(b.card.PINTries())
 	b.must(os.WriteFile(filepath.Join(b.Dir, "piv-pin"), []byte("000000"), 0o600))
-	b.refuses([]string{"the PIN is wrong; 2 tries are left"}, "--name", "second", "--slot", "83")
+	b.refuses([]string{"PIN incorrect: 2 tries are left"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 1 {
 		t.Errorf("the card was shown %d PINs, want 1", n)
 	}
-	b.refuses([]string{"the PIN is wrong; 1 tries are left"}, "--name", "second", "--slot", "83")
+	b.refuses([]string{"PIN incorrect: 1 tries are left"}, "--name", "second", "--slot", "83")
 	b.refuses([]string{"last PIN try is not spent"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 2 {
 		t.Errorf("the card was shown %d PINs, want 2", n)

@@ -55,8 +55,8 @@ type Inventory struct {
 	Described     bool      `json:"described"`
 	PIN           Reference `json:"pin"`
 	PUK           Reference `json:"puk"`
-	ManagementKey Reference `json:"managementKey"` // it has no tries
-	Slots         []SlotKey `json:"slots"`         // 9a, 9c, 9d, 9e and 82 to 95, those with a key
+	ManagementKey Reference `json:"managementKey"`   // it has no tries
+	Slots         []SlotKey `json:"slots,omitempty"` // 9a, 9c, 9d, 9e and 82 to 95, those with a key
 }
 
 // Reference is a PIN, or what is like one.
@@ -89,7 +89,7 @@ func (k *SlotKey) String() string {
 
 // Inspect reads what is on the card. No PIN is tried: that a PIN is the factory's, the card says itself.
 func Inspect(serial uint32) (*Inventory, error) {
-	inv := &Inventory{Slots: []SlotKey{}}
+	inv := &Inventory{}
 	err := withSerial(serial, func(s *session) (err error) {
 		inv.Card = Card{Reader: s.reader, Serial: s.serial, Firmware: s.firmware()}
 		if inv.Described = s.hasMetadata(); !inv.Described {

@@ -80,10 +80,7 @@ func testSetupFaults(t *testing.T, run func() error, again func(*testing.T)) {
 			"garbage": cardsim.Garbage, "unplugged": cardsim.UnplugDuring,
 		} {
 			when := fmt.Sprintf("%s at command %d, %02x", name, i, command.INS)
-			b.Remove(0)
-			b.AwaitEmpty(t, 0)
-			b.card = cardsim.NewYubiKey(cardsim.Firmware543, b.serial)
-			b.Insert(t, 0, b.card)
+			b.card.FactoryReset()
 			b.card.Fail(cardsim.Fault{INS: command.INS, Skip: skip, Do: do})
 			err := run()
 			b.card.Heal()

@@ -57,6 +57,20 @@ func NewCard(applets ...Applet) *Card {
 	}
 }
 
+// FactoryReset makes the applications that are ones for keys as they were when the card was new, and empties the log.
+func (c *Card) FactoryReset() {
+	c.busy.Lock()
+	defer c.busy.Unlock()
+	for _, a := range c.applets {
+		if keys, ok := a.(interface{ FactoryReset() }); ok {
+			keys.FactoryReset()
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.log = nil
+}
+
 // Entry is one command in a card's log. It holds no data: a PIN can't get into it.
 type Entry struct {
 	Time             time.Time

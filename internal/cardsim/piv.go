@@ -95,6 +95,9 @@ func (p *PIV) factory() {
 	p.Reset()
 }
 
+// FactoryReset makes it as it was when the card was new; see [Card.FactoryReset].
+func (p *PIV) FactoryReset() { p.factory() }
+
 // AID implements [Applet]: SP 800-73-4, part 1, 2.2.
 func (p *PIV) AID() []byte { return []byte("\xa0\x00\x00\x03\x08\x00\x00\x10\x00\x01\x00") }
 
