@@ -1,23 +1,91 @@
 package secret
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// helperVar names what the test binary does instead of testing.
-const helperVar = "KEYWARD_TEST_HELPER"
+// What the test binary does instead of testing, and a fake pinentry's answer to GETPIN and where it
+// notes what it was told.
+const (
+	helperVar = "KEYWARD_TEST_HELPER"
+	answerVar = "KEYWARD_TEST_ANSWER"
+	notesVar  = "KEYWARD_TEST_NOTES"
+)
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(helperVar) {
 	case "":
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector would pause for a second at each exit
 		os.Exit(m.Run())
-	case "ask":
+	case "terminal":
 		_, err := FromTerminal("PIN: ")(context.Background())
 		fmt.Println(err)
+	case "deaf pinentry":
+		os.Setenv(helperVar, "deaf")
+		_, err := FromPinentry(os.Args[0], "")(context.Background())
+		fmt.Println(err)
+	case "deaf":
+		signal.Ignore(unix.SIGINT, unix.SIGTERM)
+		tty, err := openTerminal(ttyPath)
+		if err == nil {
+			_, err = echoOff(tty)
+		}
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprint(tty, "PIN: ")
+		time.Sleep(time.Minute)
+	case "pinentry":
+		fakePinentry()
+	}
+}
+
+// fakePinentry answers OK to all but GETPIN, up to BYE.
+func fakePinentry() {
+	notes, err := os.Create(os.Getenv(notesVar))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("OK Pleased to meet you")
+	for commands := bufio.NewScanner(os.Stdin); commands.Scan(); {
+		fmt.Fprintln(notes, commands.Text())
+		answer := "OK\n"
+		switch {
+		case commands.Text() == "GETPIN":
+			answer = os.Getenv(answerVar)
+		case strings.HasPrefix(commands.Text(), "OPTION display"):
+			answer = "ERR 83886254 Unknown option <Pinentry>\n"
+		}
+		switch answer {
+		case "exit":
+			os.Exit(7)
+		case "hang":
+			// Its child, which holds the pipe, outlives it.
+			child := exec.Command("sleep", "20")
+			child.Stdout = os.Stdout
+			_ = child.Start()
+			time.Sleep(time.Minute)
+		case "endless":
+			for {
+				if _, err := fmt.Print(strings.Repeat("5", 4096)); err != nil {
+					return
+				}
+			}
+		}
+		fmt.Print(answer)
+		if commands.Text() == "BYE" {
+			return
+		}
 	}
 }
 

@@ -11,30 +11,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNoTerminal: no terminal controls the process, so that nobody can be asked there.
+var ErrNoTerminal = errors.New("there is no terminal to ask on")
+
+// ttyPath is the terminal that controls the process, whichever it is.
+const ttyPath = "/dev/tty"
+
+// endSignals ask a process to end. While one prompts it has to end orderly, or the terminal is left
+// without echo.
+var endSignals = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT}
+
 // FromTerminal asks for the PIN on the terminal that controls the process, with
 // echo off. It asks anew each time, and gives up when ctx is done or a signal asks
 // the process to end.
 func FromTerminal(prompt string) Source {
-	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, "/dev/tty", prompt) }
+	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, ttyPath, prompt) }
 }
 
 // NewPINFromTerminal is FromTerminal for a PIN that a device is to be given: it asks
 // twice, and refuses two that differ, since a mistyped one would be known to nobody.
 func NewPINFromTerminal(prompt string) Source {
 	return func(ctx context.Context) (*Buffer, error) {
-		return ask(ctx, "/dev/tty", prompt, "The same once more: ")
+		return ask(ctx, ttyPath, prompt, "The same once more: ")
 	}
 }
 
 // ask shows each prompt on the terminal at path, and returns what all were answered with.
 func ask(ctx context.Context, path string, prompts ...string) (pin *Buffer, err error) {
-	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	tty, err := openTerminal(path)
 	if err != nil {
-		return nil, fmt.Errorf("PIN prompt: there is no terminal to ask on: %w", err)
+		return nil, fmt.Errorf("PIN prompt: %w", err)
 	}
 	defer tty.Close()
-	// A process that such a signal ends at once would leave the terminal without echo.
-	ctx, ignore := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	ctx, ignore := signal.NotifyContext(ctx, endSignals...)
 	defer ignore()
 	restore, err := echoOff(tty) // also between two prompts
 	if err != nil {
@@ -92,21 +101,38 @@ func readLine(tty *os.File, line []byte) (n int, err error) {
 	return n, nil
 }
 
-// echoOff stops tty from showing what is typed; restore undoes that. If flush, it drops what was
-// typed and not read: of half a PIN, the shell would be the next reader.
-func echoOff(tty *os.File) (restore func(flush bool) error, err error) {
-	old, err := termios(tty, ioctlSetTermios, nil)
+// openTerminal opens it so that reads obey a deadline.
+func openTerminal(path string) (*os.File, error) {
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a terminal: %w", tty.Name(), err)
+		return nil, fmt.Errorf("%w: %w", ErrNoTerminal, err)
 	}
-	quiet := *old
+	return tty, nil
+}
+
+// echoOff stops tty from showing what is typed; restore undoes that.
+func echoOff(tty *os.File) (restore func(flush bool) error, err error) {
+	quiet, restore, err := modesOf(tty)
+	if err != nil {
+		return nil, err
+	}
 	quiet.Lflag &^= unix.ECHO
 	quiet.Lflag |= unix.ICANON | unix.ISIG
 	quiet.Iflag |= unix.ICRNL
 	if _, err := termios(tty, ioctlSetTermios, &quiet); err != nil {
 		return nil, fmt.Errorf("turning echo off: %w", err)
 	}
-	return func(flush bool) error {
+	return restore, nil
+}
+
+// modesOf returns the modes of tty, and what sets them again. If flush, that drops what was typed
+// and not read: of half a PIN, the shell would be the next reader.
+func modesOf(tty *os.File) (modes unix.Termios, restore func(flush bool) error, err error) {
+	old, err := termios(tty, ioctlSetTermios, nil)
+	if err != nil {
+		return unix.Termios{}, nil, fmt.Errorf("%s is not a terminal: %w", tty.Name(), err)
+	}
+	return *old, func(flush bool) error {
 		how := uint(ioctlSetTermios)
 		if flush {
 			how = ioctlSetTermiosFlush

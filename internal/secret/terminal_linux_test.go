@@ -62,48 +62,50 @@ func TestFromTerminalCancelled(t *testing.T) {
 }
 
 // Half a PIN was typed when the signal came.
-func TestFromTerminalInterrupted(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		end  func(t *testing.T, master *os.File, p *os.Process) error
-	}{
-		{"interrupt", func(t *testing.T, master *os.File, _ *os.Process) error {
-			_, err := master.WriteString("\x03") // Ctrl-C
-			return err
-		}},
-		{"terminated", func(_ *testing.T, _ *os.File, p *os.Process) error { return p.Signal(unix.SIGTERM) }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			master, path := openPTY(t)
-			tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer tty.Close()
-			cmd := helper(t, "ask")
-			cmd.Stdin = tty
-			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-			var said strings.Builder
-			cmd.Stdout = &said
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			readUntil(t, master, "PIN: ")
-			typed(t, master, "12")
-			if err := tt.end(t, master, cmd.Process); err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Wait(); err != nil || !strings.Contains(said.String(), tt.name+" signal received") {
-				t.Errorf("FromTerminal said %q and ended with %v, want that a signal was received", said.String(), err)
-			}
-			wantEcho(t, path)
-			typed(t, master, "ls\n")
-			line := make([]byte, 16)
-			n, err := tty.Read(line)
-			if err != nil || string(line[:n]) != "ls\n" {
-				t.Errorf("the shell reads %q, %v, want no part of a PIN", line[:n], err)
-			}
-		})
+func TestPromptInterrupted(t *testing.T) {
+	for _, asks := range []string{"terminal", "deaf pinentry"} {
+		for _, tt := range []struct {
+			name string
+			end  func(t *testing.T, master *os.File, p *os.Process) error
+		}{
+			{"interrupt", func(t *testing.T, master *os.File, _ *os.Process) error {
+				_, err := master.WriteString("\x03") // Ctrl-C
+				return err
+			}},
+			{"terminated", func(_ *testing.T, _ *os.File, p *os.Process) error { return p.Signal(unix.SIGTERM) }},
+		} {
+			t.Run(asks+" "+tt.name, func(t *testing.T) {
+				master, path := openPTY(t)
+				tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tty.Close()
+				cmd := helper(t, asks)
+				cmd.Stdin = tty
+				cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+				var said strings.Builder
+				cmd.Stdout = &said
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				readUntil(t, master, "PIN: ")
+				typed(t, master, "12")
+				if err := tt.end(t, master, cmd.Process); err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Wait(); err != nil || !strings.Contains(said.String(), tt.name+" signal received") {
+					t.Errorf("the prompt said %q and ended with %v, want that a signal was received", said.String(), err)
+				}
+				wantEcho(t, path)
+				typed(t, master, "ls\n")
+				line := make([]byte, 16)
+				n, err := tty.Read(line)
+				if err != nil || string(line[:n]) != "ls\n" {
+					t.Errorf("the shell reads %q, %v, want no part of a PIN", line[:n], err)
+				}
+			})
+		}
 	}
 }
 
@@ -111,6 +113,9 @@ func TestFromTerminalWithoutOne(t *testing.T) {
 	path := writeFile(t, t.TempDir(), "tty", "1234\n", 0o600)
 	if _, err := ask(t.Context(), path, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
 		t.Errorf("ask on a file = %v", err)
+	}
+	if _, err := ask(t.Context(), path+"-absent", "PIN: "); !errors.Is(err, ErrNoTerminal) {
+		t.Errorf("ask on no terminal = %v, want ErrNoTerminal", err)
 	}
 }
 

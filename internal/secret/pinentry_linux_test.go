@@ -1,0 +1,117 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fake makes FromPinentry with this program run a fake one, which answers GETPIN so.
+func fake(t *testing.T, answer string) (notes string) {
+	t.Helper()
+	notes = filepath.Join(t.TempDir(), "notes")
+	t.Setenv(helperVar, "pinentry")
+	t.Setenv(answerVar, answer)
+	t.Setenv(notesVar, notes)
+	return notes
+}
+
+func TestFromPinentry(t *testing.T) {
+	long := strings.Repeat("7", 900)
+	for _, tt := range []struct{ name, answer, want, wantErr string }{
+		{"plain", "D 975310\nOK\n", "975310", ""},
+		{"CR LF", "D 975310\r\nOK\r\n", "975310", ""},
+		{"escaped", "D 97%25%0d%C3%a4\nOK\n", "97%\r\xc3\xa4", ""},
+		{"spaces stay", "D  97 53 \nOK\n", " 97 53 ", ""},
+		{"in parts", "D 975\nD 310\nOK\n", "975310", ""},
+		{"status and comments", "S PASSWORD_FROM_CACHE\n# 97\n\nD 975310\nOK done\n", "975310", ""},
+		{"longest", "D " + long + "\nD " + long[:maxPIN-900] + "\nOK\n", long + long[:maxPIN-900], ""},
+		{"too long by one", "D " + long + "\nD " + long[:maxPIN-899] + "\nOK\n", "", "longer than 1024 bytes"},
+		{"too long by far", "D " + long + "\nD " + long + "\nOK\n", "", "longer than 1024 bytes"},
+		{"empty", "OK\n", "", "empty"},
+		{"empty data", "D \nOK\n", "", "empty"},
+		{"cancelled", "ERR 83886179 Operation cancelled <Pinentry>\n", "", ": cancelled"},
+		{"cancelled after a part", "D 975310\nERR 83886278 Fully cancelled <Pinentry>\n", "", ": cancelled"},
+		{"timed out", "ERR 83886142 Timeout <Pinentry>\n", "", "nobody answered in time"},
+		{"refused", "ERR 83918950 Inappropriate ioctl for device <Pinentry>\n", "", `error 83918950 "Inappropriate ioctl for device <Pinentry>"`},
+		{"half an escape", "D 975310%2\nOK\n", "", "not escaped"},
+		{"no escape", "D 975310%zz\nOK\n", "", "not escaped"},
+		{"garbage", "975310\n", "", "does not speak pinentry's protocol"},
+		{"a question", "INQUIRE QUALITY 975310\n", "", "does not speak pinentry's protocol"},
+		{"endless line", "endless", "", "a line of more than 1002 bytes"},
+		{"early exit", "exit", "", "it ended without giving a PIN (exit status 7)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			fake(t, tt.answer)
+			b, err := FromPinentry(os.Args[0], "PIN of backend card")(t.Context())
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) || strings.Contains(err.Error(), "975") {
+					t.Fatalf("FromPinentry = %v, want an error with %q", err, tt.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			if got := reveal(b); got != tt.want {
+				t.Errorf("PIN = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestFromPinentryTellsTheProgram(t *testing.T) {
+	notes := fake(t, "D 975310\nOK\n")
+	t.Setenv("TERM", "vt100")
+	t.Setenv("LC_ALL", "")
+	t.Setenv("LC_CTYPE", "C.UTF-8")
+	t.Setenv("LANG", "C")
+	t.Setenv("DISPLAY", ":7")
+	b, err := FromPinentry(os.Args[0], "PIN of backend 100%\nsure")(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	told, err := os.ReadFile(notes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.TrimPrefix(string(told), "OPTION ttyname=/dev/tty\n") // if the test has one
+	const want = `OPTION ttytype=vt100
+OPTION lc-ctype=C.UTF-8
+OPTION display=:7
+SETTITLE Keyward
+SETDESC PIN of backend 100%25%0Asure
+SETPROMPT PIN:
+GETPIN
+BYE
+`
+	if got != want {
+		t.Errorf("the program was told\n%s\nwant\n%s", got, want)
+	}
+	if _, err := FromPinentry(os.Args[0], strings.Repeat("x", maxAssuanLine))(t.Context()); err == nil || !strings.Contains(err.Error(), "SETDESC") {
+		t.Errorf("with a long description: %v", err)
+	}
+}
+
+func TestFromPinentryGivesUp(t *testing.T) {
+	fake(t, "hang")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("enough"))
+	defer cancel()
+	began := time.Now()
+	_, err := FromPinentry(os.Args[0], "")(ctx)
+	if err == nil || !strings.Contains(err.Error(), "enough") {
+		t.Errorf("FromPinentry = %v, want that it took too long", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if _, err := FromPinentry("/nonexistent/pinentry", "")(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("FromPinentry of no program = %v", err)
+	}
+}
