@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
-	"maps"
+	"errors"
+	"fmt"
+	"os/exec"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -60,6 +62,7 @@ func (t *tool) unlockCommand() *cli.Command {
 		Usage: "log in to the devices and sign again; asks for the PINs that are the operator's to give",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend to unlock (default: all)"},
+			&cli.StringFlag{Name: "pinentry", TakesFile: true, Usage: "`PROGRAM` that asks for the PINs (default: the terminal; pinentry where there is none)"},
 		},
 		Action: t.unlock,
 	}
@@ -79,11 +82,17 @@ func (t *tool) unlock(c *cli.Context) error {
 	}
 	defer cl.Close()
 	only := c.String("backend")
-	prompting := p.prompting(only)
-	for _, name := range prompting {
-		pin, err := askPIN(c.Context, name)
-		if err != nil {
-			return err
+	names := p.withPIN(only)
+	if len(names) == 0 { // the agent knows better
+		names = []string{only}
+	}
+	// One by one: a PIN that was given for one is forgotten when all are told to get theirs.
+	for _, name := range names {
+		var pin []byte // nil: the agent gets it
+		if p.prompts(name) {
+			if pin, err = askPIN(c.Context, c.String("pinentry"), name); err != nil {
+				return err
+			}
 		}
 		err = cl.Unlock(c.Context, name, pin)
 		clear(pin)
@@ -91,30 +100,48 @@ func (t *tool) unlock(c *cli.Context) error {
 			return err
 		}
 	}
-	if only == "" || len(prompting) == 0 { // the PINs that the agent gets by itself
-		if err := cl.Unlock(c.Context, only, nil); err != nil {
-			return err
-		}
-	}
 	return t.done(c, "unlocked")
 }
 
-// prompting returns the backends whose PIN the operator gives: all, or the one that is named.
-func (p *place) prompting(only string) (names []string) {
+// withPIN returns the configured backends that have a PIN: all, or the one that is named.
+func (p *place) withPIN(only string) (names []string) {
 	if p.conf == nil {
 		return nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.conf.Backends)) {
-		if pin := p.conf.Backends[name].PIN(); pin != nil && pin.Prompt && (only == "" || only == name) {
+	for name, b := range p.conf.Backends {
+		if b.PIN() != nil && (only == "" || only == name) {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 
-// askPIN asks for a backend's PIN on the terminal. The caller wipes it.
-func askPIN(ctx context.Context, backend string) (pin []byte, err error) {
-	buf, err := secret.FromTerminal("PIN of backend " + backend + ": ")(ctx)
+// prompts reports whether the operator gives the backend's PIN.
+func (p *place) prompts(backend string) bool {
+	if p.conf == nil || p.conf.Backends[backend] == nil {
+		return false
+	}
+	pin := p.conf.Backends[backend].PIN()
+	return pin != nil && pin.Prompt
+}
+
+// askPIN has a person asked for a backend's PIN: by the program pinentry, or if that is "" on the terminal,
+// or by the pinentry that is installed. The caller wipes it.
+func askPIN(ctx context.Context, pinentry, backend string) (pin []byte, err error) {
+	what := "PIN of backend " + backend
+	source := secret.FromPinentry(pinentry, what)
+	if pinentry == "" {
+		source = secret.FromTerminal(what + ": ")
+	}
+	buf, err := source(ctx)
+	if pinentry == "" && errors.Is(err, secret.ErrNoTerminal) {
+		program, lookErr := exec.LookPath("pinentry")
+		if lookErr != nil {
+			return nil, withHint(fmt.Errorf("%w, and no pinentry is installed", err), "keyward unlock --pinentry PROGRAM, or run it on a terminal (ssh -t)")
+		}
+		buf, err = secret.FromPinentry(program, what)(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup:               setupScript,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save, "answered": answered},
 	})
 }
 
