@@ -29,6 +29,9 @@ var (
 	ErrKeyDamaged = errors.New("stored key is damaged")
 	// ErrLocked: the device needs its PIN and the operator has to give it (keyward unlock).
 	ErrLocked = errors.New("device locked")
+	// ErrAdminPINNeeded is an ErrLocked: a key is generated or destroyed only with the admin PIN, which the operator
+	// has to give (keyward unlock --admin-pin).
+	ErrAdminPINNeeded = fmt.Errorf("%w: it needs its admin PIN", ErrLocked)
 	// ErrPINIncorrect: the device refused the PIN. It is not tried again.
 	ErrPINIncorrect = errors.New("PIN incorrect")
 	// ErrPINFinalTry: one wrong PIN more would lock the device, so none is tried.
@@ -98,6 +101,13 @@ type Unlocker interface {
 	Unlock(ctx context.Context, pin []byte) error
 	// Lock forgets the PIN and logs out, once calls in flight are done.
 	Lock(ctx context.Context) error
+}
+
+// AdminUnlocker is an Unlocker whose keys are generated and destroyed with an admin PIN.
+type AdminUnlocker interface {
+	// UnlockAdmin keeps pin for the next key that is generated or destroyed, and wipes it. It is forgotten
+	// when it was tried, and by Lock.
+	UnlockAdmin(ctx context.Context, pin []byte) error
 }
 
 // Status is a Backend's state for an operator.

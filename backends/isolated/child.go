@@ -68,10 +68,11 @@ func (c *child) explain(ctx context.Context, err error) error {
 
 // openRequest is the first call of a child.
 type openRequest struct {
-	Type     string          `json:"type"`
-	Name     string          `json:"name"`
-	Settings json.RawMessage `json:"settings"`
-	PINs     bool            `json:"pins"` // the parent has them
+	Type      string          `json:"type"`
+	Name      string          `json:"name"`
+	Settings  json.RawMessage `json:"settings"`
+	PINs      bool            `json:"pins"`      // the parent has them
+	AdminPINs bool            `json:"adminPins"` // likewise
 }
 
 // abilities are what the child's backend can do beyond Backend, Lister and Prober.
@@ -97,7 +98,7 @@ func (b *Backend) start(ctx context.Context, old *child) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the process that talks to the device: %w", err)
 	}
-	body, err := c.conn.call(ctx, opOpen, marshal(openRequest{b.cfg.Type, b.cfg.Name, settings, b.cfg.PINs != nil}), b.cfg.Grace)
+	body, err := c.conn.call(ctx, opOpen, marshal(openRequest{b.cfg.Type, b.cfg.Name, settings, b.cfg.PINs != nil, b.cfg.AdminPINs != nil}), b.cfg.Grace)
 	if err == nil {
 		err = unmarshal(body, &c.abil)
 	}
@@ -202,16 +203,24 @@ func (c *child) notice(f *frame) {
 
 // handle answers what the child calls.
 func (c *child) handle(ctx context.Context, f *frame) ([]byte, error) {
-	pins := c.b.cfg.PINs
-	if pins == nil {
-		return nil, fmt.Errorf("%w: op %d", errMalformed, f.op)
-	}
 	switch f.op {
 	case opReady:
+		var r readyRequest
+		if err := unmarshal(f.body, &r); err != nil {
+			return nil, err
+		}
+		pins, err := c.pins(r.Admin)
+		if err != nil {
+			return nil, err
+		}
 		return []byte("null"), pins.Ready()
 	case opTry:
 		var r tryRequest
 		if err := unmarshal(f.body, &r); err != nil {
+			return nil, err
+		}
+		pins, err := c.pins(r.Admin)
+		if err != nil {
 			return nil, err
 		}
 		return c.try(ctx, pins, r)
@@ -225,11 +234,29 @@ func (c *child) handle(ctx context.Context, f *frame) ([]byte, error) {
 	return nil, fmt.Errorf("%w: op %d", errMalformed, f.op)
 }
 
+// pins returns the Keeper that the child means.
+func (c *child) pins(admin bool) (*secret.Keeper, error) {
+	pins := c.b.cfg.PINs
+	if admin {
+		pins = c.b.cfg.AdminPINs
+	}
+	if pins == nil {
+		return nil, fmt.Errorf("%w: it was told that there is no such PIN", errMalformed)
+	}
+	return pins, nil
+}
+
+// readyRequest asks whether a PIN is to be had.
+type readyRequest struct {
+	Admin bool `json:"admin"`
+}
+
 // tryRequest asks for the PIN for one try.
 type tryRequest struct {
-	N    uint64 `json:"n"` // names the try
-	Left int    `json:"left"`
-	Full int    `json:"full"`
+	N     uint64 `json:"n"` // names the try
+	Admin bool   `json:"admin"`
+	Left  int    `json:"left"`
+	Full  int    `json:"full"`
 }
 
 // settleRequest says what became of a try.

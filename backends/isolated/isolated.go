@@ -41,6 +41,9 @@ type Config struct {
 	Settings any    // for its [Opener]; JSON, without secrets
 	// PINs has the PIN for a backend that asks for it. Nil: Unlock hands PINs on to the backend.
 	PINs *secret.Keeper
+	// AdminPINs has the PIN for generating and destroying keys. With one, the backend has to be a [backends.Unlocker] and
+	// no [backends.Attester]; it becomes a [backends.AdminUnlocker].
+	AdminPINs *secret.Keeper
 
 	Timeout time.Duration // of one call, starting the child included; 0: 10 s
 	Grace   time.Duration // after its timeout, until a child that has not answered is killed; 0: 2 s
@@ -87,12 +90,13 @@ const (
 )
 
 var (
-	_ backends.Backend  = (*Backend)(nil)
-	_ backends.Lister   = (*Backend)(nil)
-	_ backends.Prober   = (*Backend)(nil)
-	_ backends.Unlocker = unlocker{}
-	_ backends.Attester = attester{}
-	_ backends.Key      = (*key)(nil)
+	_ backends.Backend       = (*Backend)(nil)
+	_ backends.Lister        = (*Backend)(nil)
+	_ backends.Prober        = (*Backend)(nil)
+	_ backends.Unlocker      = unlocker{}
+	_ backends.AdminUnlocker = adminUnlocker{}
+	_ backends.Attester      = attester{}
+	_ backends.Key           = (*key)(nil)
 )
 
 // Open starts the child and opens its backend, which has to be a [backends.Lister] and a
@@ -122,6 +126,14 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	}
 	b.abil = c.abil
 	switch {
+	case cfg.AdminPINs != nil && (!b.abil.Unlock || b.abil.Attest): // no backend is so
+		return nil, errors.Join(b.wrap("starting", errors.New("it has no use for an admin PIN")), b.Close())
+	case cfg.AdminPINs != nil:
+		return struct {
+			*Backend
+			unlocker
+			adminUnlocker
+		}{b, unlocker{b}, adminUnlocker{b}}, nil
 	case b.abil.Unlock && b.abil.Attest:
 		return struct {
 			*Backend
@@ -424,15 +436,13 @@ func (u unlocker) Unlock(ctx context.Context, pin []byte) error {
 		return b.wrap("unlocking", fmt.Errorf("%w: it is empty", backends.ErrPINIncorrect))
 	}
 	if b.cfg.PINs != nil {
-		var given *secret.Buffer
-		if pin != nil {
-			var err error
-			if given, err = secret.Take(pin); err != nil {
-				return b.wrap("unlocking", err)
-			}
-			pin = nil
+		if err := unlock(ctx, b.cfg.PINs, pin); err != nil {
+			return b.wrap("unlocking", err)
 		}
-		if err := b.cfg.PINs.Unlock(ctx, given); err != nil {
+		pin = nil
+	}
+	if b.cfg.AdminPINs != nil { // its source may have been corrected
+		if err := unlock(ctx, b.cfg.AdminPINs, nil); err != nil {
 			return b.wrap("unlocking", err)
 		}
 	}
@@ -442,12 +452,37 @@ func (u unlocker) Unlock(ctx context.Context, pin []byte) error {
 	return nil
 }
 
+// unlock gives pins a PIN, which it wipes, or with nil the operator's leave to try.
+func unlock(ctx context.Context, pins *secret.Keeper, pin []byte) error {
+	if pin == nil {
+		return pins.Unlock(ctx, nil)
+	}
+	given, err := secret.Take(pin)
+	if err != nil {
+		return err
+	}
+	return pins.Unlock(ctx, given)
+}
+
 func (u unlocker) Lock(ctx context.Context) error {
-	if u.b.cfg.PINs != nil {
-		u.b.cfg.PINs.Lock()
+	for _, pins := range []*secret.Keeper{u.b.cfg.PINs, u.b.cfg.AdminPINs} {
+		if pins != nil {
+			pins.Lock()
+		}
 	}
 	if err := u.b.do(ctx, opLock, nil, nil); err != nil {
 		return u.b.wrap("locking", err)
+	}
+	return nil
+}
+
+// adminUnlocker is what a Backend has more if its keys take an admin PIN.
+type adminUnlocker struct{ b *Backend }
+
+// UnlockAdmin gives pin to the Keeper. The device is shown it when it is needed, and not before.
+func (u adminUnlocker) UnlockAdmin(ctx context.Context, pin []byte) error {
+	if err := unlock(ctx, u.b.cfg.AdminPINs, pin); err != nil {
+		return u.b.wrap("taking the admin PIN", err)
 	}
 	return nil
 }

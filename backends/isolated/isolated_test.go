@@ -150,6 +150,7 @@ func TestOpenFails(t *testing.T) {
 		"unknown settings":    {Type: "soft", Settings: map[string]int{"unknown": 1}},
 		"unknown type":        {Type: "none"},
 		"not listing":         {Type: "bare"},
+		"useless admin PIN":   {Type: "soft", AdminPINs: secret.NewAdminKeeper("x", nil)},
 		"no such program":     {Type: "soft", Command: []string{"/nonexistent"}},
 		"another program":     {Type: "soft", Command: []string{"/bin/true"}},
 	} {
@@ -247,6 +248,58 @@ func TestDeathAfterARightPIN(t *testing.T) {
 		t.Errorf("SignDigest = %v, want ErrUnavailable", err)
 	}
 	backendtest.Verify(t, backendtest.Generate(t, b, "y"), [32]byte{1})
+}
+
+// TestAdminPIN: one that the operator gave waits in the parent for the next key, for one alone.
+func TestAdminPIN(t *testing.T) {
+	dir := newCard(t)
+	c := &card{dir: dir}
+	b := open(t, Config{Type: "admin card", Settings: dir, PINs: secret.NewKeeper(nil, secret.UntilLock), AdminPINs: secret.NewAdminKeeper("yubi", nil)})
+	generate := func(want error, shown int) {
+		t.Helper()
+		_, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "x"})
+		if !errors.Is(err, want) || c.number("shown") != shown {
+			t.Errorf("Generate = %v, want %v; the card was shown %d PINs, want %d", err, want, c.number("shown"), shown)
+		}
+		if want != nil && !strings.Contains(err.Error(), "keyward unlock --backend yubi --admin-pin") {
+			t.Errorf("Generate = %v, want it to say what to type", err)
+		}
+	}
+	give := func(pin string) {
+		t.Helper()
+		given := []byte(pin)
+		if err := b.(backends.AdminUnlocker).UnlockAdmin(t.Context(), given); err != nil || given[0] != 0 {
+			t.Errorf("UnlockAdmin = %v, and the PIN is %q", err, given)
+		}
+	}
+	generate(backends.ErrAdminPINNeeded, 0)
+	give(cardPIN)
+	unix.Kill(base(b).pid(), unix.SIGKILL)
+	<-base(b).child.exited
+	if err := b.(backends.Unlocker).Unlock(t.Context(), []byte("000000")); err != nil { // the user PIN, which is another
+		t.Fatal(err)
+	}
+	generate(nil, 1)
+	generate(backends.ErrAdminPINNeeded, 1) // it is forgotten
+
+	give("000000")
+	generate(backends.ErrPINIncorrect, 2)
+	generate(backends.ErrPINIncorrect, 2) // not tried again
+	give(cardPIN)
+	generate(nil, 3)
+
+	give(cardPIN)
+	if err := b.(backends.Unlocker).Lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.(backends.Unlocker).Unlock(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	generate(backends.ErrAdminPINNeeded, 3)
+
+	c.set("left", 1)
+	give(cardPIN)
+	generate(backends.ErrPINFinalTry, 3)
 }
 
 // TestPKCS11RefusedPINOutlivesTheChild is the same for a module, which has no counter that can be read.

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var openers = map[string]Opener{"soft": openSoft, "pkcs11": openPKCS11, "card": openCard, "bare": openBare}
+var openers = map[string]Opener{"soft": openSoft, "pkcs11": openPKCS11, "card": openCard, "admin card": openAdminCard, "bare": openBare}
 
 // softSettings order a fault of the first signature that finds the file Once, and removes it.
 type softSettings struct {
@@ -191,6 +191,30 @@ func (c *card) Unlock(ctx context.Context, pin []byte) error {
 }
 
 func (c *card) Lock(context.Context) error { return nil }
+
+// adminCard takes the admin PIN for generating, and can't attest.
+type adminCard struct {
+	soft.Backend
+	card card
+}
+
+func openAdminCard(_ context.Context, _ string, settings json.RawMessage, env *Env) (backends.Backend, error) {
+	c := &adminCard{card: card{pins: env.AdminPINs}}
+	return c, Decode(settings, &c.card.dir)
+}
+
+func (c *adminCard) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
+	if err := c.card.pins.Ready(); err != nil {
+		return nil, err
+	}
+	if err := c.card.verify(ctx); err != nil {
+		return nil, err
+	}
+	return c.Backend.Generate(ctx, attrs)
+}
+
+func (c *adminCard) Unlock(context.Context, []byte) error { return nil }
+func (c *adminCard) Lock(context.Context) error           { return nil }
 
 func (c *card) Attest(_ context.Context, uri string) (*backends.Attestation, error) {
 	return &backends.Attestation{Chain: [][]byte{{1, 2}, {3}}, Verified: true, Detail: uri}, nil

@@ -26,10 +26,11 @@ type Opener func(ctx context.Context, name string, settings json.RawMessage, env
 
 // Env is what the child gives the backend that it serves.
 type Env struct {
-	PINs    secret.PINs         // the parent's; nil if it has none
-	Logger  *slog.Logger        // to the parent's log
-	Waiting func(what string)   // tells the parent for what person the device waits; "": not any more
-	Retire  func(reason string) // asks the parent to end this process, once the call under way is answered
+	PINs      secret.PINs         // the parent's; nil if it has none
+	AdminPINs secret.PINs         // likewise
+	Logger    *slog.Logger        // to the parent's log
+	Waiting   func(what string)   // tells the parent for what person the device waits; "": not any more
+	Retire    func(reason string) // asks the parent to end this process, once the call under way is answered
 }
 
 // Decode decodes settings strictly.
@@ -40,6 +41,7 @@ type server struct {
 	conn    *conn
 	openers map[string]Opener
 	retired atomic.Pointer[string] // why; nil: it is not
+	tries   atomic.Uint64          // number of the last
 
 	mu      sync.Mutex
 	opening bool
@@ -157,7 +159,10 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 		Retire:  func(reason string) { s.retired.CompareAndSwap(nil, &reason) },
 	}
 	if r.PINs {
-		env.PINs = &remotePINs{conn: s.conn}
+		env.PINs = &remotePINs{s, false}
+	}
+	if r.AdminPINs {
+		env.AdminPINs = &remotePINs{s, true}
 	}
 	b, err := open(ctx, r.Name, r.Settings, env)
 	if err != nil {
@@ -243,10 +248,10 @@ func (s *server) list(ctx context.Context, b backends.Backend, prefix string) ([
 	return infos, nil
 }
 
-// remotePINs asks the parent's Keeper.
+// remotePINs asks one of the parent's Keepers.
 type remotePINs struct {
-	conn *conn
-	last atomic.Uint64
+	*server
+	admin bool
 }
 
 var _ secret.PINs = (*remotePINs)(nil)
@@ -255,8 +260,8 @@ var _ secret.PINs = (*remotePINs)(nil)
 const settleTimeout = 5 * time.Second
 
 func (p *remotePINs) Try(ctx context.Context, left secret.Tries, verify func(pin []byte) error) error {
-	n := p.last.Add(1)
-	raw, err := p.conn.call(ctx, opTry, marshal(tryRequest{N: n, Left: left.Left, Full: left.Full}), settleTimeout)
+	n := p.tries.Add(1)
+	raw, err := p.conn.call(ctx, opTry, marshal(tryRequest{N: n, Admin: p.admin, Left: left.Left, Full: left.Full}), settleTimeout)
 	if err != nil {
 		return err
 	}
@@ -281,7 +286,7 @@ func (p *remotePINs) Try(ctx context.Context, left secret.Tries, verify func(pin
 func (p *remotePINs) Ready() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	_, err := p.conn.call(ctx, opReady, nil, settleTimeout)
+	_, err := p.conn.call(ctx, opReady, marshal(readyRequest{p.admin}), settleTimeout)
 	return err
 }
 

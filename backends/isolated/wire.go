@@ -55,7 +55,7 @@ const (
 	// What the child calls.
 	opTry    // the result is a PIN
 	opSettle // what became of it
-	opReady
+	opReady  // the body says of which PIN
 	// What the child notes.
 	opWaiting // for a person: the body says for what; empty: not any more
 	opLog
@@ -159,6 +159,7 @@ var sentinels = []struct {
 	{"ErrKeyDamaged", backends.ErrKeyDamaged},
 	{"ErrBadSignature", backends.ErrBadSignature},
 	{"ErrLocked", backends.ErrLocked},
+	{"ErrAdminPINNeeded", backends.ErrAdminPINNeeded},
 	{"ErrPINIncorrect", backends.ErrPINIncorrect},
 	{"ErrPINFinalTry", backends.ErrPINFinalTry},
 	{"ErrNotSpent", secret.ErrNotSpent},

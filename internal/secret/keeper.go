@@ -63,6 +63,7 @@ type PINs interface {
 type Keeper struct {
 	source Source        // nil: only Unlock brings a PIN
 	hold   time.Duration // of a PIN in memory
+	words  words
 
 	turn chan struct{} // holds one element during a try; never taken with mu held
 
@@ -74,6 +75,13 @@ type Keeper struct {
 	stop    error      // why no PIN is tried until Unlock; nil: one may be
 	refused *Buffer    // the last one that was; nil: none
 	forget  *time.Timer
+}
+
+// words are for errors: what differs between a device's PINs.
+type words struct {
+	needed  error  // of a PIN that only the operator has
+	blocked string // what to do about one that is
+	give    string // the command that gives one, or has its source read again
 }
 
 // doubt is a try from its beginning until its outcome is known.
@@ -88,7 +96,22 @@ var _ PINs = (*Keeper)(nil)
 // is nil. hold is how long a PIN that the device took stays in memory: 0 is for
 // that one try, [UntilLock] until Lock. A PIN from Unlock waits for its first try however long.
 func NewKeeper(source Source, hold time.Duration) *Keeper {
-	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1)}
+	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
+		needed:  fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
+		blocked: "unblock it with the PUK or admin PIN, then run: keyward unlock",
+		give:    "keyward unlock",
+	}}
+}
+
+// NewAdminKeeper returns a Keeper for the admin PIN of a backend, which is held for no longer than a try.
+func NewAdminKeeper(backend string, source Source) *Keeper {
+	k := NewKeeper(source, 0)
+	k.words.needed = backends.ErrAdminPINNeeded
+	k.words.blocked = "only a reset of the device helps, which deletes its keys"
+	if source == nil {
+		k.words.give += " --backend " + backend + " --admin-pin"
+	}
+	return k
 }
 
 // Try implements [PINs].
@@ -130,21 +153,23 @@ func (k *Keeper) mayTry(left Tries) error {
 	}
 	switch {
 	case left.Left == 0:
-		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; unblock it with the PUK or admin PIN, then run: keyward unlock", backends.ErrLocked)
+		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.blocked)
 	case left.Left == 1:
-		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: keyward unlock", backends.ErrPINFinalTry)
+		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: %s", backends.ErrPINFinalTry, k.words.give)
 	case k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left):
-		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; %s", backends.ErrLocked, unlockHint)
+		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s", backends.ErrLocked, k.words.give)
 		return k.stop
 	case !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full:
-		return fmt.Errorf("%w: a wrong PIN was tried (%d of %d tries are left), so none is tried without you; %s",
-			backends.ErrLocked, left.Left, left.Full, unlockHint)
+		return fmt.Errorf("%w: a wrong PIN was tried (%d of %d tries are left), so none is tried without you; give it with: %s",
+			backends.ErrLocked, left.Left, left.Full, k.words.give)
 	}
 	return nil
 }
 
-// unlockHint ends the sentences that ask for the PIN.
-const unlockHint = "give it with: keyward unlock"
+// missing is why there is no PIN if neither the operator nor a source gave one.
+func (k *Keeper) missing() error {
+	return fmt.Errorf("%w; give it with: %s", k.words.needed, k.words.give)
+}
 
 // fetch returns a copy of the PIN that is held, or what source gives. Nothing is locked meanwhile.
 func (k *Keeper) fetch(ctx context.Context) (*Buffer, error) {
@@ -155,14 +180,14 @@ func (k *Keeper) fetch(ctx context.Context) (*Buffer, error) {
 		return held.Clone()
 	}
 	if k.source == nil {
-		return nil, fmt.Errorf("%w: the device needs its PIN; %s", backends.ErrLocked, unlockHint)
+		return nil, k.missing()
 	}
 	pin, err := k.source(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: getting the PIN: %w", backends.ErrLocked, err)
 	}
 	if pin.Equal(refused) {
-		return nil, errors.Join(fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: keyward unlock", backends.ErrPINIncorrect), pin.Close())
+		return nil, errors.Join(fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: %s", backends.ErrPINIncorrect, k.words.give), pin.Close())
 	}
 	return pin, nil
 }
@@ -197,7 +222,7 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		wipe(&k.refused, pin)
 		k.dropLocked()
 		if k.stop == nil {
-			k.stop = fmt.Errorf("%w; it is not tried again: correct it, then run: keyward unlock", err)
+			k.stop = fmt.Errorf("%w; it is not tried again: correct it, then run: %s", err, k.words.give)
 		}
 		return k.stop
 	}
@@ -249,7 +274,7 @@ func wipe(b **Buffer, with *Buffer) {
 }
 
 // Unlock is the operator's act: it allows one try, of pin, which the Keeper owns from now on, or
-// of what the source gives if pin is nil. It waits for a try under way.
+// if pin is nil of what the source gives, or without a source of what is held. It waits for a try under way.
 func (k *Keeper) Unlock(ctx context.Context, pin *Buffer) error {
 	release, err := k.takeTurn(ctx)
 	if err != nil {
@@ -258,8 +283,11 @@ func (k *Keeper) Unlock(ctx context.Context, pin *Buffer) error {
 	defer release()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.dropLocked()
-	k.pin, k.stop, k.doubt, k.granted = pin, nil, nil, true
+	if pin != nil || k.source != nil {
+		k.dropLocked()
+		k.pin = pin
+	}
+	k.stop, k.doubt, k.granted = nil, nil, true
 	return nil
 }
 
@@ -280,7 +308,7 @@ func (k *Keeper) Ready() error {
 		return k.stop
 	}
 	if k.pin == nil && k.source == nil {
-		return fmt.Errorf("%w: the device needs its PIN; %s", backends.ErrLocked, unlockHint)
+		return k.missing()
 	}
 	return nil
 }

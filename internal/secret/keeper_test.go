@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,6 +216,38 @@ func TestKeeperLock(t *testing.T) {
 	// Locked while the source is asked: nothing is tried.
 	k = NewKeeper(func(context.Context) (*Buffer, error) { k.Lock(); return pinned(t, "123456"), nil }, 0)
 	d.try(t, k, backends.ErrLocked, 3)
+}
+
+// The operator unlocks all devices after having given one its PIN.
+func TestKeeperUnlockKeepsTheOperatorsPIN(t *testing.T) {
+	d := newDevice()
+	k := NewKeeper(nil, UntilLock)
+	unlock(t, k, pinned(t, "123456"))
+	unlock(t, k, nil)
+	d.try(t, k, nil, 1)
+	k.Lock()
+	unlock(t, k, nil)
+	d.try(t, k, backends.ErrLocked, 1)
+}
+
+func TestAdminKeeper(t *testing.T) {
+	for _, tt := range []struct {
+		source Source
+		left   int
+		says   string
+	}{
+		{nil, 3, "keyward unlock --backend yubi --admin-pin"},
+		{nil, 2, "keyward unlock --backend yubi --admin-pin"},
+		{nil, 0, "only a reset"},
+		{from(t, "000000"), 3, "then run: keyward unlock"},
+	} {
+		d := newDevice()
+		d.tries.Left = tt.left
+		err := NewAdminKeeper("yubi", tt.source).Try(t.Context(), d.tries, d.verify)
+		if err == nil || !strings.Contains(err.Error(), tt.says) || tt.source != nil && strings.Contains(err.Error(), "--admin-pin") {
+			t.Errorf("Try with %d left = %v, want an error with %q", tt.left, err, tt.says)
+		}
+	}
 }
 
 func TestKeeperTriesTakeTurns(t *testing.T) {
