@@ -28,7 +28,8 @@ const (
 	SessionSucceeded Event = "session.succeeded" // its clients are moved to its successor
 	KeyDestroyed     Event = "key.destroyed"
 	KeyDestroyError  Event = "key.destroyFailed"
-	BackendChecked   Event = "backend.checked" // with a throw-away key
+	BackendChecked   Event = "backend.checked"       // with a throw-away key
+	AdminPINGiven    Event = "backend.adminPinGiven" // for the next key that is generated or destroyed
 	AgentStarted     Event = "agent.started"
 	AgentStopped     Event = "agent.stopped"
 	AgentLocked      Event = "agent.locked"

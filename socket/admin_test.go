@@ -77,6 +77,8 @@ func TestAdminMistakes(t *testing.T) {
 		{"admin_keys", `[{"backend":"moon"}]`, "-32602"},
 		{"admin_unlock", `[{"backend":"memory"}]`, "-32602"}, // has no PIN
 		{"admin_unlock", `[{"pin":"1234"}]`, "-32602"},
+		{"admin_unlock", `[{"pin":"1234","adminPin":true}]`, "-32602"},
+		{"admin_unlock", `[{"backend":"memory","pin":"1234","adminPin":true}]`, "-32602"}, // has no admin PIN
 		{"admin_reload", `[]`, "-32000"},
 		{"eth_accounts", `[]`, "-32601"},
 		{"eth_sendTransaction", `[]`, "-32601"},
@@ -151,6 +153,36 @@ func TestLockAndUnlock(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"0000", `12"34`, ""}, device.tries); diff != "" {
 		t.Errorf("PINs tried (-want +got):\n%s", diff)
+	}
+}
+
+// administered is a backend with an admin PIN too.
+type administered struct {
+	*pinned
+	admin string // what was given
+}
+
+func (p *administered) UnlockAdmin(_ context.Context, pin []byte) error {
+	p.admin = string(pin)
+	return nil
+}
+
+// An admin PIN goes to its backend alone, is no PIN to sign with, and unlocks nothing.
+func TestAdminPIN(t *testing.T) {
+	a := startAgent(t)
+	device := &administered{pinned: &pinned{Backend: a.device}}
+	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
+	if err := a.operator.Lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.operator.UnlockAdmin(t.Context(), "memory", []byte("12345678")); err != nil {
+		t.Fatal(err)
+	}
+	if device.admin != "12345678" || len(device.tries) != 0 || !device.locked || !a.Signer.Locked() {
+		t.Errorf("the device has admin PIN %q, was unlocked with %q, is locked: %v, and the agent is: %v", device.admin, device.tries, device.locked, a.Signer.Locked())
+	}
+	if err := a.operator.UnlockAdmin(t.Context(), "memory", nil); err == nil {
+		t.Error("UnlockAdmin without a PIN succeeded")
 	}
 }
 

@@ -87,6 +87,8 @@ var replies = []struct {
 		api.ErrorData{Reason: "pinFinalTry", Hint: "reset the PIN's counter with the device's own tool, then: keyward unlock"}},
 	{backends.ErrPINIncorrect, api.CodeUnavailable, "the key's device refused the PIN",
 		api.ErrorData{Reason: "pinIncorrect", Hint: "keyward unlock"}},
+	{backends.ErrAdminPINNeeded, api.CodeUnavailable, "the device needs its admin PIN: the operator has to give it",
+		api.ErrorData{Reason: "deviceLocked", Retryable: true, Hint: "keyward unlock --backend NAME --admin-pin"}},
 	{backends.ErrLocked, api.CodeUnavailable, "the key's device is locked: the operator has to give its PIN (keyward unlock)",
 		api.ErrorData{Reason: "deviceLocked", Retryable: true, Hint: "keyward unlock"}},
 	{backends.ErrKeyDamaged, api.CodeUnavailable, "what is stored of the session's key is damaged",

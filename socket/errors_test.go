@@ -65,6 +65,7 @@ func TestReplyTo(t *testing.T) {
 		{"contract reverts", fmt.Errorf("chain x: %w", chain.ErrReverted), -32000, chain.ErrReverted.Error(), `{"reason":"chainReverted"}`},
 		{"no such event", fmt.Errorf("chain x: %w", chain.ErrNotFound), -32602, "chain x: not found on chain", `{"reason":"notOnChain"}`},
 		{"device locked", fmt.Errorf(device+"%w", backends.ErrLocked), -32000, "the key's device is locked", `{"reason":"deviceLocked","retryable":true,"hint":"keyward unlock"}`},
+		{"admin PIN", fmt.Errorf(device+"%w", backends.ErrAdminPINNeeded), -32000, "the device needs its admin PIN", `{"reason":"deviceLocked","retryable":true,"hint":"keyward unlock --backend NAME --admin-pin"}`},
 		{"wrong PIN", fmt.Errorf(device+"%w", backends.ErrPINIncorrect), -32000, "the key's device refused the PIN", `{"reason":"pinIncorrect","hint":"keyward unlock"}`},
 		{"last PIN try", fmt.Errorf(device+"%w", backends.ErrPINFinalTry), -32000, "the key's device has one PIN try left",
 			`{"reason":"pinFinalTry","hint":"reset the PIN's counter with the device's own tool, then: keyward unlock"}`},

@@ -47,7 +47,7 @@ func deviceMethods() []Method {
 		Result: Result{"done", "Done", "once the last signature is out"}, Errors: []int{api.CodeUnavailable}, do: adminLock,
 	}, {
 		Name: "admin_unlock", Summary: "Sign again; give devices their PINs",
-		Params: []Param{{"request", false, "Unlock", "pin is tried once; without it the configured source is asked"}},
+		Params: []Param{{"request", false, "Unlock", "pin is tried once; without it the configured source is asked. With adminPin it waits for the next key that is made or destroyed, and nothing is unlocked"}},
 		Result: Result{"done", "Done", ""}, Errors: []int{api.CodeUnavailable}, do: adminUnlock,
 	}}
 }
@@ -207,15 +207,18 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	defer clear(params.PIN)
-	unlockers, err := s.unlockersFor(&params)
-	if err != nil {
-		return nil, err
-	}
 	pin, err := decodePIN(params.PIN)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(pin)
+	if params.AdminPIN {
+		return s.keepAdminPIN(ctx, c, params.Backend, pin)
+	}
+	unlockers, err := s.unlockersFor(&params)
+	if err != nil {
+		return nil, err
+	}
 	for name, unlocker := range unlockers {
 		if err := unlocker.Unlock(ctx, pin); err != nil {
 			return nil, fmt.Errorf("unlocking backend %q: %w", name, err)
@@ -229,6 +232,21 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 	s.Signer.SetLocked(false)
 	s.signing.Open()
 	return result, nil
+}
+
+// keepAdminPIN gives a backend its admin PIN. No device is shown it yet, and nothing is unlocked.
+func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin []byte) (any, error) {
+	unlocker, ok := s.Backends[backend].Backend.(backends.AdminUnlocker)
+	if !ok {
+		return nil, badParam("backend", "no backend %q with an admin PIN in the configuration", shorten(backend))
+	}
+	if pin == nil {
+		return nil, badParam("pin", "the admin PIN is missing")
+	}
+	if err := unlocker.UnlockAdmin(ctx, pin); err != nil {
+		return nil, fmt.Errorf("backend %q: %w", backend, err)
+	}
+	return s.done(ctx, c, audit.AdminPINGiven, map[string]any{"backend": backend})
 }
 
 // unlockers are the backends that have a PIN.

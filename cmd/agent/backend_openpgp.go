@@ -12,36 +12,41 @@ import (
 	"github.com/keyward/keyward/internal/secret"
 )
 
-// openpgpSettings go to the child process that has the card. The user PIN stays with the parent; the
-// admin PIN's source is read by the child, when a key is generated or destroyed.
+// openpgpSettings go to the child process that has the card. The PINs stay with the parent.
 type openpgpSettings struct {
-	Serial    string          `json:"serial"`
-	Slots     []string        `json:"slots"`
-	Touch     string          `json:"touch"`
-	Overwrite []string        `json:"overwrite"`
-	AdminPIN  config.AdminPIN `json:"adminPIN"` // with an absolute path
-	Timeout   time.Duration   `json:"timeout"`
+	Serial    string        `json:"serial"`
+	Slots     []string      `json:"slots"`
+	Touch     string        `json:"touch"`
+	Overwrite []string      `json:"overwrite"`
+	Timeout   time.Duration `json:"timeout"`
 }
 
 // openOpenPGP opens a card in a child process: a call into the smart card stack can't be interrupted.
 func (a *agent) openOpenPGP(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.OpenPGP)
-	s := openpgpSettings{c.Serial, c.Slots, c.Touch, c.Overwrite, c.AdminPIN, b.Timeout}
-	if s.AdminPIN.File != "" {
-		s.AdminPIN.File = a.dirs.Path(s.AdminPIN.File)
-	}
+	s := openpgpSettings{c.Serial, c.Slots, c.Touch, c.Overwrite, b.Timeout}
 	hold := c.PINHold
 	if hold == 0 {
 		hold = secret.UntilLock
 	}
 	return isolated.Open(ctx, isolated.Config{
-		Name:     name,
-		Type:     b.Type,
-		Settings: s,
-		PINs:     secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold),
-		Timeout:  b.Timeout,
-		Logger:   a.log,
+		Name:      name,
+		Type:      b.Type,
+		Settings:  s,
+		PINs:      secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold),
+		AdminPINs: adminPINs(a.dirs, name, &c.AdminPIN),
+		Timeout:   b.Timeout,
+		HideEnv:   []string{c.PIN.Env},
+		Logger:    a.log,
 	})
+}
+
+// adminPINs has the admin PIN; nil if keys are neither generated nor destroyed.
+func adminPINs(dirs config.Dirs, backend string, pin *config.AdminPIN) *secret.Keeper {
+	if *pin == (config.AdminPIN{}) {
+		return nil
+	}
+	return secret.NewAdminKeeper(backend, pinSource(dirs, &config.PIN{File: pin.File, Credential: pin.Credential}))
 }
 
 // serveOpenPGP opens it in the child.
@@ -52,14 +57,7 @@ func serveOpenPGP(_ context.Context, name string, settings json.RawMessage, env 
 	}
 	cfg := openpgp.Config{
 		Name: name, Serial: s.Serial, Slots: s.Slots, Touch: s.Touch, Overwrite: s.Overwrite,
-		PIN: env.PINs, OnWait: env.Waiting, Timeout: s.Timeout, Logger: env.Logger,
-	}
-	// Each use reads the source again: it is rare, and then nothing is held.
-	switch {
-	case s.AdminPIN.File != "":
-		cfg.AdminPIN = secret.NewKeeper(secret.FromFile(s.AdminPIN.File), 0)
-	case s.AdminPIN.Credential != "":
-		cfg.AdminPIN = secret.NewKeeper(secret.FromCredential(s.AdminPIN.Credential), 0)
+		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, Timeout: s.Timeout, Logger: env.Logger,
 	}
 	return openpgp.Open(cfg)
 }

@@ -62,6 +62,7 @@ func (t *tool) unlockCommand() *cli.Command {
 		Usage: "log in to the devices and sign again; asks for the PINs that are the operator's to give",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend to unlock (default: all)"},
+			&cli.BoolFlag{Name: "admin-pin", Usage: "give that backend its admin PIN, for the next key that is made or destroyed; unlocks nothing"},
 			&cli.StringFlag{Name: "pinentry", TakesFile: true, Usage: "`PROGRAM` that asks for the PINs (default: the terminal; pinentry where there is none)"},
 		},
 		Action: t.unlock,
@@ -71,6 +72,9 @@ func (t *tool) unlockCommand() *cli.Command {
 func (t *tool) unlock(c *cli.Context) error {
 	if err := required(c); err != nil {
 		return err
+	}
+	if c.Bool("admin-pin") && c.String("backend") == "" {
+		return usageError("--admin-pin needs --backend: say whose it is")
 	}
 	p, err := findPlace(c)
 	if err != nil {
@@ -82,6 +86,9 @@ func (t *tool) unlock(c *cli.Context) error {
 	}
 	defer cl.Close()
 	only := c.String("backend")
+	if c.Bool("admin-pin") {
+		return t.giveAdminPIN(c, cl, only)
+	}
 	names := p.withPIN(only)
 	if len(names) == 0 { // the agent knows better
 		names = []string{only}
@@ -90,7 +97,7 @@ func (t *tool) unlock(c *cli.Context) error {
 	for _, name := range names {
 		var pin []byte // nil: the agent gets it
 		if p.prompts(name) {
-			if pin, err = askPIN(c.Context, c.String("pinentry"), name); err != nil {
+			if pin, err = askPIN(c.Context, c.String("pinentry"), "PIN of backend "+name); err != nil {
 				return err
 			}
 		}
@@ -126,10 +133,21 @@ func (p *place) prompts(backend string) bool {
 	return pin != nil && pin.Prompt
 }
 
-// askPIN has a person asked for a backend's PIN: by the program pinentry, or if that is "" on the terminal,
+// giveAdminPIN asks for a backend's admin PIN, which then waits in the agent.
+func (t *tool) giveAdminPIN(c *cli.Context, cl *client.Client, backend string) error {
+	pin, err := askPIN(c.Context, c.String("pinentry"), "Admin PIN of backend "+backend)
+	if err != nil {
+		return err
+	}
+	if err := cl.UnlockAdmin(c.Context, backend, pin); err != nil {
+		return err
+	}
+	return t.done(c, "the admin PIN waits for the next key that is made or destroyed")
+}
+
+// askPIN has a person asked for a PIN: by the program pinentry, or if that is "" on the terminal,
 // or by the pinentry that is installed. The caller wipes it.
-func askPIN(ctx context.Context, pinentry, backend string) (pin []byte, err error) {
-	what := "PIN of backend " + backend
+func askPIN(ctx context.Context, pinentry, what string) (pin []byte, err error) {
 	source := secret.FromPinentry(pinentry, what)
 	if pinentry == "" {
 		source = secret.FromTerminal(what + ": ")

@@ -116,7 +116,7 @@ func (pin *PIN) fields() []field {
 
 // validate wants exactly one source, so that it is never in doubt which PIN is tried.
 func (pin *PIN) validate(d *document, p path) error {
-	switch given := pin.given(); len(given) {
+	switch given := set(pin.fields()); len(given) {
 	case 1:
 		return nil
 	case 0:
@@ -128,15 +128,15 @@ func (pin *PIN) validate(d *document, p path) error {
 
 // validateNone wants no source, for a key that needs no PIN: one that is given would never be used.
 func (pin *PIN) validateNone(d *document, p path) error {
-	if given := pin.given(); len(given) > 0 {
+	if given := set(pin.fields()); len(given) > 0 {
 		return d.errorf(p.in(given[0]), "%s: backend %q needs no PIN, as its pin_policy is never; remove one of the two", given[0], p[1])
 	}
 	return nil
 }
 
-// given are the keys of the sources.
-func (pin *PIN) given() (keys []string) {
-	for _, f := range pin.fields() {
+// set returns the keys of the fields that are not zero.
+func set(fields []field) (keys []string) {
+	for _, f := range fields {
 		if !isZero(f.dst) {
 			keys = append(keys, f.key)
 		}

@@ -21,6 +21,15 @@ type OpenPGP struct {
 type AdminPIN struct {
 	File       string // a file
 	Credential string // a systemd credential's name
+	Prompt     bool   // keyward unlock --admin-pin asks the operator
+}
+
+func (pin *AdminPIN) fields() []field {
+	return []field{
+		{key: "admin_pin_file", dst: &pin.File, doc: "the admin PIN, needed to generate and destroy keys, is in this file"},
+		{key: "admin_pin_credential", dst: &pin.Credential, doc: "the admin PIN is this systemd credential"},
+		{key: "admin_pin_prompt", dst: &pin.Prompt, doc: "the operator gives the admin PIN for one key at a time: keyward unlock --admin-pin"},
+	}
 }
 
 func newOpenPGP() Settings { return &OpenPGP{} }
@@ -34,9 +43,7 @@ func (c *OpenPGP) fields() []field {
 		{key: "overwrite", dst: &c.Overwrite, doc: "fingerprints of keys on the card that are not Keyward's and may be overwritten"},
 	}, c.PIN.fields(), []field{
 		{key: "pin_hold", dst: &c.PINHold, doc: "how long the PIN stays in locked memory; 0: until keyward lock"},
-		{key: "admin_pin_file", dst: &c.AdminPIN.File, doc: "the admin PIN, needed to generate and destroy keys, is in this file"},
-		{key: "admin_pin_credential", dst: &c.AdminPIN.Credential, doc: "the admin PIN is this systemd credential"},
-	})
+	}, c.AdminPIN.fields())
 }
 
 func (c *OpenPGP) validate(d *document, p path) error {
@@ -48,8 +55,8 @@ func (c *OpenPGP) validate(d *document, p path) error {
 			return d.errorf(p.in("slots"), `slots: unknown slot %q, want "sig" or "aut"`, slot)
 		}
 	}
-	if c.AdminPIN.File != "" && c.AdminPIN.Credential != "" {
-		return d.errorf(p.in("admin_pin_credential"), "backend %q has two sources for its admin PIN; keep one", p[1])
+	if given := set(c.AdminPIN.fields()); len(given) > 1 {
+		return d.errorf(p.in(given[1]), "backend %q has two sources for its admin PIN, %s and %s; keep one", p[1], given[0], given[1])
 	}
 	return c.PIN.validate(d, p)
 }

@@ -60,6 +60,9 @@ type Unlock struct {
 	// PIN is a JSON string. Without one, each backend takes the PIN from where the
 	// configuration says. It is not of type string, so that it can be wiped.
 	PIN json.RawMessage `json:"pin,omitempty"`
+	// AdminPIN says that PIN is Backend's admin PIN, which waits there for the next key that is
+	// generated or destroyed. Nothing is unlocked.
+	AdminPIN bool `json:"adminPin,omitempty"`
 }
 
 // Client is one user's process that is connected.

@@ -275,4 +275,11 @@ func TestUnlockWipes(t *testing.T) {
 	if string(got) != `[{"backend":"hsm","pin":"12\"4"}]` || string(pin) != "\x00\x00\x00\x00" {
 		t.Errorf("params %s, pin afterwards %q, want it wiped", got, pin)
 	}
+	pin = []byte("1234")
+	if err := dial(t, s.path).UnlockAdmin(t.Context(), "card", pin); err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != `[{"backend":"card","pin":"1234","adminPin":true}]` || string(pin) != "\x00\x00\x00\x00" {
+		t.Errorf("admin PIN: params %s, pin afterwards %q, want it wiped", got, pin)
+	}
 }

@@ -114,8 +114,16 @@ func (c *Client) Lock(ctx context.Context) error { return c.Call(ctx, nil, "admi
 // Unlock lets the agent sign again and has backend, or with "" all backends, log in: with pin, which is
 // tried once and wiped, or with nil from where the configuration says.
 func (c *Client) Unlock(ctx context.Context, backend string, pin []byte) error {
+	return c.givePIN(ctx, api.Unlock{Backend: backend}, pin)
+}
+
+// UnlockAdmin gives backend its admin PIN, which is wiped, for the next key that is generated or destroyed.
+func (c *Client) UnlockAdmin(ctx context.Context, backend string, pin []byte) error {
+	return c.givePIN(ctx, api.Unlock{Backend: backend, AdminPIN: true}, pin)
+}
+
+func (c *Client) givePIN(ctx context.Context, req api.Unlock, pin []byte) error {
 	defer clear(pin)
-	req := api.Unlock{Backend: backend}
 	if pin != nil {
 		encoded, err := json.Marshal(string(pin))
 		if err != nil {
