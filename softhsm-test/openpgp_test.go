@@ -1,13 +1,16 @@
 package softhsmtest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyward/keyward/internal/cardsim"
 	"github.com/keyward/keyward/socket/api"
@@ -19,32 +22,10 @@ import (
 func TestOpenPGPCard(t *testing.T) {
 	const userPIN, adminPIN = "472911", "83920175"
 	pcscd := cardsim.StartPCSCD(t)
-	app := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: 5555555})
-	app.SetPINs(userPIN, adminPIN)
-	card := cardsim.NewCard(app)
-	pcscd.Insert(t, 0, card)
-
-	bin, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncBuffer{}}
-	a.Keyward("init", "--softhsm")
-	for name, pin := range map[string]string{"yubi-pin": userPIN, "yubi-admin-pin": adminPIN} {
-		if err := os.WriteFile(filepath.Join(a.Dir, name), []byte(pin+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	a.configure(`
-[backends.yubi]
-type = "openpgp"
-serial = "5555555"
-timeout = "3s"
-pin_file = "` + filepath.Join(a.Dir, "yubi-pin") + `"
-admin_pin_file = "` + filepath.Join(a.Dir, "yubi-admin-pin") + `"
-`)
-	a.Start()
-	t.Cleanup(a.finish)
+	credentials := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
+	writePIN(t, filepath.Join(credentials, "yubi-admin-pin"), adminPIN)
+	a, app, card := agentWithCard(t, pcscd, userPIN, adminPIN, `admin_pin_credential = "yubi-admin-pin"`)
 
 	sess := a.activeSessionOn("yubi", transferSpec(3))
 	if !strings.HasPrefix(a.Keyward("key", "list", "--json"), "[") || !strings.Contains(a.Keyward("key", "list"), "openpgp:serial=05555555;slot=sig;signer=0x") {
@@ -107,6 +88,117 @@ admin_pin_file = "` + filepath.Join(a.Dir, "yubi-admin-pin") + `"
 	if log := a.log.String(); strings.Contains(log, userPIN) || strings.Contains(log, adminPIN) {
 		t.Errorf("a PIN is in the log:\n%s", log)
 	}
+}
+
+// TestOpenPGPAdminPIN has the operator give the admin PIN, for one key after the other.
+func TestOpenPGPAdminPIN(t *testing.T) {
+	const userPIN, adminPIN, wrongPIN = "472911", "83920175", "11112222"
+	a, app, _ := agentWithCard(t, cardsim.StartPCSCD(t), userPIN, adminPIN, "admin_pin_prompt = true")
+	a.Stop()
+	config := filepath.Join(a.Dir, "config.toml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("[session]\n"), []byte("[session]\nkey_grace = \"0s\"\n"), 1)
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.Start()
+	spec := filepath.Join(t.TempDir(), "spec.json")
+	if err := os.WriteFile(spec, []byte(transferSpec(3)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what, says string, tries int) {
+		t.Helper()
+		_, err := a.try("session", "create", "--backend", "yubi", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet")
+		if text := fmt.Sprint(err); !strings.Contains(text, says) || !strings.Contains(text, "keyward unlock --backend yubi --admin-pin") {
+			t.Errorf("%s: session create says %v, want %q and what to type", what, err, says)
+		}
+		if _, admin := app.Tries(); admin != tries {
+			t.Errorf("%s: %d tries of the admin PIN are left, want %d", what, admin, tries)
+		}
+	}
+	give := func(pin string) {
+		t.Helper()
+		a.Keyward("unlock", "--backend", "yubi", "--admin-pin", "--pinentry", pinentry(t, pin))
+	}
+	refused("none was given", "it needs its admin PIN", 3)
+	give(adminPIN)
+	sess := a.activeSessionOn("yubi", transferSpec(3))
+	if _, err := a.Client().SignTransaction(t.Context(), transferTx(sess.ID, 0)); err != nil {
+		t.Fatalf("signing: %v", err)
+	}
+	refused("it was used", "it needs its admin PIN", 3)
+	give(adminPIN)
+	a.Keyward("lock")
+	a.Keyward("unlock")
+	refused("it was given before a lock", "it needs its admin PIN", 3)
+	give(wrongPIN)
+	for range 2 {
+		refused("a wrong one was given", "not tried again", 2)
+	}
+	give(adminPIN)
+	a.Keyward("session", "close", sess.ID)
+	for deadline := time.Now().Add(30 * time.Second); strings.Contains(a.Keyward("key", "list"), "openpgp:"); {
+		if time.Now().After(deadline) {
+			t.Fatalf("the key is still there:\n%s", a.log)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	refused("a key was destroyed with it", "it needs its admin PIN", 3)
+	if n := strings.Count(a.Keyward("audit", "tail", "-n", "100"), "backend.adminPinGiven"); n != 4 {
+		t.Errorf("the audit trail has %d admin PINs, want 4", n)
+	}
+	for _, pin := range []string{userPIN, adminPIN, wrongPIN} {
+		if log := a.log.String(); strings.Contains(log, pin) {
+			t.Errorf("a PIN is in the log:\n%s", log)
+		}
+	}
+}
+
+// agentWithCard starts an agent with a card as its backend "yubi". config says where the admin PIN is from.
+func agentWithCard(t *testing.T, pcscd *cardsim.PCSCD, userPIN, adminPIN, config string) (*Agent, *cardsim.OpenPGP, *cardsim.Card) {
+	t.Helper()
+	app := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: 5555555})
+	app.SetPINs(userPIN, adminPIN)
+	card := cardsim.NewCard(app)
+	pcscd.Insert(t, 0, card)
+	bin, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncBuffer{}}
+	a.Keyward("init", "--softhsm")
+	writePIN(t, filepath.Join(a.Dir, "yubi-pin"), userPIN)
+	a.configure(`
+[backends.yubi]
+type = "openpgp"
+serial = "5555555"
+timeout = "3s"
+pin_file = "` + filepath.Join(a.Dir, "yubi-pin") + `"
+` + config + "\n")
+	a.Start()
+	t.Cleanup(a.finish)
+	return a, app, card
+}
+
+func writePIN(t *testing.T, path, pin string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(pin+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pinentry is a program that gives pin, whoever asks.
+func pinentry(t *testing.T, pin string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pinentry")
+	script := "#!/bin/sh\necho OK\nwhile read -r line; do\n[ \"$line\" != GETPIN ] || echo D " + pin + "\necho OK\ndone\n"
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // gnupg runs gpg and its daemons in a home of their own.
