@@ -1,8 +1,11 @@
 package secret
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,6 +100,46 @@ BYE
 	if _, err := FromPinentry(os.Args[0], strings.Repeat("x", maxAssuanLine))(t.Context()); err == nil || !strings.Contains(err.Error(), "SETDESC") {
 		t.Errorf("with a long description: %v", err)
 	}
+}
+
+// Whatever a program answers, it is a PIN or an error, and a PIN that is escaped and sent again is the same.
+func FuzzGetPIN(f *testing.F) {
+	greeting := strings.Repeat("OK\n", 8) // to all up to GETPIN, whatever the environment
+	for _, answer := range []string{"D 9%25\nOK\n", "D 9\nD 7\r\nOK\n", "S x\n#\n\nD 9\nOK", "ERR 83886179 no\n", "D %2\nOK\n", "D %zz\nOK\n"} {
+		f.Add([]byte(answer))
+	}
+	ask := func(answer []byte) (*Buffer, error) {
+		return getPIN(io.Discard, io.MultiReader(strings.NewReader(greeting), bytes.NewReader(answer)), ttyPath, "")
+	}
+	f.Setenv("TERM", "vt100")
+	f.Setenv("LC_ALL", "C")
+	f.Setenv("DISPLAY", ":0")
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		b, err := ask(answer)
+		if err != nil {
+			return
+		}
+		defer b.Close()
+		pin := reveal(b)
+		if len(pin) == 0 || len(pin) > maxPIN {
+			t.Fatalf("the PIN has %d bytes", len(pin))
+		}
+		var again bytes.Buffer
+		for i := range len(pin) {
+			fmt.Fprintf(&again, "D %%%02x\n", pin[i])
+		}
+		b2, err := ask(append(again.Bytes(), "OK\n"...))
+		if strings.HasSuffix(pin, "\n") { // of which one goes
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b2.Close()
+		if got := reveal(b2); got != pin {
+			t.Errorf("PIN %q, sent again %q", pin, got)
+		}
+	})
 }
 
 func TestFromPinentryGivesUp(t *testing.T) {
