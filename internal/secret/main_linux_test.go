@@ -75,6 +75,9 @@ func fakePinentry() {
 			child.Stdout = os.Stdout
 			_ = child.Start()
 			time.Sleep(time.Minute)
+		case "stay":
+			fmt.Print("D 975310\nOK\n")
+			time.Sleep(time.Minute)
 		case "endless":
 			for {
 				if _, err := fmt.Print(strings.Repeat("5", 4096)); err != nil {

@@ -125,7 +125,7 @@ func getPIN(in io.Writer, out io.Reader, terminal, description string) (pin *Buf
 	if err := a.command("GETPIN", "", got); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	_ = a.command("BYE", "", nil) // the PIN is here
+	_, _ = io.WriteString(in, "BYE\n") // not answered by all
 	return trimmed(b, got.n, "PIN")
 }
 

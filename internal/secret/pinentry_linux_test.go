@@ -102,6 +102,16 @@ BYE
 	}
 }
 
+func TestAssuanWipesWhatItUsed(t *testing.T) {
+	a := &assuan{in: io.Discard, out: strings.NewReader("D 975310\nOK\n"), line: make([]byte, maxAssuanLine)}
+	if err := a.command("GETPIN", "", &filling{b: take(t, make([]byte, 8))}); err != nil {
+		t.Fatal(err)
+	}
+	if line := bytes.Trim(a.line, "\x00"); len(line) != 0 {
+		t.Errorf("what was read still holds %q", line)
+	}
+}
+
 // Whatever a program answers, it is a PIN or an error, and a PIN that is escaped and sent again is the same.
 func FuzzGetPIN(f *testing.F) {
 	greeting := strings.Repeat("OK\n", 8) // to all up to GETPIN, whatever the environment
@@ -152,6 +162,15 @@ func TestFromPinentryGivesUp(t *testing.T) {
 		t.Errorf("FromPinentry = %v, want that it took too long", err)
 	}
 	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	fake(t, "stay") // when it has given the PIN
+	b, err := FromPinentry(os.Args[0], "")(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	if _, err := FromPinentry("/nonexistent/pinentry", "")(t.Context()); !errors.Is(err, os.ErrNotExist) {
