@@ -335,7 +335,7 @@ func TestServiceKilled(t *testing.T) {
 		_, err := k.SignDigest(t.Context(), [32]byte{1})
 		failed <- err
 	}()
-	for c.Count(insPSO) == 0 || c.Log()[len(c.Log())-1].INS != insPSO {
+	for log := c.Log(); log[len(log)-1].INS != insPSO; log = c.Log() {
 		time.Sleep(time.Millisecond)
 	}
 	pcscd.Kill()
