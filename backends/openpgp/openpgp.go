@@ -189,6 +189,16 @@ func needsOperator(err error) bool {
 
 // describe says what the card is and what is in its slots.
 func (s *session) describe() (string, error) {
+	contents, err := s.contents()
+	maker := "OpenPGP card"
+	if s.data.manufacturer == yubico {
+		maker = "YubiKey"
+	}
+	return fmt.Sprintf("%s %s in %q, OpenPGP %s", maker, s.data.serial, s.reader, contents), err
+}
+
+// contents says what is in the application, its version first.
+func (s *session) contents() (string, error) {
 	var in []string
 	for _, sl := range slots {
 		st, err := s.inspect(sl)
@@ -198,16 +208,12 @@ func (s *session) describe() (string, error) {
 		what := map[usage]string{empty: "empty", free: "free", ours: fmt.Sprintf("0x%x", st.signer[:]), foreign: "a key that is not Keyward's"}[st.usage]
 		in = append(in, fmt.Sprintf("%s: %s", sl.name, what))
 	}
-	maker := "OpenPGP card"
-	if s.data.manufacturer == yubico {
-		maker = "YubiKey"
-	}
-	return fmt.Sprintf("%s %s in %q, OpenPGP %d.%d; %s; PIN tries left: %d, admin PIN: %d", maker, s.data.serial, s.reader,
+	return fmt.Sprintf("%d.%d; %s; PIN tries left: %d, admin PIN: %d",
 		s.data.version[0], s.data.version[1], strings.Join(in, ", "), s.data.pw.triesUser, s.data.pw.triesAdmin), nil
 }
 
-// Describe says what the card in that reader is, what is in its slots and how many PIN tries are left. It is opened
-// for a moment, and then reset; no PIN is tried.
+// Describe says of the card in that reader which version of the application it has, what is in its slots and how many
+// PIN tries are left. It is opened for a moment, and then reset; no PIN is tried.
 func Describe(ctx context.Context, reader string) (text string, err error) {
 	client, err := pcsc.Dial()
 	if err != nil {
@@ -220,7 +226,7 @@ func Describe(ctx context.Context, reader string) (text string, err error) {
 		if err != nil {
 			return "", err
 		}
-		return s.describe()
+		return s.contents()
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -13,9 +14,16 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keyward/keyward/backends/isolated"
+	"github.com/keyward/keyward/internal/cardsim"
 )
 
+// TestMain is also the command, and the process that the command starts for a card.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == isolated.Arg {
+		main()
+	}
 	testscript.Main(m, map[string]func(){"keyward": main})
 }
 
@@ -27,6 +35,24 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setupScript,
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save, "answered": answered},
+	})
+}
+
+// TestYubiKeyScripts runs scripts with a YubiKey plugged in that comes from the factory. Each touch is given at once.
+func TestYubiKeyScripts(t *testing.T) {
+	pcscd := cardsim.StartPCSCD(t)
+	card := cardsim.NewYubiKey(cardsim.Firmware543, 12345678)
+	card.AutoTouch(true)
+	pcscd.Insert(t, 0, card)
+	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/yubikey",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv(cardsim.SocketEnv, pcscd.Socket)
+			return errors.Join(setupScript(env), os.WriteFile(filepath.Join(env.WorkDir, "roots.pem"), roots, 0o600))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 	})
 }
 

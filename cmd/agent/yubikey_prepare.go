@@ -155,8 +155,11 @@ func getPIN(ctx context.Context, what, file string, isNew bool) (*secret.Buffer,
 		source = secret.FromFile(file)
 	}
 	pin, err := source(ctx)
-	if err != nil {
+	if errors.Is(err, secret.ErrNoTerminal) {
 		return nil, withHint(err, "name a file that has it: --%s-file", strings.ToLower(what))
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := pin.Use(func(b []byte) error { return piv.CheckPIN(what, b) }); err != nil {
 		return nil, errors.Join(err, pin.Close())
