@@ -34,9 +34,9 @@ func TestFaults(t *testing.T) {
 	}{
 		{name: "throttled twice", fault: kmsfake.Fault{Code: "ThrottlingException"}, times: 2, calls: 3},
 		{name: "throttled by status alone", fault: kmsfake.Fault{Code: "TooManyRequestsException", Status: 429}, times: 1, calls: 2},
-		{name: "throttled until the deadline", fault: kmsfake.Fault{Code: "ThrottlingException"}, times: -1, timeout: 300 * time.Millisecond,
+		{name: "throttled until the deadline", fault: kmsfake.Fault{Code: "ThrottlingException"}, times: -1, timeout: time.Second,
 			wants: []error{ErrThrottled, backends.ErrUnavailable}, says: "Service Quotas"},
-		{name: "slow", fault: kmsfake.Fault{Delay: time.Hour}, times: -1, timeout: 300 * time.Millisecond, calls: 1,
+		{name: "slow", fault: kmsfake.Fault{Delay: time.Hour}, times: -1, timeout: time.Second, calls: 1,
 			wants: []error{backends.ErrUnavailable, context.DeadlineExceeded}, never: []error{ErrThrottled}, says: "kms:OPERATION on ARN"},
 		{name: "access denied", fault: kmsfake.Fault{Code: "AccessDeniedException"}, times: -1, calls: 1,
 			wants: []error{ErrDenied}, never: []error{backends.ErrUnavailable, backends.ErrKeyNotFound}, says: "allow kms:OPERATION on ARN in the IAM policy"},
