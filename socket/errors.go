@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
@@ -122,11 +123,14 @@ func replyTo(err error, operator bool) *api.Error {
 	}
 	for _, r := range replies {
 		if errors.Is(err, r.err) {
-			message := r.message
+			message, data := r.message, r.data
 			if message == "" || operator {
 				message = err.Error()
 			}
-			return &api.Error{Code: r.code, Message: message, Data: encodeData(r.data)}
+			if operator && strings.Contains(message, "keyward unlock") { // it says so itself, and more exactly
+				data.Hint = ""
+			}
+			return &api.Error{Code: r.code, Message: message, Data: encodeData(data)}
 		}
 	}
 	message := errInternal.Error()

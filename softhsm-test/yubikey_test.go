@@ -2,6 +2,9 @@ package softhsmtest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -222,7 +225,16 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.refuses([]string{`PIN policy "sometimes"`}, "--pin-policy", "sometimes")
 	b.refuses([]string{`name "Yubi"`}, "--name", "Yubi")
 	b.refuses([]string{"--adopt takes the key as it is"}, "--adopt", "--replace")
-	b.refuses([]string{"attesting slot 9d"}, "--adopt") // there is none
+	b.refuses([]string{`"Ä" is no serial number`}, "--serial", "Ä")
+	b.refuses([]string{`"a/b" is the name of no systemd credential`}, "--pin-credential", "a/b")
+	b.refuses([]string{"slot 9d is empty: there is no key to adopt"}, "--adopt")
+	b.refuses([]string{"not to be trusted", "--attestation-roots"}, "--attestation-roots=") // Yubico's
+	noRoots := filepath.Join(b.Dir, "piv-pin")
+	b.refuses([]string{"attestation roots: no certificate in there"}, "--attestation-roots", noRoots)
+	b.refuses([]string{"/dev/full/agent"}, "--dir", "/dev/full/agent")
+	if inv := b.inventory(); !inv.PIN.Default || !inv.PUK.Default || !inv.ManagementKey.Default || len(inv.Slots) != 0 || len(b.card.PINTries()) != 0 {
+		t.Errorf("the card was changed, or shown a PIN: %+v", inv)
+	}
 	b.setUpYubiKey()
 	b.refuses([]string{`has a backend "yubikey" already`})
 	b.refuses([]string{`backend "yubikey" has its key in slot 9d`}, "--name", "second", "--replace")
@@ -234,18 +246,35 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	_, err = s.Generate(management, 0x82, piv.PINOnce, piv.TouchNever, false)
 	b.must(err)
 	b.refuses([]string{"slot 82, P-256", "--replace"}, "--name", "second", "--slot", "82")
+
+	// What can't be attested is not adopted.
+	imported, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	b.must(err)
+	yk, err := pivgo.Open(cardsim.ReaderName + " 00 00")
+	b.must(err)
+	slot85, _ := pivgo.RetiredKeyManagementSlot(0x85)
+	slot86, _ := pivgo.RetiredKeyManagementSlot(0x86)
+	b.must(yk.SetPrivateKeyInsecure(management, slot85, imported, pivgo.Key{Algorithm: pivgo.AlgorithmEC256, PINPolicy: pivgo.PINPolicyOnce, TouchPolicy: pivgo.TouchPolicyNever}))
+	_, err = yk.GenerateKey(management, slot86, pivgo.Key{Algorithm: pivgo.AlgorithmEC384, PINPolicy: pivgo.PINPolicyOnce, TouchPolicy: pivgo.TouchPolicyNever})
+	b.must(err)
+	b.must(yk.Close())
+	b.refuses([]string{"the key in slot 85 was imported"}, "--name", "second", "--slot", "85", "--adopt")
+	b.refuses([]string{"the key in slot 86 is P-384, want P-256"}, "--name", "second", "--slot", "86", "--adopt")
 	mark := len(b.card.PINTries())
 	b.must(os.WriteFile(filepath.Join(b.Dir, "piv-pin"), []byte("000000"), 0o600))
+	b.must(os.Chmod(filepath.Join(b.Dir, "piv-pin"), 0o644))
+	b.refuses([]string{"chmod 600"}, "--name", "second", "--slot", "82", "--adopt")
+	b.must(os.Chmod(filepath.Join(b.Dir, "piv-pin"), 0o600))
 	b.refuses([]string{"PIN incorrect: 2 tries are left"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 1 {
 		t.Errorf("the card was shown %d PINs, want 1", n)
 	}
-	b.refuses([]string{"PIN incorrect: 1 tries are left"}, "--name", "second", "--slot", "83")
+	b.refuses([]string{"PIN incorrect: 1 tries are left"}, "--name", "second", "--slot", "82", "--adopt")
 	b.refuses([]string{"last PIN try is not spent"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 2 {
 		t.Errorf("the card was shown %d PINs, want 2", n)
 	}
-	if inv := b.inventory(); len(inv.Slots) != 2 {
+	if inv := b.inventory(); len(inv.Slots) != 4 {
 		t.Errorf("the card has keys that nobody asked for: %+v", inv.Slots)
 	}
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/go-piv/piv-go/v2/piv"
 )
@@ -185,6 +186,16 @@ func checkAttestation(statement, card *x509.Certificate, roots *x509.CertPool) (
 		return nil, fmt.Errorf("attestation lacks the serial number, a slot of 9d or 82 to 95, or the policies: %+v", a)
 	}
 	return k, nil
+}
+
+// checkIssuer checks that a card's attestation certificate leads to the roots. piv-go, which has Yubico's, checks
+// a pair: of this certificate with itself only the second half, what the card attests, is missing.
+func checkIssuer(card *x509.Certificate, roots *x509.CertPool) error {
+	_, err := (&piv.Verifier{Roots: roots}).Verify(card, card)
+	if err != nil && strings.Contains(err.Error(), "error verifying attestation certificate") {
+		return fmt.Errorf("the card's attestation certificate is not to be trusted: %w", err)
+	}
+	return nil
 }
 
 func parsePEM(data []byte) (certs []*x509.Certificate, err error) {

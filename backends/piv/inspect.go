@@ -50,13 +50,14 @@ func (s *session) firmware() string {
 
 // Inventory is what is on a card.
 type Inventory struct {
-	Card
+	Card `json:"-"`
 	// Described: the card tells what follows, which it does from firmware 5.3 on. If not, all of it is zero.
-	Described     bool      `json:"described"`
+	Described     bool      `json:"-"`
 	PIN           Reference `json:"pin"`
 	PUK           Reference `json:"puk"`
-	ManagementKey Reference `json:"managementKey"`   // it has no tries
-	Slots         []SlotKey `json:"slots,omitempty"` // 9a, 9c, 9d, 9e and 82 to 95, those with a key
+	ManagementKey Reference `json:"managementKey"`       // it has no tries
+	Stored        bool      `json:"managementKeyStored"` // the card is noted to keep it under the PIN
+	Slots         []SlotKey `json:"slots,omitempty"`     // 9a, 9c, 9d, 9e and 82 to 95, those with a key
 }
 
 // Reference is a PIN, or what is like one.
@@ -129,6 +130,9 @@ func (inv *Inventory) read(s *session) (err error) {
 		return err
 	}
 	if inv.ManagementKey, err = s.reference("the management key", refManagement); err != nil {
+		return err
+	}
+	if inv.Stored, err = s.isNotedAsStored(); err != nil {
 		return err
 	}
 	slots := []byte{0x9a, 0x9c, 0x9d, 0x9e}

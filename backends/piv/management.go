@@ -142,6 +142,18 @@ func (s *session) notedAsStored() ([]byte, error) {
 	return append(appendTLV(nil, tagAdminFlags, []byte{flags}), admin...), nil
 }
 
+// isNotedAsStored reports whether the admin data says that the management key is stored. Data that are none say
+// nothing.
+func (s *session) isNotedAsStored() (bool, error) {
+	object, err := s.object("the admin data", objectAdmin)
+	if err != nil && !errors.Is(err, pcsc.ErrGarbled) {
+		return false, err
+	}
+	fields, err := parseTLV(object[tagAdmin])
+	flags := fields[tagAdminFlags]
+	return err == nil && len(flags) == 1 && flags[0]&flagKeyIsStored != 0, nil
+}
+
 func (s *session) putAdmin(admin []byte) error {
 	return s.putObject("noting that the management key is stored", objectAdmin, tagAdmin, admin)
 }

@@ -26,6 +26,8 @@ var (
 	ErrSlotInUse = errors.New("the slot has a key already")
 	// ErrManagementKey: the card refused the management key. It may be tried again; there is no counter.
 	ErrManagementKey = errors.New("wrong management key")
+	// ErrNotAttested: a key was generated, but the card's attestation of it was not had, or is not believed.
+	ErrNotAttested = errors.New("a key was generated, but not attested")
 	// ErrNotStored: the card does not have its management key stored where the PIN opens it.
 	ErrNotStored = errors.New("no management key is stored on the card")
 )
@@ -73,6 +75,27 @@ func (s *session) spendTry(pin []byte) error {
 	return s.verify(pin)
 }
 
+// CheckPIN shows the card the PIN. A wrong one costs a try; the last one is not spent.
+func (s *Setup) CheckPIN(pin []byte) error {
+	return withSerial(s.Serial, func(c *session) error { return c.spendTry(pin) })
+}
+
+// CheckRoots checks that the card's own attestation certificate leads to one of the roots, without which no
+// attestation by it is believed.
+func (s *Setup) CheckRoots() error {
+	roots, err := rootPool(s.Roots)
+	if err != nil {
+		return err
+	}
+	return withSerial(s.Serial, func(c *session) error {
+		card, err := c.attestationCertificate()
+		if err != nil {
+			return err
+		}
+		return checkIssuer(card, roots)
+	})
+}
+
 // ChangePIN changes the PIN, of 6 to 8 characters. A wrong old one costs a try; the last one is not spent.
 func (s *Setup) ChangePIN(oldPIN, newPIN []byte) error {
 	return s.change("PIN", refPIN, oldPIN, newPIN)
@@ -84,8 +107,8 @@ func (s *Setup) ChangePUK(oldPUK, newPUK []byte) error {
 	return s.change("PUK", refPUK, oldPUK, newPUK)
 }
 
-// CheckPIN refuses a PIN or PUK, which what says, that no card has, or that is the factory's.
-func CheckPIN(what string, pin []byte) error {
+// ValidPIN refuses a PIN or PUK, which what says, that no card has, or that is the factory's.
+func ValidPIN(what string, pin []byte) error {
 	switch {
 	case len(pin) < 6 || len(pin) > maxPIN:
 		return fmt.Errorf("the %s has %d characters, want 6 to %d", what, len(pin), maxPIN)
@@ -99,7 +122,7 @@ func CheckPIN(what string, pin []byte) error {
 
 // change is CHANGE REFERENCE DATA: SP 800-73-4, part 2, 3.2.2.
 func (s *Setup) change(what string, ref byte, old, changed []byte) error {
-	if err := CheckPIN("new "+what, changed); err != nil {
+	if err := ValidPIN("new "+what, changed); err != nil {
 		return err
 	}
 	if len(old) == 0 || len(old) > maxPIN {
@@ -150,10 +173,10 @@ func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch Touc
 			return err
 		}
 		if key, err = s.attest(c, slot); err != nil {
-			return fmt.Errorf("a key was generated in slot %v, but: %w", slot, err)
+			return fmt.Errorf("%w: slot %v: %w", ErrNotAttested, slot, err)
 		}
 		if !public.Equal(key.Public) || key.PINPolicy != pin || key.TouchPolicy != touch {
-			return fmt.Errorf("the card generated another key than it attests, which is %v", key)
+			return fmt.Errorf("%w: the card attests %v instead", ErrNotAttested, key)
 		}
 		return nil
 	})
@@ -231,7 +254,7 @@ func (s *Setup) Attest(slot Slot) (key *AttestedKey, err error) {
 	return key, err
 }
 
-// attest is Yubico's ATTEST, which answers with a certificate. The card's own is in object 5fff01:
+// attest is Yubico's ATTEST, which answers with a certificate:
 // https://developers.yubico.com/PIV/Introduction/Yubico_extensions.html
 func (s *Setup) attest(c *session, slot Slot) (*AttestedKey, error) {
 	roots, err := rootPool(s.Roots)
@@ -246,13 +269,9 @@ func (s *Setup) attest(c *session, slot Slot) (*AttestedKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attesting slot %v: %w", slot, err)
 	}
-	object, err := c.object("the card's attestation certificate", objectAttestation)
+	card, err := c.attestationCertificate()
 	if err != nil {
 		return nil, err
-	}
-	card, err := x509.ParseCertificate(object[0x70]) // SP 800-73-4, part 1, table 10
-	if err != nil {
-		return nil, fmt.Errorf("the card's attestation certificate: %w", err)
 	}
 	key, err := checkAttestation(statement, card, roots)
 	if err != nil {
@@ -262,4 +281,17 @@ func (s *Setup) attest(c *session, slot Slot) (*AttestedKey, error) {
 		return nil, fmt.Errorf("the card attests %v instead of slot %v", key, slot)
 	}
 	return key, nil
+}
+
+// attestationCertificate is the certificate of the key that the card attests with.
+func (s *session) attestationCertificate() (*x509.Certificate, error) {
+	object, err := s.object("the card's attestation certificate", objectAttestation)
+	if err != nil {
+		return nil, err
+	}
+	card, err := x509.ParseCertificate(object[0x70]) // SP 800-73-4, part 1, table 10
+	if err != nil {
+		return nil, fmt.Errorf("the card's attestation certificate: %w", err)
+	}
+	return card, nil
 }

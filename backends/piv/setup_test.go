@@ -84,7 +84,7 @@ func TestInspect(t *testing.T) {
 			b.wantClean(t, "setting up")
 			if want.Described {
 				tries := piv.Reference{Left: 3, Full: 3}
-				want.PIN, want.PUK, want.ManagementKey, want.Slots = tries, tries, piv.Reference{}, ours
+				want.PIN, want.PUK, want.ManagementKey, want.Stored, want.Slots = tries, tries, piv.Reference{}, true, ours
 			}
 			if diff := cmp.Diff(want, b.inspect(t)); diff != "" {
 				t.Errorf("a card that was set up (-want +got):\n%s", diff)

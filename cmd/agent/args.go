@@ -52,6 +52,24 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	return slices.Concat(path, flags, []string{"--"}, operands), nil
 }
 
+// commandOf returns the command in what arrange returned, and its --dir.
+func commandOf(args []string) (command, dir string) {
+	command = "keyward"
+	flags := false
+	for _, arg := range args {
+		if arg == "--" {
+			break
+		}
+		flags = flags || strings.HasPrefix(arg, "--")
+		if !flags {
+			command += " " + arg
+		} else if value, ok := strings.CutPrefix(arg, "--dir="); ok {
+			dir = value
+		}
+	}
+	return command, dir
+}
+
 // oneFlag reads the flag arg, with its value from rest if it takes one, and returns it as
 // one argument, and what is left of rest.
 func oneFlag(arg string, rest []string, known []cli.Flag, path []string) (string, []string, error) {

@@ -53,9 +53,7 @@ func (t *tool) report(err error) int {
 	}
 	code, hint := verdictOn(err)
 	t.note("error: %s", message(err))
-	if hint != "" {
-		t.hint("%s", hint)
-	}
+	t.hint("%s", hint)
 	return code
 }
 

@@ -24,6 +24,9 @@ func main() {
 type tool struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+
+	command string // that runs, "keyward session list"
+	dir     string // its --dir; "": not given
 }
 
 // run runs one command and returns the exit code.
@@ -34,6 +37,7 @@ func (t *tool) run(ctx context.Context, args []string) int {
 		return exitOK
 	}
 	args, err := arrange(app, args)
+	t.command, t.dir = commandOf(args)
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, args...))
 	}

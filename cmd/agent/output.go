@@ -8,8 +8,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/urfave/cli/v2"
 )
 
 // print writes data for a person or a shell.
@@ -20,15 +18,23 @@ func (t *tool) note(format string, args ...any) {
 	fmt.Fprintf(t.stderr, "keyward: "+format+"\n", args...)
 }
 
-// hint says what to type next.
-func (t *tool) hint(format string, args ...any) { t.note("hint: "+format, args...) }
-
-// sameDir is the --dir that the command was given, for a hint to repeat.
-func sameDir(c *cli.Context) string {
-	if !c.IsSet("dir") {
-		return ""
+// hint says what to type next, as it can be typed here.
+func (t *tool) hint(format string, args ...any) {
+	if hint := t.forHere(fmt.Sprintf(format, args...)); hint != "" {
+		t.note("hint: %s", hint)
 	}
-	return " --dir " + c.String("dir")
+}
+
+// forHere makes a hint of an agent, which does not know how it is reached, one that can be typed here: none to do
+// again what has just failed, and with the --dir that was given.
+func (t *tool) forHere(hint string) string {
+	switch {
+	case hint == t.command:
+		return ""
+	case t.dir != "" && strings.HasPrefix(hint, "keyward ") && !strings.ContainsAny(hint, ",;(") && !strings.Contains(hint, "--dir"):
+		return hint + " --dir " + t.dir
+	}
+	return hint
 }
 
 // printJSON writes v as one line.

@@ -164,7 +164,7 @@ func (t *tool) printCreated(c *cli.Context, s *api.Session) error {
 	t.print("\nFor the account's owner, with agw-client:\n\n%s", ownersSnippet(string(spec)))
 	t.note("or the calldata from %v to the validator %v on chain %d. If the agent reads that chain, the session turns active by itself; else:",
 		s.Account, s.Validator, s.ChainID)
-	t.hint("keyward session activate %s%s", s.ID, sameDir(c))
+	t.hint("keyward session activate %s", s.ID)
 	return nil
 }
 

@@ -32,8 +32,9 @@ func (t *tool) yubikeyCommand() *cli.Command {
 
 // cardInfo is a card that is plugged in.
 type cardInfo struct {
-	*piv.Inventory
+	piv.Card
 	Error    string            `json:"error,omitempty"`    // why its PIV application can't be used
+	PIV      *piv.Inventory    `json:"piv,omitempty"`      // absent: the card does not tell
 	OpenPGP  string            `json:"openpgp"`            // what is in its OpenPGP application, or why that can't be told
 	Backends map[string]string `json:"backends,omitempty"` // those that use it, and what of it: "9d", "openpgp"
 }
@@ -43,8 +44,9 @@ func (t *tool) yubikeyStatus(c *cli.Context) error {
 		return err
 	}
 	p, err := findPlace(c)
-	if err != nil {
-		return err
+	if err != nil { // the cards are there all the same
+		t.note("%v", err)
+		p = &place{}
 	}
 	cards, err := listCards()
 	if err != nil {
@@ -87,22 +89,36 @@ func listCards() ([]piv.Card, error) {
 }
 
 func (p *place) cardInfo(ctx context.Context, card piv.Card) cardInfo {
-	info := cardInfo{Inventory: &piv.Inventory{Card: card}}
+	info := cardInfo{Card: card}
 	err := card.Err
 	if err == nil {
 		info.Backends = p.usersOf(card.Serial)
 		var inv *piv.Inventory
-		if inv, err = piv.Inspect(card.Serial); err == nil {
-			info.Inventory = inv
+		if inv, err = piv.Inspect(card.Serial); err == nil && inv.Described {
+			info.PIV = inv
 		}
 	}
 	if err != nil {
-		info.Error = err.Error()
+		info.Error = p.blame(err)
 	}
 	if info.OpenPGP, err = openpgp.Describe(ctx, card.Reader); err != nil {
-		info.OpenPGP = err.Error()
+		info.OpenPGP = p.blame(err)
 	}
 	return info
+}
+
+// blame explains that a card is in use: by this configuration's own agent as likely as by another program.
+func (p *place) blame(err error) string {
+	if !errors.Is(err, pcsc.ErrInUse) || p.conf == nil {
+		return err.Error()
+	}
+	for name, b := range p.conf.Backends {
+		switch b.Settings.(type) {
+		case *config.PIV, *config.OpenPGP:
+			return fmt.Sprintf("in use, maybe by the agent for backend %q, which may wait for a touch (see: keyward status --dir %s); or: %v", name, p.dirs.Config, err)
+		}
+	}
+	return err.Error()
 }
 
 // usersOf are the configured backends on that YubiKey, with what they use of it.
@@ -153,7 +169,7 @@ func (t *tool) printCard(info *cardInfo) error {
 	}
 	facts := [][2]string{{"  PIV", info.Error}}
 	if info.Error == "" {
-		facts = pivFacts(info.Inventory, info.Backends)
+		facts = pivFacts(info.PIV, info.Backends)
 	}
 	of := ""
 	for name, use := range info.Backends {
@@ -164,15 +180,20 @@ func (t *tool) printCard(info *cardInfo) error {
 	return t.facts(append(facts, [2]string{"  OpenPGP", info.OpenPGP + of})...)
 }
 
-// pivFacts says what is in the PIV application. users are as in cardInfo.Backends.
+// pivFacts says what is in the PIV application, which is nil if the card does not tell. users are as in
+// cardInfo.Backends.
 func pivFacts(inv *piv.Inventory, users map[string]string) [][2]string {
-	if !inv.Described {
+	if inv == nil {
 		return [][2]string{{"  PIV", "firmware before 5.3 does not tell what is on it; see: ykman piv info"}}
+	}
+	management := reference(inv.ManagementKey)
+	if inv.Stored {
+		management += "; the card keeps it under the PIN"
 	}
 	facts := [][2]string{
 		{"  PIV PIN", reference(inv.PIN)},
 		{"  PIV PUK", reference(inv.PUK)},
-		{"  PIV management key", reference(inv.ManagementKey)},
+		{"  PIV management key", management},
 	}
 	for _, key := range inv.Slots {
 		text := key.String()
@@ -191,8 +212,13 @@ func reference(r piv.Reference) string {
 	if r.Default {
 		text = "THE FACTORY'S, which everybody knows"
 	}
-	if r.Full > 0 {
-		text += fmt.Sprintf("; %d of %d tries left", r.Left, r.Full)
+	switch {
+	case r.Full == 0: // it has no tries
+		return text
+	case r.Left == 0:
+		return text + fmt.Sprintf("; BLOCKED: 0 of %d tries left", r.Full)
+	case r.Left == 1:
+		return text + fmt.Sprintf("; 1 of %d tries left, and a wrong one more blocks it", r.Full)
 	}
-	return text
+	return text + fmt.Sprintf("; %d of %d tries left", r.Left, r.Full)
 }

@@ -47,13 +47,18 @@ func (s *cardSetup) plan() []string {
 	if s.changesManagement() {
 		lines = append(lines, "  - replace the factory's management key by a random one, which the card keeps under the PIN")
 	}
+	pin, touch := s.pinPolicy, s.touchPolicy
 	if s.adopt {
-		lines = append(lines, fmt.Sprintf("  - use the key that is in slot %v, with the policies that it has", s.slot))
+		pin, touch = s.adopted.PINPolicy, s.adopted.TouchPolicy
+		lines = append(lines, fmt.Sprintf("  - use the P-256 key that is in slot %v, which has", s.slot))
 	} else {
-		lines = append(lines, fmt.Sprintf("  - generate a P-256 key in slot %v, with", s.slot),
-			fmt.Sprintf("      PIN policy %s: %s", s.pinPolicy, pinPolicyMeans[s.pinPolicy]),
-			fmt.Sprintf("      touch policy %s: %s", s.touchPolicy, touchPolicyMeans[s.touchPolicy]),
-			"    THESE POLICIES CAN'T BE CHANGED LATER: for others, another key is needed, and another backend")
+		lines = append(lines, fmt.Sprintf("  - generate a P-256 key in slot %v, with", s.slot))
+	}
+	lines = append(lines,
+		fmt.Sprintf("      PIN policy %s: %s", pin, pinPolicyMeans[pin]),
+		fmt.Sprintf("      touch policy %s: %s", touch, touchPolicyMeans[touch]))
+	if !s.adopt {
+		lines = append(lines, "    THESE POLICIES CAN'T BE CHANGED LATER: for others, another key is needed, and another backend")
 		if s.replace {
 			lines = append(lines, fmt.Sprintf("    THE KEY THAT IS IN SLOT %v NOW IS LOST, with all that is sealed to it", s.slot))
 		}
@@ -70,15 +75,20 @@ var (
 	touchPolicyMeans = map[piv.TouchPolicy]string{
 		piv.TouchNever:  "none, as a server needs it",
 		piv.TouchAlways: "a finger on the card, within 15 seconds, each time a session key is opened",
-		piv.TouchCached: "the same, but a touch is good for 15 seconds",
+		piv.TouchCached: "a finger on the card each time a session key is opened; one is good for 15 seconds",
 	}
 )
 
-// getPINs gets all that prepare needs, and refuses what the card would refuse.
+// getPINs gets all that prepare and the agent need, and refuses what the card refuses.
 func (s *cardSetup) getPINs(ctx context.Context) (err error) {
-	if s.changesPIN() || s.changesManagement() || !s.adopt {
+	if s.changesPIN() || s.changesManagement() || !s.adopt || s.adopted.PINPolicy != piv.PINNever {
 		if s.pin, err = getPIN(ctx, "PIN", s.pinFile, s.changesPIN()); err != nil {
 			return err
+		}
+		if !s.changesPIN() {
+			if err := s.pin.Use(s.card.CheckPIN); err != nil {
+				return err
+			}
 		}
 	}
 	if s.changesPUK() {
@@ -161,7 +171,7 @@ func getPIN(ctx context.Context, what, file string, isNew bool) (*secret.Buffer,
 	if err != nil {
 		return nil, err
 	}
-	if err := pin.Use(func(b []byte) error { return piv.CheckPIN(what, b) }); err != nil {
+	if err := pin.Use(func(b []byte) error { return piv.ValidPIN(what, b) }); err != nil {
 		return nil, errors.Join(err, pin.Close())
 	}
 	return pin, nil
@@ -175,6 +185,7 @@ func (s *cardSetup) wipe() {
 
 // prepare changes the card. Each step leaves it such that a second run does the rest.
 func (s *cardSetup) prepare() (key *piv.AttestedKey, err error) {
+	key = s.adopted
 	for _, step := range []struct {
 		needed bool
 		what   string
@@ -189,7 +200,6 @@ func (s *cardSetup) prepare() (key *piv.AttestedKey, err error) {
 		{s.changesManagement(), "replacing the management key", func() error {
 			return s.pin.Use(func(pin []byte) error { return s.card.ProtectManagementKey(piv.DefaultManagementKey(), pin) })
 		}},
-		{s.adopt, "having the card attest its key", func() error { key, err = s.card.Attest(s.slot); return err }},
 		{!s.adopt, "generating a key", func() error { key, err = s.generate(); return err }},
 	} {
 		if !step.needed {
@@ -217,15 +227,27 @@ func (s *cardSetup) generate() (key *piv.AttestedKey, err error) {
 	return key, err
 }
 
+// makePlace makes the agent's directories, if they are not there, and finds out whether they can be written to.
+func (s *cardSetup) makePlace() error {
+	for _, dir := range []string{s.place.dirs.Config, s.place.dirs.State} {
+		if _, err := makeDir(dir); err != nil {
+			return err
+		}
+		probe, err := os.CreateTemp(dir, ".setup-*")
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeConfig keeps the attestation and then adds the backend to the configuration, which is made if there is
 // none. It returns the attestation's path.
 func (s *cardSetup) writeConfig(key *piv.AttestedKey) (attestation string, err error) {
 	dirs := s.place.dirs
-	for _, dir := range []string{dirs.Config, dirs.State} {
-		if _, err := makeDir(dir); err != nil {
-			return "", err
-		}
-	}
 	settings := &config.PIV{
 		Attestation: s.name + "-attestation.pem",
 		Slot:        key.Slot.String(), PINPolicy: string(key.PINPolicy), TouchPolicy: string(key.TouchPolicy),

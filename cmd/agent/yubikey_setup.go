@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -21,7 +24,7 @@ func (t *tool) yubikeySetupCommand() *cli.Command {
 		Usage: "make a YubiKey's PIV application ready to seal session keys, and add it to the configuration as a backend",
 		Description: `It shows what is on the card and what it is going to do, and asks before it does that. It replaces the factory's PIN,
 PUK and management key, generates a P-256 key, checks and keeps the card's attestation of it, and writes the
-configuration last. If it is interrupted, run it again in the same way.
+configuration last. If it is interrupted, run it again in the same way; if a key was generated already, it says how to use that.
 
 PINs come from the terminal, or from the files that are named. The PIN and the PUK are those that the card is to have: if it has
 the factory's, they are changed to these. The new management key is random, and the card keeps it under the PIN.`,
@@ -54,8 +57,8 @@ type cardSetup struct {
 	slot           piv.Slot
 	pinPolicy      piv.PINPolicy
 	touchPolicy    piv.TouchPolicy
-	policiesGiven  bool
 	adopt, replace bool
+	adopted        *piv.AttestedKey // the key in the slot; nil unless adopt
 
 	pinFile, pinCredential, pukFile, managementFile, rootsFile string
 
@@ -69,7 +72,7 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.findCard(c.String("serial")); err != nil {
+	if err := s.findCard(); err != nil {
 		return err
 	}
 	if err := s.checkSlot(); err != nil {
@@ -82,13 +85,19 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	if err := s.getPINs(c.Context); err != nil {
 		return err
 	}
+	if err := s.makePlace(); err != nil {
+		return err
+	}
 	key, err := s.prepare()
+	if errors.Is(err, piv.ErrNotAttested) {
+		return withHint(err, "when that is repaired, use the key: the same command with --adopt, without policies")
+	}
 	if err != nil {
 		return err
 	}
 	attestation, err := s.writeConfig(key)
 	if err != nil {
-		return err
+		return withHint(fmt.Errorf("the card is ready, but: %w", err), "when that is repaired, use its key: the same command with --adopt, without policies")
 	}
 	return s.tellDone(c, key, attestation)
 }
@@ -100,24 +109,17 @@ func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 	}
 	p, err := findPlace(c)
 	if err != nil {
-		return nil, err
+		return nil, withHint(err, "repair that, or set the card up in a directory without a configuration, which is made then: --dir DIRECTORY")
 	}
 	s := &cardSetup{
 		tool: t, place: p, name: c.String("name"),
 		pinPolicy: piv.PINPolicy(c.String("pin-policy")), touchPolicy: piv.TouchPolicy(c.String("touch-policy")),
-		policiesGiven: c.IsSet("pin-policy") || c.IsSet("touch-policy"),
-		adopt:         c.Bool("adopt"), replace: c.Bool("replace"),
+		adopt: c.Bool("adopt"), replace: c.Bool("replace"),
 		pinFile: c.String("pin-file"), pinCredential: c.String("pin-credential"), pukFile: c.String("puk-file"),
 		managementFile: c.String("management-key-file"), rootsFile: c.String("attestation-roots"),
 	}
-	if s.slot, err = piv.ParseSlot(c.String("slot")); err != nil {
-		return nil, usageError("--slot: %v", err)
-	}
-	if err := piv.CheckPolicies(s.pinPolicy, s.touchPolicy); err != nil {
-		return nil, usageError("%v", err)
-	}
-	if s.adopt && (s.replace || s.policiesGiven) {
-		return nil, usageError("--adopt takes the key as it is: it goes with neither --replace nor policies")
+	if err := s.checkFlags(c); err != nil {
+		return nil, err
 	}
 	if s.rootsFile != "" {
 		if s.card.Roots, err = os.ReadFile(s.rootsFile); err != nil {
@@ -125,6 +127,33 @@ func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 		}
 	}
 	return s, s.checkPlace()
+}
+
+// checkFlags reads and checks what is no path.
+func (s *cardSetup) checkFlags(c *cli.Context) (err error) {
+	if err := config.CheckName(s.name); err != nil {
+		return usageError("--name: %v", err)
+	}
+	if s.slot, err = piv.ParseSlot(strings.ToLower(c.String("slot"))); err != nil {
+		return usageError("--slot: %v (hexadecimal)", err)
+	}
+	if err := piv.CheckPolicies(s.pinPolicy, s.touchPolicy); err != nil {
+		return usageError("%v", err)
+	}
+	if s.adopt && (s.replace || c.IsSet("pin-policy") || c.IsSet("touch-policy")) {
+		return usageError("--adopt takes the key as it is: it goes with neither --replace nor policies")
+	}
+	if name := s.pinCredential; name != "" && name != filepath.Base(name) {
+		return usageError("--pin-credential: %q is the name of no systemd credential", name)
+	}
+	if serial := c.String("serial"); serial != "" {
+		n, err := strconv.ParseUint(serial, 10, 32)
+		if err != nil {
+			return usageError("--serial: %q is no serial number; it is printed on the YubiKey, in digits", serial)
+		}
+		s.card.Serial = uint32(n)
+	}
+	return nil
 }
 
 // checkPlace refuses what would make it fail only when the card is changed already.
@@ -135,31 +164,34 @@ func (s *cardSetup) checkPlace() error {
 	if _, _, err := s.newConfig(&config.PIV{Attestation: "x", PIN: config.PIN{Prompt: true}}); err != nil {
 		return err
 	}
-	if !s.place.dirs.Configured() {
-		return nil
+	for _, path := range []string{s.place.dirs.Config, s.place.dirs.State, s.place.dirs.ConfigFile()} {
+		if err := mayReplace(path); err != nil {
+			return err
+		}
 	}
-	return mayReplace(s.place.dirs.ConfigFile())
+	return nil
 }
 
 // findCard finds the card and reads what is on it.
-func (s *cardSetup) findCard(serial string) error {
+func (s *cardSetup) findCard() error {
 	cards, err := listCards()
 	if err != nil {
 		return err
 	}
+	wanted := s.card.Serial
 	var found []string
 	for _, card := range cards {
 		switch {
 		case card.Err != nil:
-			s.note("%v", card.Err)
-		case serial == "" || serial == fmt.Sprint(card.Serial):
+			s.note("%s", s.place.blame(card.Err))
+		case wanted == 0 || wanted == card.Serial:
 			s.card.Serial = card.Serial
 			found = append(found, fmt.Sprint(card.Serial))
 		}
 	}
 	switch {
-	case len(found) == 0 && serial != "":
-		return withHint(fmt.Errorf("YubiKey %s is not plugged in, or can't be used", serial), "keyward yubikey status")
+	case len(found) == 0 && wanted != 0:
+		return withHint(fmt.Errorf("YubiKey %d is not plugged in, or can't be used", wanted), "keyward yubikey status")
 	case len(found) == 0:
 		return withHint(errors.New("no YubiKey is plugged in that can be used"), "keyward yubikey status")
 	case len(found) > 1:
@@ -169,20 +201,43 @@ func (s *cardSetup) findCard(serial string) error {
 	return err
 }
 
-// checkSlot refuses a slot that is used, unless it is to be.
-func (s *cardSetup) checkSlot() error {
+// checkSlot refuses a slot that is used, unless it is to be, and a card whose attestation would not be believed.
+func (s *cardSetup) checkSlot() (err error) {
 	for name, use := range s.place.usersOf(s.card.Serial) {
 		if use == s.slot.String() {
 			return fmt.Errorf("backend %q has its key in slot %v of YubiKey %d: choose another one with --slot", name, s.slot, s.card.Serial)
 		}
 	}
-	if s.adopt || s.replace {
+	if err := s.card.CheckRoots(); err != nil {
+		return withHint(err, "if it is not to lead to Yubico's certificates, name its own: --attestation-roots FILE")
+	}
+	if s.adopt {
+		return s.checkAdopted()
+	}
+	if s.replace {
 		return nil
 	}
-	err := s.card.CheckEmpty(s.slot)
+	err = s.card.CheckEmpty(s.slot)
 	if errors.Is(err, piv.ErrSlotInUse) {
 		return withHint(err, "choose another one with --slot, or use that key (--adopt), or overwrite it (--replace)")
 	}
+	return err
+}
+
+// checkAdopted has the card attest the key that is to be used.
+func (s *cardSetup) checkAdopted() (err error) {
+	if s.inv.Described {
+		i := slices.IndexFunc(s.inv.Slots, func(k piv.SlotKey) bool { return k.Slot == s.slot })
+		switch {
+		case i < 0:
+			return withHint(fmt.Errorf("slot %v is empty: there is no key to adopt", s.slot), "run it without --adopt")
+		case !s.inv.Slots[i].Generated:
+			return fmt.Errorf("the key in slot %v was imported, so the card can't attest it, and a copy may be elsewhere", s.slot)
+		case s.inv.Slots[i].Algorithm != "P-256":
+			return fmt.Errorf("the key in slot %v is %s, want P-256", s.slot, s.inv.Slots[i].Algorithm)
+		}
+	}
+	s.adopted, err = s.card.Attest(s.slot)
 	return err
 }
 
@@ -199,21 +254,26 @@ func (s *cardSetup) confirm(yes bool) error {
 	if strings.TrimSpace(answer) == "yes" {
 		return nil
 	}
-	if err != nil {
+	refusal := errors.New("not confirmed; nothing was changed")
+	if err != nil { // there is nobody
 		fmt.Fprintln(s.stderr)
+		return withHint(refusal, "where nobody can be asked, add --yes, --pin-file and --puk-file")
 	}
-	return errors.New("not confirmed; nothing was changed")
+	return refusal
 }
 
-// mayReplace refuses a file that would have another owner when it is written anew: the agent could
-// not read it any more.
-func mayReplace(file string) error {
-	owner, err := ownerOf(file)
+// mayReplace refuses a file or directory that is somebody else's: what is written there would be ours, and
+// the agent could not read it.
+func mayReplace(path string) error {
+	owner, err := ownerOf(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	if owner != os.Geteuid() {
-		return withHint(fmt.Errorf("%s belongs to uid %d, and would belong to you", file, owner), "run this as the user that the agent runs as")
+		return withHint(fmt.Errorf("%s belongs to uid %d, and what is written there would belong to you", path, owner), "run this as the user that the agent runs as")
 	}
 	return nil
 }

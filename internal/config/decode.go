@@ -207,6 +207,18 @@ func keysOf(fields []field) []string {
 
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
+// CheckName refuses what can't be the name of a backend or a chain.
+func CheckName(name string) error {
+	if !validName.MatchString(name) {
+		return fmt.Errorf("name %q: use lower-case letters, digits, - and _", name)
+	}
+	// A chain's name must not look like a chain id: commands take either.
+	if _, err := strconv.ParseUint(name, 10, 64); err == nil {
+		return fmt.Errorf("name %q: a number is no name", name)
+	}
+	return nil
+}
+
 // named reads a table of sections that the operator names.
 func (d *document) named(v any, p path, read func(name string, v any) error) error {
 	table, ok := v.(map[string]any)
@@ -214,12 +226,8 @@ func (d *document) named(v any, p path, read func(name string, v any) error) err
 		return d.errorf(p, "%q holds sections: write [%s.NAME]", p[0], p[0])
 	}
 	for _, name := range d.order(table, p) {
-		if !validName.MatchString(name) {
-			return d.errorf(p.in(name), "name %q: use lower-case letters, digits, - and _", name)
-		}
-		// A chain's name must not look like a chain id: commands take either.
-		if _, err := strconv.ParseUint(name, 10, 64); err == nil {
-			return d.errorf(p.in(name), "name %q: a number is no name", name)
+		if err := CheckName(name); err != nil {
+			return d.errorf(p.in(name), "%v", err)
 		}
 		if err := read(name, table[name]); err != nil {
 			return err
