@@ -2,8 +2,7 @@
 // command runs:
 //
 //	go run ./internal/cardsim/cmd/cardsim
-//	go run ./internal/cardsim/cmd/cardsim -firmware 5.7.1 -- ykman piv info
-//	go run ./internal/cardsim/cmd/cardsim -attestation-roots roots.pem -- keyward yubikey setup --attestation-roots roots.pem
+//	go run ./internal/cardsim/cmd/cardsim -firmware 5.7.1 -- ykman --device 12345678 piv info
 //
 // The command finds the card by PCSCLITE_CSOCK_NAME. Nothing is kept: each start is a new card.
 // It is a tool for development. It has no secrets worth keeping, and vpcd listens on all interfaces.
