@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -61,8 +60,8 @@ func (a *agent) serverConfig() socket.Config {
 	}
 }
 
-// reload reads the configuration again. Only the log level changes at once; that the rest
-// needs a restart is logged, if anything else changed.
+// reload reads the configuration again. Only the log level changes at once; what else changed and
+// needs a restart is named in the log.
 func (a *agent) reload(context.Context) error {
 	conf, err := config.Load(a.dirs.ConfigFile())
 	if err != nil {
@@ -70,8 +69,8 @@ func (a *agent) reload(context.Context) error {
 	}
 	a.level.Set(logLevel(conf))
 	conf.Agent.LogLevel = a.conf.Agent.LogLevel
-	if !reflect.DeepEqual(conf, a.conf) {
-		a.log.Warn("the configuration has changes that take effect when the agent is started again")
+	if changed := config.Differences(conf, a.conf); changed != nil {
+		a.log.Warn("the configuration has changes that take effect when the agent is started again", "sections", changed)
 	}
 	return nil
 }
