@@ -37,8 +37,9 @@ check:
 testnode:
 	@cd chain/chaintest/node && npm ci --no-audit --no-fund --loglevel=error && cp package-lock.json node_modules/.installed
 
+# Each time: tests that run the built agent depend on more than the go command's cache knows of.
 unit:
-	go test -race ./...
+	go test -race -count=1 ./...
 
 conformance-piv: deps-test
 	@scripts/conformance-piv

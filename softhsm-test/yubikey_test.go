@@ -203,7 +203,8 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 			var args []string
 			if at.generated && !(at.ins == 0x47 && do == cardsim.UnplugBefore) {
 				b.refuses([]string{"the slot has a key already", "--adopt"})
-				args = []string{"--adopt"}
+				b.refuses([]string{"policies can't be changed"}, "--adopt", "--touch-policy", "always")
+				args = []string{"--adopt", "--touch-policy", "never"}
 			}
 			if _, stderr, err := b.trySetup(args...); err != nil {
 				t.Errorf("after %s, pulled %s it: %v\n%s", at.what, when, err, stderr)
@@ -224,7 +225,7 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.refuses([]string{`slot "9a": want 9d, or 82 to 95`}, "--slot", "9a")
 	b.refuses([]string{`PIN policy "sometimes"`}, "--pin-policy", "sometimes")
 	b.refuses([]string{`name "Yubi"`}, "--name", "Yubi")
-	b.refuses([]string{"--adopt takes the key as it is"}, "--adopt", "--replace")
+	b.refuses([]string{"give one of them"}, "--adopt", "--replace")
 	b.refuses([]string{`"Ä" is no serial number`}, "--serial", "Ä")
 	b.refuses([]string{`"a/b" is the name of no systemd credential`}, "--pin-credential", "a/b")
 	b.refuses([]string{"slot 9d is empty: there is no key to adopt"}, "--adopt")
@@ -238,6 +239,11 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.setUpYubiKey()
 	b.refuses([]string{`has a backend "yubikey" already`})
 	b.refuses([]string{`backend "yubikey" has its key in slot 9d`}, "--name", "second", "--replace")
+	attestation := filepath.Join(b.Dir, "yubikey-attestation.pem")
+	b.must(os.Rename(attestation, attestation+".away"))
+	b.refuses([]string{`backend "yubikey" has its key in slot 9d`}, "--name", "second", "--replace")
+	b.must(os.Rename(attestation+".away", attestation))
+	b.testForeignUses()
 
 	// Another key in another slot, made by somebody else; then a wrong PIN.
 	s := &piv.Setup{Serial: pivSerial, Roots: attestationRoots()}
@@ -281,6 +287,21 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	other := cardsim.NewYubiKey(cardsim.Firmware571, pivSerial+1)
 	b.pcscd.Insert(t, 1, other)
 	b.refuses([]string{"2 YubiKeys are plugged in, 4711 and 4712", "--serial"}, "--name", "second")
+}
+
+// testForeignUses: sections that were written by hand, without a serial number or with an attestation under another's
+// name, are not in the way of a key or a file being kept.
+func (b *yubiKeyBench) testForeignUses() {
+	b.t.Helper()
+	file := filepath.Join(b.Dir, "config.toml")
+	conf, err := os.ReadFile(file)
+	b.must(err)
+	b.configure("\n[backends.hand]\ntype = \"piv\"\nattestation = \"none.pem\"\npin_prompt = true\n")
+	b.refuses([]string{`backend "hand" may have its key in that slot`}, "--name", "second", "--slot", "82", "--replace")
+	b.must(os.WriteFile(file, conf, 0o600))
+	b.configure("\n[backends.hand]\ntype = \"piv\"\nattestation = \"second-attestation.pem\"\npin_prompt = true\n")
+	b.refuses([]string{`second-attestation.pem is the attestation of backend "hand"`}, "--name", "second", "--slot", "82")
+	b.must(os.WriteFile(file, conf, 0o600))
 }
 
 // TestYubiKeySetupManagementKey: the management key is one that the card does not keep.

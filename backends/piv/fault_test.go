@@ -354,3 +354,22 @@ func (s *safeBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
+
+// TestLeftVerified: another program left its PIN verified, and a card before firmware 5.3 says that instead of the
+// tries that are left.
+func TestLeftVerified(t *testing.T) {
+	b := newBench(t, key{cardsim.Firmware{5, 2, 7}, piv.PINOnce, piv.TouchNever})
+	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+	c, err := pcsc.Dial()
+	must(t, err)
+	card, err := c.Open(cardsim.ReaderName + " 00 00")
+	must(t, err)
+	_, _, err = card.Do(pcsc.Command{INS: 0xa4, P1: 0x04, Data: []byte{0xa0, 0, 0, 3, 8}})
+	must(t, err)
+	_, sw, err := card.Do(pcsc.Command{INS: insVerify, P2: 0x80, Data: []byte(testPIN + "\xff\xff"), NoLe: true})
+	must(t, errors.Join(err, card.Leave(), c.Close()))
+	if sw != pcsc.OK {
+		t.Fatalf("the other program's PIN: %v", sw)
+	}
+	backendtest.Verify(t, backendtest.Generate(t, p, "keyward-x"), [32]byte{1})
+}

@@ -77,7 +77,7 @@ func (s *Setup) ProtectManagementKey(old, pin []byte) error {
 }
 
 // ManagementKey reads the management key that ProtectManagementKey, or ykman, stored; [ErrNotStored] if there is
-// none. The caller wipes it.
+// none, or it was changed since and not stored. The caller wipes it.
 func (s *Setup) ManagementKey(pin []byte) (key []byte, err error) {
 	err = withSerial(s.Serial, func(c *session) error {
 		if err := c.spendTry(pin); err != nil {
@@ -91,11 +91,17 @@ func (s *Setup) ManagementKey(pin []byte) (key []byte, err error) {
 		if err != nil {
 			return err
 		}
-		if len(fields[tagProtectedKey]) == 0 {
+		defer clear(protected)
+		stored := fields[tagProtectedKey]
+		if len(stored) == 0 {
 			return ErrNotStored
 		}
-		key = bytes.Clone(fields[tagProtectedKey])
-		clear(protected)
+		if err := c.authenticate(stored); errors.Is(err, ErrManagementKey) {
+			return fmt.Errorf("%w: what is stored is not it: %w", ErrNotStored, err)
+		} else if err != nil {
+			return err
+		}
+		key = bytes.Clone(stored)
 		return nil
 	})
 	return key, err
@@ -162,6 +168,7 @@ func (s *session) putAdmin(admin []byte) error {
 // A.1. [ErrManagementKey]: the card has another one.
 func (s *session) authenticate(key []byte) error {
 	algorithm := byte(alg3DES) // the only one before firmware 5.4
+	wrong := ErrManagementKey
 	if s.hasMetadata() {
 		m, err := s.metadata("the management key", refManagement)
 		if err != nil {
@@ -171,6 +178,9 @@ func (s *session) authenticate(key []byte) error {
 			return fmt.Errorf("%w: a management key of algorithm %x", pcsc.ErrGarbled, m[0x01])
 		}
 		algorithm = m[0x01][0]
+		if policies := m[0x02]; len(policies) == 2 && touchCodes[policies[1]] != TouchNever {
+			wrong = fmt.Errorf("%w, or the touch that it takes was not given: touch the card while it blinks", ErrManagementKey)
+		}
 	}
 	block, err := newBlock(algorithm, key)
 	if err != nil {
@@ -186,7 +196,7 @@ func (s *session) authenticate(key []byte) error {
 	rand.Read(challenge)
 	response, err := s.exchange(algorithm, appendTLV(appendTLV(nil, 0x80, witness), 0x81, challenge), 0x82, n)
 	if errors.Is(err, errSecurityStatus) {
-		return fmt.Errorf("%w: %w", ErrManagementKey, err)
+		return fmt.Errorf("%w: %w", wrong, err)
 	}
 	if err != nil {
 		return err

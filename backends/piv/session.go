@@ -43,6 +43,7 @@ const (
 const (
 	swSecurityStatus pcsc.Status = 0x6982
 	swBlocked        pcsc.Status = 0x6983
+	swConditions     pcsc.Status = 0x6985
 	swWrongData      pcsc.Status = 0x6a80
 	swNotFound       pcsc.Status = 0x6a82
 	swNoReference    pcsc.Status = 0x6a88
@@ -223,6 +224,8 @@ func (s *session) tries() (secret.Tries, error) {
 	switch {
 	case err != nil:
 		return secret.Tries{}, err
+	case sw == pcsc.OK: // another program left it verified, so it was right
+		return secret.Tries{Left: defaultTries, Full: defaultTries}, nil
 	case sw&0xfff0 == 0x63c0:
 		return secret.Tries{Left: int(sw & 0xf), Full: defaultTries}, nil
 	case sw == swBlocked:

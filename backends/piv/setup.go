@@ -82,18 +82,23 @@ func (s *Setup) CheckPIN(pin []byte) error {
 
 // CheckRoots checks that the card's own attestation certificate leads to one of the roots, without which no
 // attestation by it is believed.
-func (s *Setup) CheckRoots() error {
+func (s *Setup) CheckRoots() error { return withSerial(s.Serial, s.checkRoots) }
+
+func (s *Setup) checkRoots(c *session) error {
 	roots, err := rootPool(s.Roots)
 	if err != nil {
 		return err
 	}
-	return withSerial(s.Serial, func(c *session) error {
-		card, err := c.attestationCertificate()
-		if err != nil {
-			return err
-		}
-		return checkIssuer(card, roots)
-	})
+	card, err := c.attestationCertificate()
+	if err != nil {
+		return err
+	}
+	return checkIssuer(card, roots)
+}
+
+// CheckManagementKey shows the card the management key: [ErrManagementKey] if it is another one.
+func (s *Setup) CheckManagementKey(key []byte) error {
+	return withSerial(s.Serial, func(c *session) error { return c.authenticate(key) })
 }
 
 // ChangePIN changes the PIN, of 6 to 8 characters. A wrong old one costs a try; the last one is not spent.
@@ -112,15 +117,16 @@ func ValidPIN(what string, pin []byte) error {
 	switch {
 	case len(pin) < 6 || len(pin) > maxPIN:
 		return fmt.Errorf("the %s has %d characters, want 6 to %d", what, len(pin), maxPIN)
-	case bytes.IndexByte(pin, padding) >= 0: // the card would take it for a shorter one
-		return fmt.Errorf("the %s is no text", what)
+	case bytes.ContainsFunc(pin, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("the %s has something else in it than ASCII letters, digits and punctuation; a file may have the line ends of Windows", what)
 	case bytes.Equal(pin, []byte(DefaultPIN)) || bytes.Equal(pin, []byte(DefaultPUK)):
 		return fmt.Errorf("the %s is one from the factory, which everybody knows", what)
 	}
 	return nil
 }
 
-// change is CHANGE REFERENCE DATA: SP 800-73-4, part 2, 3.2.2.
+// change is CHANGE REFERENCE DATA: SP 800-73-4, part 2, 3.2.2. From firmware 5.7 on some PINs are refused:
+// https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/change-ref.html
 func (s *Setup) change(what string, ref byte, old, changed []byte) error {
 	if err := ValidPIN("new "+what, changed); err != nil {
 		return err
@@ -137,7 +143,10 @@ func (s *Setup) change(what string, ref byte, old, changed []byte) error {
 		copy(data, old)
 		copy(data[maxPIN:], changed)
 		_, sw, err := c.card.Do(pcsc.Command{INS: insChange, P2: ref, Data: data, NoLe: true})
-		if err == nil {
+		switch {
+		case err == nil && sw == swConditions:
+			err = fmt.Errorf("the card's own rules refuse the new one: too simple, like 111111 (status word %v)", sw)
+		case err == nil:
 			err = verdict(sw)
 		}
 		if err != nil {
@@ -164,6 +173,9 @@ func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch Touc
 			if err := c.mustBeEmpty(slot); err != nil {
 				return err
 			}
+		}
+		if err := s.checkRoots(c); err != nil { // before the key that is there is lost
+			return err
 		}
 		if err := c.authenticate(management); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package piv_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,8 @@ import (
 
 	gopiv "github.com/go-piv/piv-go/v2/piv"
 	"github.com/google/go-cmp/cmp"
+
+	pivgo "github.com/go-piv/piv-go/v2/piv"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/piv"
@@ -237,16 +240,67 @@ func TestWrongManagementKey(t *testing.T) {
 	}
 }
 
-// TestForeignRoot: an attestation that does not lead to the configured roots is no attestation.
+// TestForeignRoot: a card whose attestations would not be believed is not changed, and neither are they.
 func TestForeignRoot(t *testing.T) {
 	b := newCard(t, cardsim.Firmware543)
-	s := &piv.Setup{Serial: b.serial} // Yubico's roots, and the simulator has its own
-	_, err := s.Generate(piv.DefaultManagementKey(), 0x9d, piv.PINOnce, piv.TouchNever, false)
-	if err == nil || !strings.Contains(err.Error(), "a key was generated in slot 9d, but: attestation is not to be trusted") {
-		t.Errorf("Generate = %v, want the attestation refused", err)
+	ours := &piv.Setup{Serial: b.serial, Roots: roots()}
+	must(t, ours.CheckRoots())
+	made, err := ours.Generate(piv.DefaultManagementKey(), 0x9d, piv.PINOnce, piv.TouchNever, false)
+	must(t, err)
+	for name, foreign := range map[string][]byte{"Yubico's": nil, "none": {}, "no PEM": []byte("x")} {
+		s := &piv.Setup{Serial: b.serial, Roots: foreign}
+		if err := s.CheckRoots(); err == nil {
+			t.Errorf("%s: CheckRoots accepts the card", name)
+		}
+		if _, err := s.Generate(piv.DefaultManagementKey(), 0x9d, piv.PINOnce, piv.TouchNever, true); err == nil {
+			t.Errorf("%s: Generate accepts the card", name)
+		}
+		b.wantClean(t, "a refused attestation")
+		if _, err := s.Attest(0x9d); err == nil {
+			t.Errorf("%s: Attest accepts it", name)
+		}
 	}
-	b.wantClean(t, "a refused attestation")
-	if _, err := s.Attest(0x9d); err == nil {
-		t.Error("Attest accepts it")
+	if kept, err := ours.Attest(0x9d); err != nil || !kept.Public.Equal(made.Public) {
+		t.Errorf("the key that was there is gone: %v, %v", kept, err)
+	}
+}
+
+// TestChangedManagementKeyIsNotStored: what ykman leaves stored when it changes the key without the PIN is not the key.
+func TestChangedManagementKeyIsNotStored(t *testing.T) {
+	b := newCard(t, cardsim.Firmware571)
+	s := &piv.Setup{Serial: b.serial, Roots: roots()}
+	must(t, s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(piv.DefaultPIN)))
+	stored, err := s.ManagementKey([]byte(piv.DefaultPIN))
+	must(t, err)
+	must(t, s.CheckManagementKey(stored))
+	other := bytes.Repeat([]byte{7}, 24)
+	yk, err := pivgo.Open(cardsim.ReaderName + " 00 00")
+	must(t, err)
+	must(t, yk.SetManagementKey(stored, other))
+	must(t, yk.Close())
+	_, err = s.ManagementKey([]byte(piv.DefaultPIN))
+	wantErr(t, "ManagementKey", err, piv.ErrNotStored)
+	wantErr(t, "CheckManagementKey", s.CheckManagementKey(stored), piv.ErrManagementKey)
+	must(t, s.CheckManagementKey(other))
+}
+
+func TestValidPIN(t *testing.T) {
+	for pin, says := range map[string]string{
+		"271828": "", "aB3-~!xy": "", "12345": "5 characters", "123456789": "9 characters", "123456": "factory", "12345678": "factory",
+		"271828\r": "line ends of Windows", "2718 28": "ASCII", "271828\xff": "ASCII", "27182ä": "ASCII",
+	} {
+		if err := piv.ValidPIN("PIN", []byte(pin)); says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+			t.Errorf("ValidPIN(%q) = %v, want %q", pin, err, says)
+		}
+	}
+}
+
+// TestRefusedPIN: from firmware 5.7 on, a card has rules of its own.
+func TestRefusedPIN(t *testing.T) {
+	b := newCard(t, cardsim.Firmware571)
+	b.card.Fail(cardsim.Fault{INS: 0x24, Do: cardsim.Status, SW: 0x6985})
+	err := (&piv.Setup{Serial: b.serial}).ChangePIN([]byte(piv.DefaultPIN), []byte(newPIN))
+	if err == nil || !strings.Contains(err.Error(), "the card's own rules refuse the new one") {
+		t.Errorf("ChangePIN = %v", err)
 	}
 }

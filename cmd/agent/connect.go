@@ -43,6 +43,14 @@ func (p *place) agent() config.Agent {
 	return p.conf.Agent
 }
 
+// backends are those of the configuration, by name.
+func (p *place) backends() map[string]*config.Backend {
+	if p.conf == nil {
+		return nil
+	}
+	return p.conf.Backends
+}
+
 // chain finds a chain by its name or id; without a configuration, one of the built-in ones.
 func (p *place) chain(name string) (string, *config.Chain, error) {
 	if p.conf == nil {

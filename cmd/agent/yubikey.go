@@ -109,10 +109,10 @@ func (p *place) cardInfo(ctx context.Context, card piv.Card) cardInfo {
 
 // blame explains that a card is in use: by this configuration's own agent as likely as by another program.
 func (p *place) blame(err error) string {
-	if !errors.Is(err, pcsc.ErrInUse) || p.conf == nil {
+	if !errors.Is(err, pcsc.ErrInUse) {
 		return err.Error()
 	}
-	for name, b := range p.conf.Backends {
+	for name, b := range p.backends() {
 		switch b.Settings.(type) {
 		case *config.PIV, *config.OpenPGP:
 			return fmt.Sprintf("in use, maybe by the agent for backend %q, which may wait for a touch (see: keyward status --dir %s); or: %v", name, p.dirs.Config, err)
@@ -121,17 +121,22 @@ func (p *place) blame(err error) string {
 	return err.Error()
 }
 
-// usersOf are the configured backends on that YubiKey, with what they use of it.
+// usersOf are the configured backends on that YubiKey, with what they use of it. A backend whose attestation can't
+// be read or believed goes by what its section says; where that says nothing, it uses "?".
 func (p *place) usersOf(serial uint32) map[string]string {
 	users := map[string]string{}
-	if p.conf == nil {
-		return users
-	}
-	for name, b := range p.conf.Backends {
+	for name, b := range p.backends() {
 		switch s := b.Settings.(type) {
 		case *config.PIV:
-			if key := p.attested(s); key != nil && key.Serial == serial {
-				users[name] = key.Slot.String()
+			on, slot := uint32(s.Serial), s.Slot
+			if key := p.attested(s); key != nil {
+				on, slot = key.Serial, key.Slot.String()
+			}
+			if slot == "" || on == 0 {
+				slot = "?"
+			}
+			if on == serial || on == 0 {
+				users[name] = slot
 			}
 		case *config.OpenPGP: // in whose application identifier it is written in decimal
 			if strings.TrimLeft(s.Serial, "0") == fmt.Sprint(serial) {
@@ -184,7 +189,13 @@ func (t *tool) printCard(info *cardInfo) error {
 // cardInfo.Backends.
 func pivFacts(inv *piv.Inventory, users map[string]string) [][2]string {
 	if inv == nil {
-		return [][2]string{{"  PIV", "firmware before 5.3 does not tell what is on it; see: ykman piv info"}}
+		facts := [][2]string{{"  PIV", "firmware before 5.3 does not tell what is on it; see: ykman piv info"}}
+		for name, use := range users {
+			if use != "openpgp" {
+				facts = append(facts, [2]string{"  PIV slot " + use, fmt.Sprintf("backend %q", name)})
+			}
+		}
+		return facts
 	}
 	management := reference(inv.ManagementKey)
 	if inv.Stored {

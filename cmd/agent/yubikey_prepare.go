@@ -121,21 +121,27 @@ func (s *cardSetup) managementKey(ctx context.Context) (*secret.Buffer, error) {
 	}
 	defer text.Close()
 	var raw []byte
-	err = text.Use(func(text []byte) error {
-		raw = make([]byte, hex.DecodedLen(len(text)))
-		if _, err := hex.Decode(raw, text); err != nil || len(raw) != 16 && len(raw) != 24 && len(raw) != 32 {
-			return errors.New("the management key is not 16, 24 or 32 bytes in hex")
-		}
-		return nil
-	})
-	if err == nil && bytes.Equal(raw, piv.DefaultManagementKey()) {
-		err = errors.New("the management key is the factory's, which everybody knows; change it with: ykman piv access change-management-key --protect --generate")
+	if err := text.Use(func(text []byte) (err error) { raw, err = parseManagementKey(text); return err }); err != nil {
+		return nil, err
 	}
-	if err != nil {
+	if err := s.card.CheckManagementKey(raw); err != nil {
 		clear(raw)
 		return nil, err
 	}
 	return secret.Take(raw)
+}
+
+// parseManagementKey reads hex, and refuses the factory's.
+func parseManagementKey(text []byte) ([]byte, error) {
+	raw := make([]byte, hex.DecodedLen(len(text)))
+	if _, err := hex.Decode(raw, text); err != nil || len(raw) != 16 && len(raw) != 24 && len(raw) != 32 {
+		clear(raw)
+		return nil, errors.New("the management key is not 16, 24 or 32 bytes in hex")
+	}
+	if bytes.Equal(raw, piv.DefaultManagementKey()) {
+		return nil, errors.New("the management key is the factory's, which everybody knows; change it with: ykman piv access change-management-key --protect --generate")
+	}
+	return raw, nil
 }
 
 // storedManagementKey reads the management key that the card keeps under the PIN: the factory's, of which the
@@ -249,7 +255,7 @@ func (s *cardSetup) makePlace() error {
 func (s *cardSetup) writeConfig(key *piv.AttestedKey) (attestation string, err error) {
 	dirs := s.place.dirs
 	settings := &config.PIV{
-		Attestation: s.name + "-attestation.pem",
+		Attestation: s.attestationFile(),
 		Slot:        key.Slot.String(), PINPolicy: string(key.PINPolicy), TouchPolicy: string(key.TouchPolicy),
 		PIN: config.PIN{Credential: s.pinCredential, Prompt: s.pinCredential == "" && s.pinFile == ""},
 	}
@@ -271,39 +277,37 @@ func (s *cardSetup) writeConfig(key *piv.AttestedKey) (attestation string, err e
 	if err := durable.WriteFile(attestation, key.MarshalPEM(), 0o644); err != nil {
 		return "", err
 	}
-	text, mode, err := s.newConfig(settings)
-	if err != nil {
+	text, isNew, err := s.newConfig(settings)
+	switch {
+	case err != nil:
 		return "", err
+	case isNew:
+		return attestation, durable.WriteFile(dirs.ConfigFile(), text, 0o600)
 	}
-	return attestation, durable.WriteFile(dirs.ConfigFile(), text, mode)
+	return attestation, durable.Rewrite(dirs.ConfigFile(), text)
 }
 
-// newConfig is the configuration with the backend in it, and the file's mode.
-func (s *cardSetup) newConfig(settings *config.PIV) (text []byte, mode fs.FileMode, err error) {
+// newConfig is the configuration with the backend in it; isNew: there was none.
+func (s *cardSetup) newConfig(settings *config.PIV) (text []byte, isNew bool, err error) {
 	file := s.place.dirs.ConfigFile()
 	backend := config.NewBackend("piv")
 	backend.Settings = settings
-	mode = 0o600
-	info, err := os.Stat(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	text, err = os.ReadFile(file)
+	switch isNew = errors.Is(err, fs.ErrNotExist); {
+	case isNew:
 		text = config.Template(s.name, backend)
 	case err != nil:
-		return nil, 0, err
+		return nil, false, err
 	default:
-		mode = info.Mode().Perm()
-		if text, err = os.ReadFile(file); err != nil {
-			return nil, 0, err
-		}
 		if len(text) > 0 && text[len(text)-1] != '\n' {
 			text = append(text, '\n')
 		}
 		text = append(text, config.Section(s.name, backend)...)
 	}
 	if _, err := config.Parse(text, file); err != nil {
-		return nil, 0, fmt.Errorf("with backend %q added: %w", s.name, err)
+		return nil, false, fmt.Errorf("with backend %q added: %w", s.name, err)
 	}
-	return text, mode, nil
+	return text, isNew, nil
 }
 
 // ownerOf is the user that a file belongs to.

@@ -59,6 +59,7 @@ type cardSetup struct {
 	touchPolicy    piv.TouchPolicy
 	adopt, replace bool
 	adopted        *piv.AttestedKey // the key in the slot; nil unless adopt
+	policiesGiven  bool
 
 	pinFile, pinCredential, pukFile, managementFile, rootsFile string
 
@@ -90,14 +91,14 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	}
 	key, err := s.prepare()
 	if errors.Is(err, piv.ErrNotAttested) {
-		return withHint(err, "when that is repaired, use the key: the same command with --adopt, without policies")
+		return withHint(err, "when that is repaired, use the key: the same command with --adopt")
 	}
 	if err != nil {
 		return err
 	}
 	attestation, err := s.writeConfig(key)
 	if err != nil {
-		return withHint(fmt.Errorf("the card is ready, but: %w", err), "when that is repaired, use its key: the same command with --adopt, without policies")
+		return withHint(fmt.Errorf("the card is ready, but: %w", err), "when that is repaired, use its key: the same command with --adopt")
 	}
 	return s.tellDone(c, key, attestation)
 }
@@ -105,6 +106,9 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 // newCardSetup checks the flags and the configuration.
 func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 	if err := required(c); err != nil {
+		return nil, err
+	}
+	if err := harden(); err != nil { // it will hold PINs
 		return nil, err
 	}
 	p, err := findPlace(c)
@@ -140,9 +144,10 @@ func (s *cardSetup) checkFlags(c *cli.Context) (err error) {
 	if err := piv.CheckPolicies(s.pinPolicy, s.touchPolicy); err != nil {
 		return usageError("%v", err)
 	}
-	if s.adopt && (s.replace || c.IsSet("pin-policy") || c.IsSet("touch-policy")) {
-		return usageError("--adopt takes the key as it is: it goes with neither --replace nor policies")
+	if s.adopt && s.replace {
+		return usageError("--adopt takes the key as it is, and --replace overwrites it: give one of them")
 	}
+	s.policiesGiven = c.IsSet("pin-policy") || c.IsSet("touch-policy")
 	if name := s.pinCredential; name != "" && name != filepath.Base(name) {
 		return usageError("--pin-credential: %q is the name of no systemd credential", name)
 	}
@@ -158,11 +163,16 @@ func (s *cardSetup) checkFlags(c *cli.Context) (err error) {
 
 // checkPlace refuses what would make it fail only when the card is changed already.
 func (s *cardSetup) checkPlace() error {
-	if s.place.conf != nil && s.place.conf.Backends[s.name] != nil {
+	if s.place.backends()[s.name] != nil {
 		return usageError("%s has a backend %q already; choose another one's name with --name", s.place.dirs.ConfigFile(), s.name)
 	}
 	if _, _, err := s.newConfig(&config.PIV{Attestation: "x", PIN: config.PIN{Prompt: true}}); err != nil {
 		return err
+	}
+	for name, b := range s.place.backends() {
+		if other, ok := b.Settings.(*config.PIV); ok && s.place.dirs.Path(other.Attestation) == s.place.dirs.Path(s.attestationFile()) {
+			return usageError("%s is the attestation of backend %q: choose another name with --name", s.attestationFile(), name)
+		}
 	}
 	for _, path := range []string{s.place.dirs.Config, s.place.dirs.State, s.place.dirs.ConfigFile()} {
 		if err := mayReplace(path); err != nil {
@@ -204,8 +214,11 @@ func (s *cardSetup) findCard() error {
 // checkSlot refuses a slot that is used, unless it is to be, and a card whose attestation would not be believed.
 func (s *cardSetup) checkSlot() (err error) {
 	for name, use := range s.place.usersOf(s.card.Serial) {
-		if use == s.slot.String() {
+		switch {
+		case use == s.slot.String():
 			return fmt.Errorf("backend %q has its key in slot %v of YubiKey %d: choose another one with --slot", name, s.slot, s.card.Serial)
+		case use == "?" && s.replace:
+			return fmt.Errorf("backend %q may have its key in that slot, and its attestation can't be read: repair that before you replace a key", name)
 		}
 	}
 	if err := s.card.CheckRoots(); err != nil {
@@ -237,8 +250,13 @@ func (s *cardSetup) checkAdopted() (err error) {
 			return fmt.Errorf("the key in slot %v is %s, want P-256", s.slot, s.inv.Slots[i].Algorithm)
 		}
 	}
-	s.adopted, err = s.card.Attest(s.slot)
-	return err
+	if s.adopted, err = s.card.Attest(s.slot); err != nil {
+		return err
+	}
+	if s.policiesGiven && (s.adopted.PINPolicy != s.pinPolicy || s.adopted.TouchPolicy != s.touchPolicy) {
+		return fmt.Errorf("there is %v, and policies can't be changed: leave them out, or choose another slot", s.adopted)
+	}
+	return nil
 }
 
 // confirm shows the card and the plan, and asks.
@@ -277,6 +295,9 @@ func mayReplace(path string) error {
 	}
 	return nil
 }
+
+// attestationFile is where the attestation is kept, beside the configuration.
+func (s *cardSetup) attestationFile() string { return s.name + "-attestation.pem" }
 
 // inConfigDir writes a path as the configuration is to have it: relative, if the file is beside it.
 func (s *cardSetup) inConfigDir(file string) (string, error) {

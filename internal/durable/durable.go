@@ -5,11 +5,31 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // WriteFile puts data at path, whole or not at all: a temporary file beside it is
 // written and synced, renamed over path, and the directory synced.
-func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
+func WriteFile(path string, data []byte, perm os.FileMode) error {
+	return write(path, data, perm, -1)
+}
+
+// Rewrite is WriteFile for a file that is there. Its permissions and its group stay, and so does a symbolic
+// link that leads to it. The owner is who calls.
+func Rewrite(path string, data []byte) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return write(path, data, info.Mode().Perm(), int(info.Sys().(*syscall.Stat_t).Gid))
+}
+
+// write leaves the group as the system makes it if gid is -1.
+func write(path string, data []byte, perm os.FileMode, gid int) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -19,7 +39,7 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if err := writeAndClose(f, data, perm); err != nil {
+	if err := writeAndClose(f, data, perm, gid); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
@@ -28,8 +48,11 @@ func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 	return SyncDir(filepath.Dir(path))
 }
 
-func writeAndClose(f *os.File, data []byte, perm os.FileMode) error {
+func writeAndClose(f *os.File, data []byte, perm os.FileMode, gid int) error {
 	defer f.Close() // a second Close is harmless
+	if err := f.Chown(-1, gid); err != nil {
+		return err
+	}
 	if err := f.Chmod(perm); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package durable
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -34,5 +35,36 @@ func TestWriteFileLeavesNothingBehind(t *testing.T) {
 	names, err := os.ReadDir(dir)
 	if err != nil || len(names) != 1 {
 		t.Errorf("directory holds %v, %v, want only f", names, err)
+	}
+}
+
+// TestRewrite: a file keeps who may read it, and a link to it stays one.
+func TestRewrite(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "f"), filepath.Join(dir, "link")
+	gid := os.Getgid()
+	if os.Geteuid() == 0 {
+		gid = 4242 // anybody else may give a file to a group of theirs only
+	}
+	for _, err := range []error{os.WriteFile(path, []byte("old"), 0o600), os.Chown(path, -1, gid), os.Chmod(path, 0o640), os.Symlink("f", link), Rewrite(link, []byte("new"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); info.Mode() != 0o640 || int(st.Gid) != gid {
+		t.Errorf("mode %v, group %d, want 0640 and %d", info.Mode(), st.Gid, gid)
+	}
+	if to, err := os.Readlink(link); err != nil || to != "f" {
+		t.Errorf("the link leads to %q, %v", to, err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "new" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if err := Rewrite(filepath.Join(dir, "none"), nil); err == nil {
+		t.Error("a file that is not there was rewritten")
 	}
 }

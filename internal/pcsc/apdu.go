@@ -31,7 +31,7 @@ func (cmd *Command) bytes() ([]byte, error) {
 	if len(cmd.Data) > maxData {
 		return nil, fmt.Errorf("%w: command %02X with %d bytes of data", ErrGarbled, cmd.INS, len(cmd.Data))
 	}
-	apdu := []byte{cmd.CLA, cmd.INS, cmd.P1, cmd.P2}
+	apdu := append(make([]byte, 0, 6+len(cmd.Data)), cmd.CLA, cmd.INS, cmd.P1, cmd.P2)
 	if len(cmd.Data) != 0 {
 		apdu = append(append(apdu, byte(len(cmd.Data))), cmd.Data...)
 	}
@@ -48,6 +48,7 @@ func (c *Card) Do(cmd Command) (data []byte, sw Status, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	defer clear(apdu) // its data may be a key
 	return collect(c.Transmit, apdu)
 }
 
