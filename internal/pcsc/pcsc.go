@@ -9,12 +9,13 @@
 //
 // Cards are opened exclusively: while a PIN is verified, a program that shares the card could
 // use it. The price is that a card that any other program has open can't be opened; that is
-// [ErrInUse]. Closing resets the card, which clears its security status.
+// [ErrInUse]. Closing resets the card, which clears its security status. Processes that are to take turns
+// have [Lock].
 //
 // # Time
 //
 // A call into the daemon can't be interrupted: SCardTransmit returns when the card has
-// answered or is gone, which may be never. Nothing here takes a context for that reason. Who
+// answered or is gone, which may be never. Nothing but Lock takes a context for that reason. Who
 // needs a deadline makes the calls in a goroutine and leaves it behind, or in a child process and
 // ends that.
 package pcsc
