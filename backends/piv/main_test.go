@@ -67,6 +67,7 @@ type bench struct {
 	serial      uint32
 	attestation []byte
 	dir         string
+	locks       string // see piv.Config
 }
 
 // key says how the bench's key is made.
@@ -123,7 +124,7 @@ func source(pin string) secret.Source {
 func (b *bench) open(t *testing.T, pins secret.PINs) *piv.Backend {
 	t.Helper()
 	p, err := piv.Open(piv.Config{
-		Name: "test", Attestation: b.attestation, Roots: roots(), Dir: b.dir, PINs: pins,
+		Name: "test", Attestation: b.attestation, Roots: roots(), Dir: b.dir, Locks: b.locks, PINs: pins,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	must(t, err)

@@ -9,7 +9,7 @@
 // It is opened for one operation, exclusively, and closed again with nothing verified; gpg and
 // ykman can use it in between. It is found anew each time, by its serial number, and its key is
 // checked before a PIN is shown, so a card that was pulled, swapped or comes back needs no care.
-// Operations take turns.
+// Operations take turns, those of other processes too if they have the same Config.Locks.
 //
 // The few commands are spoken here, over package pcsc: the PIN of a signature goes from locked memory
 // to the card, answers are bounded, and no failure leaves the card held. piv-go checks
@@ -28,6 +28,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -52,6 +53,7 @@ type Config struct {
 
 	PINs     secret.PINs       // nil only if the key's PIN policy is never
 	Dir      string            // of the sealed keys; see [sealed.Config]
+	Locks    string            // directory of the locks of cards that other processes use too; see [pcsc.Lock]. "": none
 	CacheFor time.Duration     // how long an opened key is kept in locked memory; 0: not at all
 	Waiting  func(what string) // is told when a touch is waited for; "": not any more. Nil: nobody is
 	Logger   *slog.Logger      // nil: nothing is logged
@@ -173,10 +175,16 @@ func (d *device) withCard(ctx context.Context, f func(*session) error) error {
 		return fmt.Errorf("%w: the card is busy with requests before this one%s: %w", backends.ErrUnavailable, d.because(), context.Cause(ctx))
 	}
 	defer func() { <-d.turn }()
-	return d.withCardInTurn(f)
+	return d.withCardInTurn(ctx, f)
 }
 
-func (d *device) withCardInTurn(f func(*session) error) (err error) {
+// withCardInTurn is withCard for who has the turn in this process. ctx is for waiting for other processes.
+func (d *device) withCardInTurn(ctx context.Context, f func(*session) error) error {
+	unlock, err := pcsc.Lock(ctx, d.lock())
+	if err != nil {
+		return d.unavailable(err)
+	}
+	defer unlock()
 	client, err := pcsc.Dial()
 	if err != nil {
 		return d.unavailable(err)
@@ -191,6 +199,14 @@ func (d *device) withCardInTurn(f func(*session) error) (err error) {
 		return d.unavailable(err)
 	}
 	return d.unavailable(f(s))
+}
+
+// lock is the path of the card's lock; "": it has none.
+func (d *device) lock() string {
+	if d.cfg.Locks == "" {
+		return ""
+	}
+	return filepath.Join(d.cfg.Locks, fmt.Sprintf("%08d.lock", d.key.Serial))
 }
 
 // unavailable names the card, and makes errors of the card retryable. nil stays nil.
@@ -239,6 +255,9 @@ func (d *device) unlock(ctx context.Context, pin []byte) error {
 	return d.withCard(ctx, func(s *session) error { return d.showPIN(ctx, s) })
 }
 
+// statusPatience is how long a status waits for another process, which may wait for a touch.
+const statusPatience = 300 * time.Millisecond
+
 // Status implements [sealed.Wrapper].
 func (d *device) Status(ctx context.Context) backends.Status {
 	select {
@@ -252,7 +271,9 @@ func (d *device) Status(ctx context.Context) backends.Status {
 	}
 	var left secret.Tries
 	detail := d.key.String()
-	err := d.withCardInTurn(func(s *session) (err error) {
+	patience, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	err := d.withCardInTurn(patience, func(s *session) (err error) {
 		if d.key.PINPolicy == PINNever {
 			return nil
 		}
@@ -262,6 +283,8 @@ func (d *device) Status(ctx context.Context) backends.Status {
 		return err
 	})
 	switch {
+	case errors.Is(err, pcsc.ErrBusy):
+		return backends.Status{State: "ready", Detail: fmt.Sprintf("YubiKey %d is in use by another backend", d.key.Serial)}
 	case err != nil:
 		return backends.Status{State: "unavailable", Detail: d.wrap("asking the card", err).Error()}
 	case d.key.PINPolicy == PINNever:

@@ -76,6 +76,11 @@ var errNotOpened = errors.New("it does not open")
 // open shows the PIN and has the card open blob.
 func (d *device) open(ctx context.Context, s *session, info, blob []byte) ([]byte, error) {
 	x := &exchanger{public: d.key.Public, ecdh: func(peer *ecdh.PublicKey) ([]byte, error) {
+		if d.key.TouchPolicy != TouchNever {
+			if err := backends.TimeForTouch(ctx); err != nil {
+				return nil, err
+			}
+		}
 		if err := d.showPIN(ctx, s); err != nil { // at the last moment: policy "always" asks for that
 			return nil, err
 		}
