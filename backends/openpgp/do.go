@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/pcsc"
 )
 
 var errClosed = fmt.Errorf("%w: closed", backends.ErrUnavailable)
+
+// errBusy: an operation of this backend has the turn.
+var errBusy = errors.New("other operations have the card")
 
 // do opens the card, runs op and closes the card. It returns when that is done, or when ctx or
 // the timeout is; then op ends at its next command.
@@ -21,16 +25,21 @@ func do[T any](ctx context.Context, b *Backend, what string, op func(*session) (
 func doOrUndo[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	v, err := once(ctx, b, op, undo)
+	return once(ctx, ctx, b, what, op, undo)
+}
+
+// once is doOrUndo without its timeout. It waits for other operations until patience is done, which ctx is the parent of.
+func once[T any](ctx, patience context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+	v, err := inTurn(ctx, patience, b, op, undo)
 	if err != nil {
 		err = b.wrap(what, err)
 	}
 	return v, err
 }
 
-func once[T any](ctx context.Context, b *Backend, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+func inTurn[T any](ctx, patience context.Context, b *Backend, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
 	var zero T
-	if err := b.takeTurn(ctx); err != nil {
+	if err := b.takeTurn(patience); err != nil {
 		return zero, err
 	}
 	type result struct {
@@ -39,8 +48,11 @@ func once[T any](ctx context.Context, b *Backend, op func(*session) (T, error), 
 	}
 	answer, gone := make(chan result), make(chan struct{})
 	go func() { // Close waits for it: it has the turn
-		defer func() { <-b.turn }()
-		v, err := onCard(ctx, b, op)
+		defer func() {
+			b.overdue.Store(false)
+			<-b.turn
+		}()
+		v, err := onCard(ctx, patience, b, op)
 		select {
 		case answer <- result{v, err}:
 		case <-gone:
@@ -53,6 +65,7 @@ func once[T any](ctx context.Context, b *Backend, op func(*session) (T, error), 
 	case r := <-answer:
 		return r.v, r.err
 	case <-ctx.Done():
+		b.overdue.Store(true)
 		close(gone)
 		return zero, fmt.Errorf("%w: the card did not answer in time: %w", backends.ErrUnavailable, context.Cause(ctx))
 	}
@@ -62,7 +75,7 @@ func once[T any](ctx context.Context, b *Backend, op func(*session) (T, error), 
 func (b *Backend) undo(f func(*session) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
 	defer cancel()
-	if _, err := onCard(ctx, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
+	if _, err := onCard(ctx, ctx, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
 		b.log.Error("what nobody waited for was not undone; see: keyward key list", "error", err)
 	}
 }
@@ -80,7 +93,7 @@ func (b *Backend) takeTurn(ctx context.Context) error {
 	case <-b.life.Done():
 		return errClosed
 	case <-ctx.Done():
-		return fmt.Errorf("%w: other operations have the card: %w", backends.ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("%w: %w: %w", backends.ErrUnavailable, errBusy, context.Cause(ctx))
 	}
 	if b.life.Err() != nil { // both were ready
 		<-b.turn
@@ -89,8 +102,13 @@ func (b *Backend) takeTurn(ctx context.Context) error {
 	return nil
 }
 
-// onCard runs op. The card is closed when it returns.
-func onCard[T any](ctx context.Context, b *Backend, op func(*session) (T, error)) (v T, err error) {
+// onCard runs op. The card is closed when it returns. It waits for other processes until patience is done.
+func onCard[T any](ctx, patience context.Context, b *Backend, op func(*session) (T, error)) (v T, err error) {
+	unlock, err := pcsc.Lock(patience, b.lock())
+	if err != nil {
+		return v, fmt.Errorf("%w: card %s: %w", backends.ErrUnavailable, b.cfg.Serial, err)
+	}
+	defer unlock()
 	s, err := pcsc.WhenFree(func() (*session, error) { return b.open(ctx) })
 	if err != nil {
 		return v, err
@@ -102,6 +120,14 @@ func onCard[T any](ctx context.Context, b *Backend, op func(*session) (T, error)
 		}
 	}()
 	return op(s)
+}
+
+// lock is the path of the card's lock; "": it has none.
+func (b *Backend) lock() string {
+	if b.cfg.Locks == "" {
+		return ""
+	}
+	return filepath.Join(b.cfg.Locks, b.cfg.Serial+".lock")
 }
 
 // wrap adds what was tried, and says of what the service or the card did that it may be over later.

@@ -231,6 +231,9 @@ func TestHungCard(t *testing.T) {
 			if _, err := b.Keys(ctx, ""); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Keys meanwhile = %v, want DeadlineExceeded", err)
 			}
+			if st := b.Status(t.Context()); st.State != "unavailable" {
+				t.Errorf("Status meanwhile = %+v, want unavailable", st)
+			}
 			end(c)
 			recovers(t, 0, k)
 		})

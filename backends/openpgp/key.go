@@ -78,11 +78,15 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 		if _, err := s.find(k.uri); err != nil {
 			return none, err
 		}
+		touch, err := k.b.wantsTouch(s, k.uri.slot)
+		if err != nil {
+			return none, err
+		}
 		// Also if a signature takes no PIN away (PW status, byte 0, is 1): it was reset with the card.
 		if err := k.b.verify(s, k.uri.slot.password); err != nil {
 			return none, err
 		}
-		raw, err := k.b.sign(s, k.uri.slot, digest)
+		raw, err := k.b.sign(s, k.uri.slot, digest, touch)
 		if err != nil {
 			return none, err
 		}
@@ -105,17 +109,25 @@ func check(pub *ecdsa.PublicKey, digest [32]byte, raw []byte) (backends.Signatur
 	return sig, nil
 }
 
+// wantsTouch reports whether a signature may take a touch. It is an error if there is no time for one, unless the
+// operator leaves no operation that much.
+func (b *Backend) wantsTouch(s *session, sl *slot) (bool, error) {
+	policy, _, err := s.touchPolicy(sl)
+	if err != nil || policy == touchPolicies["off"] {
+		return false, err
+	}
+	if b.cfg.Timeout < backends.TouchTime {
+		return true, nil
+	}
+	return true, backends.TimeForTouch(s.ctx)
+}
+
 // sign asks the card for a signature, and tells who looks if that takes a touch.
-func (b *Backend) sign(s *session, sl *slot, digest [32]byte) ([]byte, error) {
+func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byte, error) {
 	cmd := pcsc.Command{INS: insPSO, P1: 0x9E, P2: 0x9A, Data: digest[:]} // COMPUTE DIGITAL SIGNATURE, 7.2.10
 	if sl.password == pwOther {
 		cmd = pcsc.Command{INS: insAuthenticate, Data: digest[:]} // 7.2.13
 	}
-	policy, _, err := s.touchPolicy(sl)
-	if err != nil {
-		return nil, err
-	}
-	touch := policy != touchPolicies["off"]
 	if touch {
 		b.setWaiting(fmt.Sprintf("touch card %s, which blinks, to sign with its %s", s.data.serial, sl.what))
 		defer b.setWaiting("")

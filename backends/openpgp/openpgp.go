@@ -10,7 +10,7 @@
 // # One operation at a time
 //
 // The card is opened for each operation, exclusively, and closed again, so that gpg can use it
-// in between. Closing resets it: no PIN stays verified. Nothing else is kept of a card, so
+// in between. Operations of processes with the same Config.Locks take turns. Closing resets it: no PIN stays verified. Nothing else is kept of a card, so
 // one that was plugged in again, or a daemon that was started again, needs no attention. The public key
 // is read from the card and compared before each signature, which is verified after.
 //
@@ -32,6 +32,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyward/keyward/backends"
@@ -61,11 +62,16 @@ type Config struct {
 	// OnWait, if not nil, is told for what person the card waits; "": not any more.
 	OnWait func(what string)
 
-	Timeout time.Duration // of one operation, a touch included; 0: 30 s
-	Logger  *slog.Logger  // nil: nothing is logged
+	// Locks is the directory of the locks of cards that other processes use too; see [pcsc.Lock]. "": there are none.
+	Locks string
+
+	// Timeout is of one operation, a touch and the wait for others included; 0: 35 s. If it has time for a touch, see
+	// [backends.TouchTime], no operation that wants one is begun when there is not.
+	Timeout time.Duration
+	Logger  *slog.Logger // nil: nothing is logged
 }
 
-const defaultTimeout = 30 * time.Second
+const defaultTimeout = 35 * time.Second // for a touch, and one before it
 
 // ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one.
 var ErrNoSlot = errors.New("no free slot")
@@ -76,7 +82,8 @@ type Backend struct {
 	log   *slog.Logger
 	slots []*slot
 
-	turn chan struct{} // holds one element while an operation has the card
+	turn    chan struct{} // holds one element while an operation has the card
+	overdue atomic.Bool   // and nobody waits for its result any more, but the card still has to answer
 
 	life context.Context // done when Close begins
 	end  context.CancelFunc
@@ -159,15 +166,22 @@ func (b *Backend) Close() error {
 	}
 }
 
-// Status reports the card's state, having asked the card, unless it waits for a touch.
+// statusPatience is how long a status waits for other operations, which may wait for a touch.
+const statusPatience = 300 * time.Millisecond
+
+// Status reports the card's state, having asked the card, unless others use it.
 func (b *Backend) Status(ctx context.Context) backends.Status {
 	if what := b.Waiting(); what != "" {
 		return backends.Status{State: "ready", Detail: what}
 	}
-	detail, err := do(ctx, b, "asking the card", func(s *session) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	patience, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	detail, err := once(ctx, patience, b, "asking the card", func(s *session) (string, error) {
 		detail, err := s.describe()
 		return detail, errors.Join(err, mayBeTried(s.data.pw.triesUser))
-	})
+	}, nil)
 	if err == nil {
 		if err = b.cfg.PIN.Ready(); err != nil {
 			err = fmt.Errorf("card %s: %w", b.cfg.Serial, err)
@@ -176,6 +190,10 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 	switch {
 	case err == nil:
 		return backends.Status{State: "ready", Detail: detail}
+	case errors.Is(err, errBusy) && !b.overdue.Load():
+		return backends.Status{State: "ready", Detail: fmt.Sprintf("card %s is in use by a request", b.cfg.Serial)}
+	case errors.Is(err, pcsc.ErrBusy):
+		return backends.Status{State: "ready", Detail: fmt.Sprintf("card %s is in use by another backend", b.cfg.Serial)}
 	case needsOperator(err):
 		return backends.Status{State: "locked", Detail: err.Error()}
 	}
