@@ -18,13 +18,18 @@ type openpgpSettings struct {
 	Slots     []string      `json:"slots"`
 	Touch     string        `json:"touch"`
 	Overwrite []string      `json:"overwrite"`
+	Locks     string        `json:"locks"`
 	Timeout   time.Duration `json:"timeout"`
 }
 
 // openOpenPGP opens a card in a child process: a call into the smart card stack can't be interrupted.
 func (a *agent) openOpenPGP(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.OpenPGP)
-	s := openpgpSettings{c.Serial, c.Slots, c.Touch, c.Overwrite, b.Timeout}
+	locks, err := a.cardLocks()
+	if err != nil {
+		return nil, err
+	}
+	s := openpgpSettings{c.Serial, c.Slots, c.Touch, c.Overwrite, locks, b.Timeout}
 	hold := c.PINHold
 	if hold == 0 {
 		hold = secret.UntilLock
@@ -57,7 +62,7 @@ func serveOpenPGP(_ context.Context, name string, settings json.RawMessage, env 
 	}
 	cfg := openpgp.Config{
 		Name: name, Serial: s.Serial, Slots: s.Slots, Touch: s.Touch, Overwrite: s.Overwrite,
-		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, Timeout: s.Timeout, Logger: env.Logger,
+		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, Locks: s.Locks, Timeout: s.Timeout, Logger: env.Logger,
 	}
 	return openpgp.Open(cfg)
 }

@@ -22,12 +22,13 @@ type pivSettings struct {
 	Slot               piv.Slot
 	PINPolicy          piv.PINPolicy
 	TouchPolicy        piv.TouchPolicy
-	Dir                string
+	Dir, Locks         string
 	KeyHold            time.Duration
 }
 
-// touchTimeout is the least time for an operation with a touch, for which a YubiKey waits 15 seconds.
-const touchTimeout = 20 * time.Second
+// touchTimeout is the least time for an operation with a touch, for which a YubiKey waits 15 seconds, and for
+// one before it.
+const touchTimeout = 35 * time.Second
 
 func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.PIV)
@@ -36,6 +37,9 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		Dir: filepath.Join(a.dirs.State, "keys", name), KeyHold: c.KeyHold,
 	}
 	var err error
+	if s.Locks, err = a.cardLocks(); err != nil {
+		return nil, err
+	}
 	if s.Attestation, err = os.ReadFile(a.dirs.Path(c.Attestation)); err != nil {
 		return nil, fmt.Errorf("attestation: %w", err)
 	}
@@ -66,6 +70,15 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 	})
 }
 
+// cardLocks makes the directory of the cards' locks, which backends in processes of their own have in common.
+func (a *agent) cardLocks() (string, error) {
+	dir := a.dirs.CardLocks()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("the locks of cards: %w", err)
+	}
+	return dir, nil
+}
+
 // pivPINs is nil if the key is said to need no PIN; that the attestation says so too is checked by piv.Open.
 func pivPINs(dirs config.Dirs, c *config.PIV) *secret.Keeper {
 	if piv.PINPolicy(c.PINPolicy) == piv.PINNever {
@@ -87,6 +100,6 @@ func openPIVHere(_ context.Context, name string, settings json.RawMessage, env *
 	return piv.Open(piv.Config{
 		Name: name, Attestation: s.Attestation, Roots: s.Roots,
 		Serial: s.Serial, Slot: s.Slot, PINPolicy: s.PINPolicy, TouchPolicy: s.TouchPolicy,
-		PINs: env.PINs, Dir: s.Dir, CacheFor: s.KeyHold, Waiting: env.Waiting, Logger: env.Logger,
+		PINs: env.PINs, Dir: s.Dir, Locks: s.Locks, CacheFor: s.KeyHold, Waiting: env.Waiting, Logger: env.Logger,
 	})
 }

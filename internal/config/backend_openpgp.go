@@ -63,5 +63,5 @@ func (c *OpenPGP) validate(d *document, p path) error {
 
 func (c *OpenPGP) pin() *PIN { return &c.PIN }
 
-// defaultTimeout leaves time for a touch, which a YubiKey waits for 15 s.
-func (c *OpenPGP) defaultTimeout() time.Duration { return 30 * time.Second }
+// defaultTimeout leaves time for two touches, of which a YubiKey waits for each 15 s: one of a request before this one.
+func (c *OpenPGP) defaultTimeout() time.Duration { return 35 * time.Second }

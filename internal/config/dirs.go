@@ -93,6 +93,9 @@ func (d Dirs) AuditTrail() string { return filepath.Join(d.State, "audit.jsonl")
 // Keys is where a backend keeps the keys that it seals.
 func (d Dirs) Keys(backend string) string { return filepath.Join(d.State, "keys", backend) }
 
+// CardLocks is where backends that share a card have its lock.
+func (d Dirs) CardLocks() string { return filepath.Join(d.State, "cards") }
+
 // Used reports whether an agent has left any state.
 func (d Dirs) Used() bool { return exists(d.Ledger()) || exists(d.AuditTrail()) }
 
