@@ -4,15 +4,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/socket/api"
 )
 
-// TestBackendsShareACard signs with three backends on one YubiKey at once, two of its PIV slots and its OpenPGP
-// application, each in a process of its own, while somebody looks at the card. None gets in another's way.
-func TestBackendsShareACard(t *testing.T) {
+// sharedCard is an agent with three backends on one YubiKey: two of its PIV slots, "yubikey", for which setup is given, and
+// "second", and its OpenPGP application, "openpgp". Each has a process of its own.
+func sharedCard(t *testing.T, setup ...string) (*Agent, *cardsim.PCSCD, *cardsim.Card) {
+	t.Helper()
 	const serial, userPIN, adminPIN = 4711, "472911", "83920175"
 	pcscd := cardsim.StartPCSCD(t)
 	app := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: serial})
@@ -21,7 +25,7 @@ func TestBackendsShareACard(t *testing.T) {
 	pcscd.Insert(t, 0, card)
 	a := NewAgent(t)
 	a.Stop()
-	a.setUpYubiKey("--name", "yubikey")
+	a.setUpYubiKey(append(setup, "--name", "yubikey")...)
 	a.setUpYubiKey("--name", "second", "--slot", "82")
 	for name, pin := range map[string]string{"yubi-pin": userPIN, "yubi-admin-pin": adminPIN} {
 		a.must(os.WriteFile(filepath.Join(a.Dir, name), []byte(pin), 0o600))
@@ -34,6 +38,13 @@ pin_file = "yubi-pin"
 admin_pin_file = "yubi-admin-pin"
 `, serial))
 	a.Start()
+	return a, pcscd, card
+}
+
+// TestBackendsShareACard signs with three backends on one YubiKey at once, while somebody looks at the card. None gets in
+// another's way.
+func TestBackendsShareACard(t *testing.T) {
+	a, pcscd, card := sharedCard(t)
 	c := a.Client()
 	var signing sync.WaitGroup
 	for _, backend := range []string{"yubikey", "second", "openpgp"} {
@@ -58,4 +69,57 @@ admin_pin_file = "yubi-admin-pin"
 		}
 	}
 	pcscd.AwaitFree(t, 0)
+}
+
+// TestBackendsShareACardThatBlinks has one of them wait for a touch, which the others wait for as if the card was slow.
+func TestBackendsShareACardThatBlinks(t *testing.T) {
+	a, pcscd, card := sharedCard(t, "--touch-policy", "always")
+	card.AutoTouch(true)
+	blinking := a.activeSessionOn("yubikey", transferSpec(1000))
+	others := []*api.Session{a.activeSessionOn("second", transferSpec(1000)), a.activeSessionOn("openpgp", transferSpec(1000))}
+	card.AutoTouch(false)
+	card.SetTouchTimeout(time.Minute)
+	c := a.Client()
+	sign := func(sess *api.Session) <-chan error {
+		signed := make(chan error, 1)
+		go func() {
+			_, err := c.SignTransaction(t.Context(), transferTx(sess.ID, 0))
+			signed <- err
+		}()
+		return signed
+	}
+	touched := sign(blinking)
+	a.must(card.AwaitBlink(t.Context()))
+	await(t, "the log asks for a touch", func() bool { return strings.Contains(a.log.String(), "waiting for a touch") })
+	// What the others do meanwhile: nothing at first, then wait, too, with a request of their own.
+	want := []string{"waiting for a touch of YubiKey 4711", "YubiKey 4711 is in use by another backend", "card 00004711 is in use by another backend"}
+	var waiting []<-chan error
+	for range 2 {
+		begun := time.Now()
+		status := a.Keyward("status")
+		if took := time.Since(begun); took > 4*time.Second {
+			t.Errorf("the status took %v while the card blinks", took)
+		}
+		for _, text := range want {
+			if !strings.Contains(status, text) {
+				t.Errorf("the status while the card blinks lacks %q:\n%s", text, status)
+			}
+		}
+		if waiting == nil {
+			waiting = append(waiting, sign(others[0]), sign(others[1]))
+			time.Sleep(3 * time.Second) // longer than a backend waits for a foreign program
+			want = []string{want[0], "YubiKey 4711 is in use by a request", "card 00004711 is in use by a request"}
+		}
+	}
+	card.Touch()
+	for i, signed := range append(waiting, touched) {
+		if err := <-signed; err != nil {
+			t.Errorf("signature %d: %v", i, err)
+		}
+	}
+	pcscd.AwaitFree(t, 0)
+	locks, err := os.Stat(filepath.Join(a.Dir, "state", "cards"))
+	if err != nil || locks.Mode().Perm() != 0o700 {
+		t.Errorf("the directory of the locks: %v, %v, want 0700", locks.Mode(), err)
+	}
 }
