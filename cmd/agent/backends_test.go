@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -31,6 +32,16 @@ func TestEveryBackendTypeHasAProtection(t *testing.T) {
 		}
 		if got := protection(b); got == "" || got != want[typ] {
 			t.Errorf("protection of %s = %q, want %q", typ, got, want[typ])
+		}
+	}
+}
+
+// A request whose card waits 15 s for another one's touch, in vain, has time for its own.
+func TestTimeForTwoTouches(t *testing.T) {
+	const want = 15*time.Second + backends.TouchTime
+	for what, got := range map[string]time.Duration{"piv": touchTimeout, "openpgp": config.NewBackend("openpgp").Timeout} {
+		if got <= want {
+			t.Errorf("%s has %v, want more than %v", what, got, want)
 		}
 	}
 }
