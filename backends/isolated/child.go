@@ -213,7 +213,7 @@ func (c *child) handle(ctx context.Context, f *frame) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return []byte("null"), pins.Ready()
+		return []byte("null"), pins.Ready(ctx)
 	case opTry:
 		var r tryRequest
 		if err := unmarshal(f.body, &r); err != nil {

@@ -204,7 +204,7 @@ func openAdminCard(_ context.Context, _ string, settings json.RawMessage, env *E
 }
 
 func (c *adminCard) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
-	if err := c.card.pins.Ready(); err != nil {
+	if err := c.card.pins.Ready(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.card.verify(ctx); err != nil {

@@ -283,8 +283,8 @@ func (p *remotePINs) Try(ctx context.Context, left secret.Tries, verify func(pin
 	return err
 }
 
-func (p *remotePINs) Ready() error {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+func (p *remotePINs) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	_, err := p.conn.call(ctx, opReady, marshal(readyRequest{p.admin}), settleTimeout)
 	return err

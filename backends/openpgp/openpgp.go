@@ -183,7 +183,7 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 		return detail, errors.Join(err, mayBeTried(s.data.pw.triesUser))
 	}, nil)
 	if err == nil {
-		if err = b.cfg.PIN.Ready(); err != nil {
+		if err = b.cfg.PIN.Ready(ctx); err != nil {
 			err = fmt.Errorf("card %s: %w", b.cfg.Serial, err)
 		}
 	}

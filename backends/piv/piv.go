@@ -292,7 +292,7 @@ func (d *device) Status(ctx context.Context) backends.Status {
 	case left.Left == 0:
 		return backends.Status{State: "locked", Detail: detail + "; the PIN is blocked: unblock it with the PUK, then run: keyward unlock"}
 	}
-	if err := d.cfg.PINs.Ready(); err != nil {
+	if err := d.cfg.PINs.Ready(ctx); err != nil {
 		return backends.Status{State: "locked", Detail: d.wrap("YubiKey "+fmt.Sprint(d.key.Serial), err).Error()}
 	}
 	return backends.Status{State: "ready", Detail: detail}

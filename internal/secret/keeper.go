@@ -46,13 +46,16 @@ type PINs interface {
 	// Errors: verify's; ErrLocked, ErrPINIncorrect or ErrPINFinalTry of package backends
 	// if the operator has to act; ErrUnavailable if ctx is done first.
 	Try(ctx context.Context, left Tries, verify func(pin []byte) error) error
-	// Ready returns nil if a PIN can be had without the operator, else what he has to do.
-	Ready() error
+	// Ready returns nil if a PIN can be had without the operator, else what he has to do. It may read
+	// the PIN where it is configured, and shows it to nothing.
+	Ready(ctx context.Context) error
 }
 
 // Keeper holds a device's PIN, and the rules for spending tries:
 //
-//   - A PIN that was refused is not tried again until the operator acts, which is Unlock.
+//   - A PIN that was refused is not tried again until the operator acts, which is Unlock. The source's is
+//     tried once more then only if the device took a PIN since, which its counter shows: it may have been
+//     changed to that one.
 //   - The last try is never spent, whoever asks.
 //   - A counter that is not full means that somebody's try failed. Then only the operator,
 //     or a PIN that this device took before, may spend a try.
@@ -74,6 +77,7 @@ type Keeper struct {
 	doubt   *doubt     // a try whose outcome is not known; nil: none
 	stop    error      // why no PIN is tried until Unlock; nil: one may be
 	refused *Buffer    // the last one that was; nil: none
+	before  int        // Tries.Left when refused was tried
 	forget  *time.Timer
 }
 
@@ -92,8 +96,8 @@ type doubt struct {
 
 var _ PINs = (*Keeper)(nil)
 
-// NewKeeper returns a Keeper that gets the PIN from source, or from Unlock alone if source
-// is nil. hold is how long a PIN that the device took stays in memory: 0 is for
+// NewKeeper returns a Keeper that gets the PIN from source, which asks no person, or from Unlock alone if
+// source is nil. hold is how long a PIN that the device took stays in memory: 0 is for
 // that one try, [UntilLock] until Lock. A PIN from Unlock waits for its first try however long.
 func NewKeeper(source Source, hold time.Duration) *Keeper {
 	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
@@ -124,7 +128,7 @@ func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) er
 	if err := k.mayTry(left); err != nil {
 		return err
 	}
-	pin, err := k.fetch(ctx)
+	pin, err := k.fetch(ctx, left)
 	if err != nil {
 		return err
 	}
@@ -151,13 +155,16 @@ func (k *Keeper) mayTry(left Tries) error {
 	if k.stop != nil {
 		return k.stop
 	}
+	// Also when few tries are left, since what the counter tells now it may not tell later.
+	if k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left) {
+		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s", backends.ErrLocked, k.words.give)
+	}
 	switch {
 	case left.Left == 0:
 		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.blocked)
 	case left.Left == 1:
 		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: %s", backends.ErrPINFinalTry, k.words.give)
-	case k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left):
-		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s", backends.ErrLocked, k.words.give)
+	case k.stop != nil:
 		return k.stop
 	case !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full:
 		return fmt.Errorf("%w: a wrong PIN was tried (%d of %d tries are left), so none is tried without you; give it with: %s",
@@ -171,14 +178,26 @@ func (k *Keeper) missing() error {
 	return fmt.Errorf("%w; give it with: %s", k.words.needed, k.words.give)
 }
 
-// fetch returns a copy of the PIN that is held, or what source gives. Nothing is locked meanwhile.
-func (k *Keeper) fetch(ctx context.Context) (*Buffer, error) {
+// fetch returns a copy of the PIN that is held, or what source gives and may be tried.
+func (k *Keeper) fetch(ctx context.Context, left Tries) (*Buffer, error) {
 	k.mu.Lock()
-	held, refused := k.pin, k.refused
+	held := k.pin
 	k.mu.Unlock()
 	if held != nil {
 		return held.Clone()
 	}
+	pin, err := k.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.mayRepeat(pin, left); err != nil {
+		return nil, errors.Join(err, pin.Close())
+	}
+	return pin, nil
+}
+
+// read returns what source gives. Nothing is locked meanwhile.
+func (k *Keeper) read(ctx context.Context) (*Buffer, error) {
 	if k.source == nil {
 		return nil, k.missing()
 	}
@@ -186,10 +205,32 @@ func (k *Keeper) fetch(ctx context.Context) (*Buffer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: getting the PIN: %w", backends.ErrLocked, err)
 	}
-	if pin.Equal(refused) {
-		return nil, errors.Join(fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: %s", backends.ErrPINIncorrect, k.words.give), pin.Close())
-	}
 	return pin, nil
+}
+
+// mayRepeat says why source's PIN may not be tried, if it is the one that was refused. That stands until the
+// next Unlock: a counter that rises later is no act of the operator.
+func (k *Keeper) mayRepeat(pin *Buffer, left Tries) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	risen := left.Left != Unknown && k.before != Unknown && left.Left >= k.before
+	if !pin.Equal(k.refused) || k.granted && risen {
+		return nil
+	}
+	if k.stop == nil {
+		k.stop = k.sameLocked()
+	}
+	return k.stop
+}
+
+// sameLocked is why the source's PIN is not tried if it is the one that was refused. k.mu is held.
+func (k *Keeper) sameLocked() error {
+	remedy := "give it once with the device's own tool, then run: " + k.words.give
+	if k.before == Unknown {
+		remedy = "start the agent anew: the device has no retry counter that would show it"
+	}
+	return fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: %s; or if the device's PIN was changed to it, %s",
+		backends.ErrPINIncorrect, k.words.give, remedy)
 }
 
 // begin notes that a try is made. From here on its outcome is in doubt.
@@ -210,7 +251,9 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 	switch {
 	case err == nil:
 		k.doubt = nil
-		wipe(&k.refused, nil)
+		if pin.Equal(k.refused) { // another one that was refused stays so
+			wipe(&k.refused, nil)
+		}
 		if k.stop != nil { // locked meanwhile
 			return pin.Close()
 		}
@@ -218,7 +261,7 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		k.holdLocked(pin)
 		return nil
 	case errors.Is(err, backends.ErrPINIncorrect):
-		k.doubt = nil
+		k.before, k.doubt = k.doubt.left.Left, nil
 		wipe(&k.refused, pin)
 		k.dropLocked()
 		if k.stop == nil {
@@ -301,14 +344,22 @@ func (k *Keeper) Lock() {
 }
 
 // Ready implements [PINs].
-func (k *Keeper) Ready() error {
+func (k *Keeper) Ready(ctx context.Context) error {
+	k.mu.Lock()
+	stop, held := k.stop, k.pin != nil
+	k.mu.Unlock()
+	if stop != nil || held {
+		return stop
+	}
+	pin, err := k.read(ctx)
+	if err != nil {
+		return err
+	}
+	defer pin.Close()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.stop != nil {
-		return k.stop
-	}
-	if k.pin == nil && k.source == nil {
-		return k.missing()
+	if pin.Equal(k.refused) {
+		return k.sameLocked()
 	}
 	return nil
 }
