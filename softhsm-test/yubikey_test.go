@@ -275,7 +275,7 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	if n := len(b.card.PINTries()) - mark; n != 1 {
 		t.Errorf("the card was shown %d PINs, want 1", n)
 	}
-	b.refuses([]string{"PIN incorrect: 1 tries are left"}, "--name", "second", "--slot", "82", "--adopt")
+	b.refuses([]string{"PIN incorrect: 1 try is left"}, "--name", "second", "--slot", "82", "--adopt")
 	b.refuses([]string{"last PIN try is not spent"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 2 {
 		t.Errorf("the card was shown %d PINs, want 2", n)

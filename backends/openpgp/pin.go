@@ -129,7 +129,7 @@ func (s *session) refused(password byte, sw pcsc.Status) error {
 	case left == 0:
 		return fmt.Errorf("%w: it is blocked now", backends.ErrPINIncorrect)
 	case left < before || sw&0xFFF0 == 0x63C0 || sw == swNotSatisfied || sw == swBlocked:
-		return fmt.Errorf("%w: the card refused it, and %d tries are left", backends.ErrPINIncorrect, left)
+		return fmt.Errorf("%w: the card refused it, and %s", backends.ErrPINIncorrect, secret.TriesLeft(left))
 	}
 	return secret.NotSpent(&refusal{"checking the PIN", sw})
 }

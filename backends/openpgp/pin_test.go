@@ -63,6 +63,9 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 			wantTries("Unlock with the configured PIN", 1, 2)
 			errs = append(errs, b.Unlock(t.Context(), []byte(wrongPIN+"2")))
 			wantTries("Unlock with another wrong PIN", 2, 1)
+			if last := errs[len(errs)-1].Error(); !strings.Contains(last, "1 try is left") {
+				t.Errorf("the error does not say that one try is left: %s", last)
+			}
 			for _, err := range errs {
 				if !errors.Is(err, backends.ErrPINIncorrect) || strings.Contains(fmt.Sprint(err), wrongPIN) {
 					t.Errorf("error = %v, want ErrPINIncorrect without the PIN", err)

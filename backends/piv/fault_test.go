@@ -125,7 +125,7 @@ func TestUnplugged(t *testing.T) {
 	other := cardsim.NewYubiKey(cardsim.Firmware543, 99)
 	b.Insert(t, 0, other)
 	_, err = k.SignDigest(t.Context(), [32]byte{7})
-	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "[99] instead")
+	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "instead there is YubiKey 99")
 	if n := len(other.PINTries()); n != 0 {
 		t.Errorf("the other card was shown %d PINs", n)
 	}
@@ -184,9 +184,15 @@ func testWrongPIN(t *testing.T, firmware cardsim.Firmware) {
 	again := b.open(t, secret.NewKeeper(source("000000"), 0))
 	_, err := again.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
 	wantErr(t, "Generate", err, backends.ErrLocked, "2 of 3 tries")
-	wantErr(t, "Unlock with another wrong one", p.Unlock(t.Context(), []byte("111111")), backends.ErrPINIncorrect, "1 tries are left")
+	wantErr(t, "Unlock with another wrong one", p.Unlock(t.Context(), []byte("111111")), backends.ErrPINIncorrect, "1 try is left")
+	if st := p.Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "last PIN try is not spent") {
+		t.Errorf("Status with one try left = %+v, want locked, and why", st)
+	}
 	wantErr(t, "Unlock with the last try", p.Unlock(t.Context(), []byte("222222")), backends.ErrPINFinalTry)
 	wantErr(t, "Unlock with the last try", p.Unlock(t.Context(), []byte(testPIN)), backends.ErrPINFinalTry)
+	if st := b.open(t, secret.NewKeeper(source(testPIN), 0)).Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "with the same PIN") {
+		t.Errorf("Status of a new agent = %+v, want locked, and what to do", st)
+	}
 	if n := b.shown(mark); n != 2 {
 		t.Errorf("the card was shown %d PINs, want 2", n)
 	}

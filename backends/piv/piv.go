@@ -289,6 +289,8 @@ func (d *device) Status(ctx context.Context) backends.Status {
 		return backends.Status{State: "unavailable", Detail: d.wrap("asking the card", err).Error()}
 	case d.key.PINPolicy == PINNever:
 		return backends.Status{State: "ready", Detail: detail}
+	case left.Left == 1:
+		return backends.Status{State: "locked", Detail: d.wrap("asking the card", d.unavailable(fmt.Errorf("%w, then run: keyward unlock", finalTry("PIN")))).Error()}
 	case left.Left == 0:
 		return backends.Status{State: "locked", Detail: detail + "; the PIN is blocked: unblock it with the PUK, then run: keyward unlock"}
 	}

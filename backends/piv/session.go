@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/pcsc"
@@ -68,7 +69,7 @@ type session struct {
 
 // openSerial opens the card with that serial number. Others are looked at and closed again.
 func openSerial(client *pcsc.Client, serial uint32) (*session, error) {
-	var others []uint32
+	var others []string
 	var trouble pcsc.Several
 	readers, err := client.Readers()
 	if err != nil {
@@ -86,14 +87,14 @@ func openSerial(client *pcsc.Client, serial uint32) (*session, error) {
 		case s.serial == serial:
 			return s, nil
 		}
-		others = append(others, s.serial)
+		others = append(others, fmt.Sprintf("YubiKey %d", s.serial))
 		s.close()
 	}
 	if len(trouble) > 0 {
 		return nil, fmt.Errorf("it is not found: %w", trouble)
 	}
 	if len(others) > 0 {
-		return nil, fmt.Errorf("it is not plugged in; there is YubiKey %d instead", others)
+		return nil, fmt.Errorf("it is not plugged in; instead there is %s", strings.Join(others, ", "))
 	}
 	return nil, errors.New("it is not plugged in")
 }
@@ -278,7 +279,7 @@ func verdict(sw pcsc.Status) error {
 	case sw == pcsc.OK:
 		return nil
 	case sw&0xfff0 == 0x63c0:
-		return fmt.Errorf("%w: %d tries are left", backends.ErrPINIncorrect, sw&0xf)
+		return fmt.Errorf("%w: %s", backends.ErrPINIncorrect, secret.TriesLeft(int(sw&0xf)))
 	case sw == swBlocked:
 		return fmt.Errorf("%w: no tries are left, so it is blocked", backends.ErrPINIncorrect)
 	}

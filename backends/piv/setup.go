@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/pcsc"
@@ -62,9 +63,15 @@ func (s *session) mayTry(what string, ref byte) error {
 	case 0:
 		return fmt.Errorf("%w: the %s is blocked", backends.ErrLocked, what)
 	case 1:
-		return fmt.Errorf("%w: of the %s; give the right one once with ykman", backends.ErrPINFinalTry, what)
+		return finalTry(what)
 	}
 	return nil
+}
+
+// finalTry says of the PIN or PUK that its last try is left.
+func finalTry(what string) error {
+	return fmt.Errorf("%w: one wrong %s more would block it; give the right one once, e.g. ykman piv access change-%s with the same %[2]s as old and new",
+		backends.ErrPINFinalTry, what, strings.ToLower(what))
 }
 
 // spendTry shows the PIN, if it is not the last try.

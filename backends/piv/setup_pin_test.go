@@ -2,6 +2,7 @@ package piv_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/keyward/keyward/backends"
@@ -42,10 +43,11 @@ func TestWrongOldPIN(t *testing.T) {
 			must(t, code.change(s, right, fresh))
 			wantLeft(3)
 			wantErr(t, "the one before", code.change(s, right, []byte("999999")), backends.ErrPINIncorrect, "2 tries are left")
-			wantErr(t, "the second wrong one", code.change(s, wrong, []byte("999999")), backends.ErrPINIncorrect, "1 tries are left")
+			wantErr(t, "the second wrong one", code.change(s, wrong, []byte("999999")), backends.ErrPINIncorrect, "1 try is left")
 			wantLeft(1)
 			for _, last := range [][]byte{wrong, fresh} {
-				wantErr(t, "with the last try", code.change(s, last, []byte("999999")), backends.ErrPINFinalTry, code.name)
+				wantErr(t, "with the last try", code.change(s, last, []byte("999999")), backends.ErrPINFinalTry,
+					"one wrong "+code.name+" more would block it", "ykman piv access change-"+strings.ToLower(code.name)+" with the same "+code.name)
 			}
 			wantLeft(1)
 			b.wantClean(t, "wrong ones")
@@ -59,7 +61,7 @@ func TestWrongPINOfManagementKey(t *testing.T) {
 	s := &piv.Setup{Serial: b.serial}
 	wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte("000000")), backends.ErrPINIncorrect, "2 tries are left")
 	_, err := s.ManagementKey([]byte("000000"))
-	wantErr(t, "ManagementKey", err, backends.ErrPINIncorrect, "1 tries are left")
+	wantErr(t, "ManagementKey", err, backends.ErrPINIncorrect, "1 try is left")
 	for _, pin := range []string{"000000", piv.DefaultPIN} {
 		wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(pin)), backends.ErrPINFinalTry)
 		_, err = s.ManagementKey([]byte(pin))
@@ -75,8 +77,8 @@ func TestWrongPINOfManagementKey(t *testing.T) {
 func TestWrongPINWithoutMetadata(t *testing.T) {
 	b := newCard(t, cardsim.Firmware{5, 2, 7})
 	s := &piv.Setup{Serial: b.serial}
-	for _, left := range []string{"2", "1"} {
-		wantErr(t, "ChangePIN", s.ChangePIN([]byte("000000"), []byte(newPIN)), backends.ErrPINIncorrect, left+" tries are left")
+	for _, left := range []string{"2 tries are left", "1 try is left"} {
+		wantErr(t, "ChangePIN", s.ChangePIN([]byte("000000"), []byte(newPIN)), backends.ErrPINIncorrect, left)
 	}
 	wantErr(t, "ChangePIN", s.ChangePIN([]byte(piv.DefaultPIN), []byte(newPIN)), backends.ErrPINFinalTry)
 	if sw := b.askVerified(t); sw != 0x63c1 {

@@ -24,6 +24,14 @@ type Tries struct {
 // Unknown is Tries.Left of a device without a readable counter.
 const Unknown = -1
 
+// TriesLeft says that n tries are left.
+func TriesLeft(n int) string {
+	if n == 1 {
+		return "1 try is left"
+	}
+	return fmt.Sprintf("%d tries are left", n)
+}
+
 // ErrNotSpent: the device answered, and no try was spent. See [NotSpent].
 var ErrNotSpent = errors.New("no PIN try was spent")
 
