@@ -103,11 +103,11 @@ func trimmed(b *Buffer, n int, what string) (*Buffer, error) {
 		n--
 	}
 	if n == 0 || n > maxPIN {
-		reason := "it is empty"
+		reason := "empty"
 		if n > maxPIN {
-			reason = fmt.Sprintf("it is longer than %d bytes", maxPIN)
+			reason = fmt.Sprintf("longer than %d bytes", maxPIN)
 		}
-		return nil, errors.Join(fmt.Errorf("%s: %s", what, reason), b.Close())
+		return nil, errors.Join(fmt.Errorf("%s is %s", what, reason), b.Close())
 	}
 	b.truncate(n)
 	return b, nil
@@ -125,8 +125,19 @@ func checkFile(f *os.File, forbidden fs.FileMode) error {
 	if perm := fs.FileMode(st.Mode) & 0o777; perm&forbidden != 0 {
 		return fmt.Errorf("PIN file %s: others may read or change it (mode %04o); run chmod 600 on it", f.Name(), perm)
 	}
-	if uid := uint32(os.Geteuid()); st.Uid != uid && st.Uid != 0 {
-		return fmt.Errorf("PIN file %s: it belongs to uid %d, want root or uid %d", f.Name(), st.Uid, uid)
+	if err := checkOwner(st.Uid, uint32(os.Geteuid())); err != nil {
+		return fmt.Errorf("PIN file %s: %w", f.Name(), err)
 	}
 	return nil
+}
+
+// checkOwner refuses an owner that is neither root nor self.
+func checkOwner(owner, self uint32) error {
+	switch {
+	case owner == 0 || owner == self:
+		return nil
+	case self == 0:
+		return fmt.Errorf("it belongs to uid %d, want root", owner)
+	}
+	return fmt.Errorf("it belongs to uid %d, want root or uid %d", owner, self)
 }

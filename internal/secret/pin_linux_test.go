@@ -51,6 +51,25 @@ func TestFromFile(t *testing.T) {
 	}
 }
 
+func TestCheckOwner(t *testing.T) {
+	for _, tt := range []struct {
+		owner, self uint32
+		want        string
+	}{
+		{0, 0, ""}, {0, 999, ""}, {999, 999, ""},
+		{999, 0, "it belongs to uid 999, want root"},
+		{998, 999, "it belongs to uid 998, want root or uid 999"},
+	} {
+		got := ""
+		if err := checkOwner(tt.owner, tt.self); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("checkOwner(%d, %d) = %q, want %q", tt.owner, tt.self, got, tt.want)
+		}
+	}
+}
+
 func TestFromFileRefusesOtherKinds(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")

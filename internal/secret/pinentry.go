@@ -126,7 +126,7 @@ func getPIN(in io.Writer, out io.Reader, terminal, description string) (pin *Buf
 		return nil, errors.Join(err, b.Close())
 	}
 	_, _ = io.WriteString(in, "BYE\n") // not answered by all
-	return trimmed(b, got.n, "PIN")
+	return trimmed(b, got.n, "the entry")
 }
 
 // filling is a PIN that comes in parts.
@@ -235,7 +235,7 @@ func (p *filling) add(part []byte) error {
 		n++
 	}
 	if n > len(p.b.data)-p.n {
-		return fmt.Errorf("PIN: it is longer than %d bytes", maxPIN)
+		return fmt.Errorf("the entry is longer than %d bytes", maxPIN)
 	}
 	p.n += copy(p.b.data[p.n:], part[:n])
 	return nil

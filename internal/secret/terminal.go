@@ -80,13 +80,14 @@ func askOnce(ctx context.Context, tty *os.File, prompt string) (*Buffer, error) 
 	}
 	n, err := readLine(tty, b.data)
 	if err != nil {
+		_, _ = tty.WriteString("\n") // what follows is not to stand behind the prompt
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return nil, errors.Join(fmt.Errorf("PIN prompt: %w", err), b.Close())
 	}
 	_, _ = tty.WriteString("\n") // the one that was typed was not echoed
-	return trimmed(b, n, "PIN")
+	return trimmed(b, n, "the entry") // which need not be a PIN
 }
 
 // readLine reads into line until a newline, which it includes, or until line is full.

@@ -29,7 +29,7 @@ func TestFromTerminal(t *testing.T) {
 // Both lines are typed at once, so that the second is there before its prompt.
 func TestNewPINFromTerminal(t *testing.T) {
 	for _, tt := range []struct{ second, wantErr string }{
-		{"1234", ""}, {"1235", "differ"}, {"123", "differ"}, {"", "empty"},
+		{"1234", ""}, {"1235", "differ"}, {"123", "differ"}, {"", "the entry is empty"},
 	} {
 		master, path := openPTY(t)
 		done := asking(t.Context(), path, "New PIN: ", "Again: ")
@@ -58,6 +58,7 @@ func TestFromTerminalCancelled(t *testing.T) {
 	if got := <-done; !errors.Is(got.err, context.Canceled) {
 		t.Errorf("ask = %v, want context.Canceled", got.err)
 	}
+	readUntil(t, master, "\n") // for the error to begin a line
 	wantEcho(t, path)
 }
 
