@@ -49,7 +49,7 @@ pin_file = "user"
 admin_pin_file = "admin"
 `)
 	a.Start()
-	testTouch(t, a, card, "yubi", "touch card 00004711")
+	testTouch(t, a, card, "yubi", "waiting for a touch of YubiKey 4711")
 }
 
 // testTouch has a session's requests wait for a touch that comes, and for one that does not. want is in

@@ -129,9 +129,8 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byt
 		cmd = pcsc.Command{INS: insAuthenticate, Data: digest[:]} // 7.2.13
 	}
 	if touch {
-		b.setWaiting(fmt.Sprintf("touch card %s, which blinks, to sign with its %s", s.data.serial, sl.what))
+		b.setWaiting(fmt.Sprintf("waiting for a touch of %s, which blinks: touch its metal contact", s.name()))
 		defer b.setWaiting("")
-		b.log.Warn("the card waits for a touch", "serial", s.data.serial, "slot", sl.name)
 	}
 	raw, sw, err := s.do(cmd)
 	switch {
@@ -141,7 +140,7 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byt
 		return raw, nil
 	case touch && (sw == swNotSatisfied || sw == swConditions || sw == swSecurity):
 		// The PIN was taken a moment ago: it is the touch that is missing.
-		return nil, fmt.Errorf("%w (status %v); sign again, and touch card %s when it blinks", backends.ErrNotTouched, sw, s.data.serial)
+		return nil, fmt.Errorf("%w (status %v); sign again, and touch %s when it blinks", backends.ErrNotTouched, sw, s.name())
 	}
 	return nil, &refusal{"signing", sw}
 }

@@ -215,6 +215,14 @@ func (s *session) describe() (string, error) {
 	return fmt.Sprintf("%s %s in %q, OpenPGP %s", maker, s.data.serial, s.reader, contents), err
 }
 
+// name is what a person calls the card. A YubiKey's serial number is printed on it without leading zeros.
+func (s *session) name() string {
+	if s.data.manufacturer == yubico {
+		return "YubiKey " + strings.TrimLeft(s.data.serial, "0")
+	}
+	return "card " + s.data.serial
+}
+
 // contents says what is in the application, its version first.
 func (s *session) contents() (string, error) {
 	var in []string

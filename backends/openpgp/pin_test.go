@@ -213,11 +213,24 @@ func TestLock(t *testing.T) {
 }
 
 func TestTouch(t *testing.T) {
-	for _, slot := range []string{"sig", "aut"} {
-		t.Run(slot, func(t *testing.T) {
-			c := given(t, cardsim.OpenPGPConfig{})
+	for _, tt := range []struct {
+		slot string
+		cfg  cardsim.OpenPGPConfig
+		says string
+	}{
+		{"sig", cardsim.OpenPGPConfig{}, "waiting for a touch of YubiKey 12345678, which blinks"},
+		{"aut", cardsim.OpenPGPConfig{Serial: 4711}, "waiting for a touch of YubiKey 4711, which blinks"},
+		{"aut", cardsim.OpenPGPConfig{Generic: true}, "waiting for a touch of card 12345678, which blinks"},
+	} {
+		t.Run(tt.says, func(t *testing.T) {
+			c := given(t, tt.cfg)
 			cfg := config()
-			cfg.Slots, cfg.Touch = []string{slot}, "on"
+			cfg.Slots, cfg.Touch = []string{tt.slot}, "on"
+			if tt.cfg.Serial != 0 {
+				cfg.Serial = fmt.Sprint(tt.cfg.Serial)
+			}
+			log := &bytes.Buffer{}
+			cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
 			b := open(t, cfg)
 			k := backendtest.Generate(t, b, "keyward-touch")
 			signed := make(chan error, 1)
@@ -227,7 +240,7 @@ func TestTouch(t *testing.T) {
 			}
 			go sign()
 			awaitBlink(t, c)
-			if st := b.Status(t.Context()); st.State != "ready" || !strings.Contains(st.Detail, "touch card 12345678") {
+			if st := b.Status(t.Context()); st.State != "ready" || !strings.Contains(st.Detail, tt.says) {
 				t.Errorf("Status while the card waits = %+v", st)
 			}
 			if b.Waiting() == "" {
@@ -239,6 +252,9 @@ func TestTouch(t *testing.T) {
 			}
 			if what := b.Waiting(); what != "" {
 				t.Errorf("Waiting = %q after the touch", what)
+			}
+			if strings.Contains(log.String(), "touch") { // who is told by OnWait logs it
+				t.Errorf("the backend logs the touch itself:\n%s", log)
 			}
 			c.SetTouchTimeout(10 * time.Millisecond)
 			_, err := k.SignDigest(t.Context(), [32]byte{1})

@@ -87,7 +87,7 @@ func askOnce(ctx context.Context, tty *os.File, prompt string) (*Buffer, error) 
 		return nil, errors.Join(fmt.Errorf("PIN prompt: %w", err), b.Close())
 	}
 	_, _ = tty.WriteString("\n") // the one that was typed was not echoed
-	return trimmed(b, n, "the entry") // which need not be a PIN
+	return trimmed(b, n, "the entry")
 }
 
 // readLine reads into line until a newline, which it includes, or until line is full.
