@@ -9,8 +9,11 @@ import (
 
 // Errors to test for with errors.Is. All but ErrGarbled may be over the next time.
 var (
-	// ErrNoService: the daemon does not run, or was stopped meanwhile.
-	ErrNoService = errors.New("the smart card service (pcscd) does not run")
+	// ErrNoService: the daemon does not run, or was stopped meanwhile. The library says the same of a socket that
+	// it may not open.
+	ErrNoService = errors.New("the smart card service (pcscd) does not run, or this user may not reach its socket")
+	// ErrForbidden: the daemon asks polkit about each client and each card, and the answer was no.
+	ErrForbidden = errors.New("pcscd's polkit rules refuse this user; they have to allow it the actions org.debian.pcsc-lite.access_pcsc and org.debian.pcsc-lite.access_card")
 	// ErrNoReader: no reader, so no card either, is plugged in.
 	ErrNoReader = errors.New("no card reader")
 	// ErrGone: the card is not there any more, was reset by another program or does not answer.
@@ -83,10 +86,14 @@ const (
 	codeUnpoweredCard      = 0x80100067
 	codeResetCard          = 0x80100068
 	codeRemovedCard        = 0x80100069
+	codeSecurityViolation  = 0x8010006A
 )
 
 // Unwrap returns which of the package's errors it is; nil: none.
 func (e *Error) Unwrap() error {
+	if e.Call == callDial && e.Code == codeCommError {
+		return ErrForbidden // the daemon hangs up on a client that polkit refuses, and no card is asked for yet
+	}
 	switch e.Code {
 	case codeNoService, codeServiceStopped, codeShutdown,
 		codeInvalidHandle: // of a daemon that was restarted
@@ -95,6 +102,8 @@ func (e *Error) Unwrap() error {
 		return ErrNoReader
 	case codeSharingViolation:
 		return ErrInUse
+	case codeSecurityViolation:
+		return ErrForbidden
 	case codeUnknownReader, codeNoSmartcard, codeReaderUnavailable, codeUnresponsiveCard,
 		codeUnpoweredCard, codeResetCard, codeRemovedCard,
 		codeNotTransacted, // the transaction ended with the card
@@ -104,6 +113,9 @@ func (e *Error) Unwrap() error {
 	}
 	return nil
 }
+
+// callDial connects to the daemon.
+const callDial = "SCardEstablishContext"
 
 // isCode reports whether err is the service's refusal with that code.
 func isCode(err error, code uint32) bool {

@@ -45,13 +45,13 @@ type Client struct {
 	open bool
 }
 
-// Dial connects to the daemon. [ErrNoService]: it does not run.
+// Dial connects to the daemon. [ErrNoService]: it does not run, or can't be reached.
 //
 // The daemon's socket is the system's, or the one that the environment
 // variable PCSCLITE_CSOCK_NAME names.
 func Dial() (*Client, error) {
 	c := &Client{}
-	if err := check("SCardEstablishContext", C.SCardEstablishContext(C.SCARD_SCOPE_SYSTEM, nil, nil, &c.ctx)); err != nil {
+	if err := check(callDial, C.SCardEstablishContext(C.SCARD_SCOPE_SYSTEM, nil, nil, &c.ctx)); err != nil {
 		return nil, err
 	}
 	c.open = true

@@ -111,6 +111,25 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
+func TestErrorIs(t *testing.T) {
+	for _, tt := range []struct {
+		err  Error
+		want error
+		says string
+	}{
+		{Error{"SCardEstablishContext", 0x8010001D}, ErrNoService, "may not reach its socket"},
+		{Error{"SCardEstablishContext", 0x8010006A}, ErrForbidden, "access_pcsc"},
+		{Error{"SCardEstablishContext", 0x80100013}, ErrForbidden, "access_pcsc"},
+		{Error{"SCardConnect", 0x8010006A}, ErrForbidden, "access_card"},
+		{Error{"SCardTransmit", 0x80100013}, ErrGone, "removed"},
+		{Error{"SCardTransmit", 0x80100001}, nil, "0x80100001"},
+	} {
+		if is := tt.err.Unwrap(); is != tt.want || !strings.Contains(tt.err.Error(), tt.says) {
+			t.Errorf("%s 0x%08X is %v (%v), want %v and %q", tt.err.Call, tt.err.Code, is, &tt.err, tt.want, tt.says)
+		}
+	}
+}
+
 func TestCollect(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
