@@ -234,11 +234,14 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 	return result, nil
 }
 
+// ifNewer says why a backend may be missing that is in the configuration.
+const ifNewer = "; if it was configured since the agent started, start the agent anew"
+
 // keepAdminPIN gives a backend its admin PIN. No device is shown it yet, and nothing is unlocked.
 func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin []byte) (any, error) {
 	unlocker, ok := s.Backends[backend].Backend.(backends.AdminUnlocker)
 	if !ok {
-		return nil, badParam("backend", "no backend %q with an admin PIN in the configuration", shorten(backend))
+		return nil, badParam("backend", "the agent has no backend %q with an admin PIN%s", shorten(backend), ifNewer)
 	}
 	if pin == nil {
 		return nil, badParam("pin", "the admin PIN is missing")
@@ -272,7 +275,7 @@ func (s *Server) unlockersFor(params *api.Unlock) (map[string]backends.Unlocker,
 	}
 	unlocker, ok := all[params.Backend]
 	if !ok {
-		return nil, badParam("backend", "no backend %q with a PIN in the configuration", shorten(params.Backend))
+		return nil, badParam("backend", "the agent has no backend %q with a PIN%s", shorten(params.Backend), ifNewer)
 	}
 	return map[string]backends.Unlocker{params.Backend: unlocker}, nil
 }

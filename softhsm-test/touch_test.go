@@ -81,6 +81,9 @@ func testTouch(t *testing.T, a *Agent, card *cardsim.Card, backend, want string)
 	if shown, err := a.Client().Session(t.Context(), sess.ID); err != nil || !strings.Contains(shown.Waiting, want) {
 		t.Errorf("session_get while the card blinks: %+v, %v, want %q in waiting", shown, err, want)
 	}
+	if shown := a.Keyward("session", "show", sess.ID); !strings.Contains(shown, want) {
+		t.Errorf("session show while the card blinks lacks %q:\n%s", want, shown)
+	}
 	if log := a.log.String(); !strings.Contains(log, want) {
 		t.Errorf("the log lacks %q:\n%s", want, log)
 	}

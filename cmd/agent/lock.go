@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -94,20 +95,47 @@ func (t *tool) unlock(c *cli.Context) error {
 		names = []string{only}
 	}
 	// One by one: a PIN that was given for one is forgotten when all are told to get theirs.
+	var failed []string
 	for _, name := range names {
-		var pin []byte // nil: the agent gets it
-		if p.prompts(name) {
-			if pin, err = askPIN(c.Context, c.String("pinentry"), "PIN of backend "+name); err != nil {
-				return err
-			}
-		}
-		err = cl.Unlock(c.Context, name, pin)
-		clear(pin)
-		if err != nil {
+		err := p.unlock(c, cl, name)
+		switch {
+		case err == nil:
+			continue
+		case len(names) == 1 || !isOneBackends(err):
 			return err
 		}
+		t.report(err)
+		failed = append(failed, name)
+	}
+	if failed != nil {
+		return fmt.Errorf("not unlocked: backend %s", strings.Join(failed, ", "))
 	}
 	return t.done(c, "unlocked")
+}
+
+// unlock unlocks one backend, whose PIN a person is asked for if it is theirs to give.
+func (p *place) unlock(c *cli.Context, cl *client.Client, backend string) error {
+	if !p.prompts(backend) {
+		return cl.Unlock(c.Context, backend, nil) // the agent gets it
+	}
+	pin, err := askPIN(c.Context, c.String("pinentry"), "PIN of backend "+backend)
+	if err != nil {
+		return &promptError{fmt.Errorf("backend %q: %w", backend, err)}
+	}
+	defer clear(pin)
+	return cl.Unlock(c.Context, backend, pin)
+}
+
+// promptError: no PIN was given.
+type promptError struct{ error }
+
+func (e *promptError) Unwrap() error { return e.error }
+
+// isOneBackends reports whether the other backends may be unlocked for all that err says: it is the agent's
+// answer, or a prompt's failure, unless a person ended that.
+func isOneBackends(err error) bool {
+	var prompt *promptError
+	return client.Details(err) != nil || errors.As(err, &prompt) && !errors.Is(err, context.Canceled)
 }
 
 // withPIN returns the configured backends that have a PIN: all, or the one that is named.
@@ -159,6 +187,9 @@ func askPIN(ctx context.Context, pinentry, what string) (pin []byte, err error) 
 			return nil, withHint(fmt.Errorf("%w, and no pinentry is installed", err), "keyward unlock --pinentry PROGRAM, or run it on a terminal (ssh -t)")
 		}
 		buf, err = secret.FromPinentry(program, what)(ctx)
+	}
+	if errors.Is(err, secret.ErrNoTerminal) {
+		return nil, withHint(err, "run it on a terminal (ssh -t), or have the agent get the PIN: pin_file or pin_credential in config.toml")
 	}
 	if err != nil {
 		return nil, err

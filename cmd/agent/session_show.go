@@ -70,6 +70,7 @@ func (t *tool) printSession(s *api.Session) error {
 		[2]string{"transactions", outstanding},
 		[2]string{"on chain", onChainFact(s)},
 		[2]string{"stopped", s.Blocked},
+		[2]string{"waiting", s.Waiting},
 		[2]string{"renews", s.Predecessor},
 		[2]string{"renewed by", s.Successor},
 	)

@@ -19,7 +19,7 @@ import (
 
 // FromPinentry has a program ask for the PIN, on the terminal or the display: pinentry, or another that
 // speaks its protocol (Assuan, over stdin and stdout, as gpg-agent does). description is
-// what the person reads.
+// what the person reads. The error of one that failed for want of both is [ErrNoTerminal].
 func FromPinentry(program, description string) Source {
 	return func(ctx context.Context) (*Buffer, error) {
 		pin, err := runPinentry(ctx, program, description)
@@ -38,7 +38,8 @@ func runPinentry(ctx context.Context, program, description string) (pin *Buffer,
 	ctx, ignore := signal.NotifyContext(ctx, endSignals...)
 	defer ignore()
 	var terminal string
-	if tty, noTerminal := openTerminal(ttyPath); noTerminal == nil {
+	tty, noTerminal := openTerminal(ttyPath)
+	if noTerminal == nil {
 		defer tty.Close()
 		_, restore, modesErr := modesOf(tty)
 		if modesErr != nil {
@@ -78,7 +79,10 @@ func runPinentry(ctx context.Context, program, description string) (pin *Buffer,
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case errors.Is(err, io.EOF), errors.Is(err, unix.EPIPE):
-		return nil, fmt.Errorf("it ended without giving a PIN (%s)", cmd.ProcessState)
+		err = fmt.Errorf("it ended without giving a PIN (%s)", cmd.ProcessState)
+	}
+	if noTerminal != nil && os.Getenv("DISPLAY") == "" { // some say that it was cancelled then
+		err = fmt.Errorf("%w, and %w", err, noTerminal)
 	}
 	return nil, err
 }
