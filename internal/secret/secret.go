@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,7 +91,8 @@ func (s *Buffer) Len() int {
 }
 
 // Equal compares two secrets, in a time that depends on their lengths alone.
-// A nil or closed Buffer equals nothing.
+// A nil or closed Buffer equals nothing. It needs no memory: a PIN that was refused must not pass for
+// another one when there is none.
 func (s *Buffer) Equal(o *Buffer) bool {
 	if s == nil || o == nil {
 		return false
@@ -98,14 +100,16 @@ func (s *Buffer) Equal(o *Buffer) bool {
 	if s == o {
 		return true
 	}
-	c, err := o.Clone() // so that only one lock is held at a time
-	if err != nil {
-		return false
+	// One order of locks, so that two comparisons can't wait for each other.
+	first, second := s, o
+	if uintptr(unsafe.Pointer(s)) > uintptr(unsafe.Pointer(o)) {
+		first, second = o, s
 	}
-	defer c.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.data != nil && subtle.ConstantTimeCompare(s.data, c.data) == 1
+	first.mu.Lock()
+	defer first.mu.Unlock()
+	second.mu.Lock()
+	defer second.mu.Unlock()
+	return s.mem != nil && o.mem != nil && subtle.ConstantTimeCompare(s.data, o.data) == 1
 }
 
 // truncate shortens the secret to its first n bytes and wipes the rest.

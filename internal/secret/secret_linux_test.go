@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -147,6 +148,50 @@ func vmFlags(t *testing.T, addr uintptr) string {
 }
 
 func TestLockRefusedBySystem(t *testing.T) {
+	err := withoutLockedMemory(t, func() error {
+		b, err := New(4)
+		if err == nil {
+			err = errors.Join(errors.New("New succeeded"), b.Close())
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "RLIMIT_MEMLOCK") {
+		t.Errorf("New without the right to lock memory = %v, want a hint at RLIMIT_MEMLOCK", err)
+	}
+}
+
+func TestEqualNeedsNoMemory(t *testing.T) {
+	a, b := take(t, []byte("1234")), take(t, []byte("1234"))
+	err := withoutLockedMemory(t, func() error {
+		if !a.Equal(b) || !b.Equal(a) {
+			return errors.New("two that are the same are not equal")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Two comparisons of the same two, the one the other way round, go on for ever.
+func TestEqualBothWays(t *testing.T) {
+	a, b := take(t, []byte("1234")), take(t, []byte("1234"))
+	var both sync.WaitGroup
+	for _, pair := range [][2]*Buffer{{a, b}, {b, a}} {
+		both.Go(func() {
+			for range 200000 {
+				if !pair[0].Equal(pair[1]) {
+					t.Error("two that are the same are not equal")
+				}
+			}
+		})
+	}
+	both.Wait()
+}
+
+// withoutLockedMemory calls f where no memory can be locked.
+func withoutLockedMemory(t *testing.T, f func() error) error {
+	t.Helper()
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
 		t.Fatal(err)
@@ -162,15 +207,9 @@ func TestLockRefusedBySystem(t *testing.T) {
 			result <- fmt.Errorf("dropping CAP_IPC_LOCK: %w", err)
 			return
 		}
-		b, err := New(4)
-		if err == nil {
-			err = errors.Join(errors.New("New succeeded"), b.Close())
-		}
-		result <- err
+		result <- f()
 	}()
-	if err := <-result; err == nil || !strings.Contains(err.Error(), "RLIMIT_MEMLOCK") {
-		t.Errorf("New without the right to lock memory = %v, want a hint at RLIMIT_MEMLOCK", err)
-	}
+	return <-result
 }
 
 // dropIPCLock takes CAP_IPC_LOCK from the calling thread, if it has it.
