@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +96,59 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 				t.Errorf("a PIN is in the log:\n%s", s)
 			}
 		})
+	}
+}
+
+// TestPINThatBecameRight: the card's PIN was changed to the one that it refused.
+func TestPINThatBecameRight(t *testing.T) {
+	c := given(t, cardsim.OpenPGPConfig{})
+	_, made := signer(t, c, "sig")
+	conf := config()
+	conf.PIN = secret.NewKeeper(fixed(wrongPIN), 0)
+	b := open(t, conf)
+	k, err := b.Key(t.Context(), made.URI())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefused := func(tries int) {
+		t.Helper()
+		before := len(c.PINTries())
+		if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrPINIncorrect) {
+			t.Errorf("SignDigest = %v, want ErrPINIncorrect", err)
+		}
+		if n := len(c.PINTries()) - before; n != tries {
+			t.Errorf("%d PINs were tried, want %d", n, tries)
+		}
+	}
+	wantRefused(1)
+	if err := b.Unlock(t.Context(), nil); !errors.Is(err, backends.ErrPINIncorrect) || !strings.Contains(err.Error(), "was changed to it") {
+		t.Errorf("Unlock = %v, want ErrPINIncorrect, and what to do", err)
+	}
+	c.app.SetPINs(wrongPIN, adminPIN) // which fills the counter, as gpg's passwd does
+	wantRefused(0)
+	if st := b.Status(t.Context()); st.State != "locked" {
+		t.Errorf("Status = %+v, want locked", st)
+	}
+	if err := b.Unlock(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	backendtest.Verify(t, k, [32]byte{2})
+	if st := b.Status(t.Context()); st.State != "ready" {
+		t.Errorf("Status = %+v, want ready", st)
+	}
+}
+
+// TestStatusWithoutAPIN: what the source can't give shows before a signature needs it.
+func TestStatusWithoutAPIN(t *testing.T) {
+	c := given(t, cardsim.OpenPGPConfig{})
+	cfg := config()
+	cfg.PIN = secret.NewKeeper(secret.FromFile(filepath.Join(t.TempDir(), "absent")), 0)
+	before := len(c.PINTries())
+	if st := open(t, cfg).Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "absent: no such file") {
+		t.Errorf("Status = %+v, want locked, and why", st)
+	}
+	if n := len(c.PINTries()) - before; n != 0 {
+		t.Errorf("Status tried %d PINs", n)
 	}
 }
 
