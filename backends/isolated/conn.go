@@ -122,6 +122,11 @@ func (c *conn) send(ctx context.Context, f *frame) error {
 // call makes one call. body is wiped. If no answer comes until grace after ctx's deadline, the
 // other side hangs and the conn ends.
 func (c *conn) call(ctx context.Context, o op, body []byte, grace time.Duration) ([]byte, error) {
+	return c.callOrLate(ctx, o, body, grace, func() {})
+}
+
+// callOrLate is call, which calls late if it returned because ctx was done and a result came after all.
+func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Duration, late func()) ([]byte, error) {
 	f := &frame{kind: kindCall, op: o, body: body}
 	p := &pending{answer: make(chan *frame, 1)}
 	deadline, limited := ctx.Deadline()
@@ -156,9 +161,22 @@ func (c *conn) call(ctx context.Context, o op, body []byte, grace time.Duration)
 	case <-c.done:
 		return nil, c.reason()
 	case <-ctx.Done():
-		// Its answer, should one come, is dropped; until then the call is watched.
-		go func() { _ = c.send(context.Background(), &frame{kind: kindCancel, id: f.id}) }()
+		go c.giveUp(f.id, p, late)
 		return nil, context.Cause(ctx)
+	}
+}
+
+// giveUp tells the other side that nobody waits for p's answer, and wipes it when it comes. Until
+// then the call is watched.
+func (c *conn) giveUp(id uint64, p *pending, late func()) {
+	_ = c.send(context.Background(), &frame{kind: kindCancel, id: id})
+	select {
+	case a := <-p.answer:
+		clear(a.body)
+		if a.kind == kindResult {
+			late()
+		}
+	case <-c.done:
 	}
 }
 

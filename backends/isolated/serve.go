@@ -261,7 +261,10 @@ const settleTimeout = 5 * time.Second
 
 func (p *remotePINs) Try(ctx context.Context, left secret.Tries, verify func(pin []byte) error) error {
 	n := p.tries.Add(1)
-	raw, err := p.conn.call(ctx, opTry, marshal(tryRequest{N: n, Admin: p.admin, Left: left.Left, Full: left.Full}), settleTimeout)
+	r := tryRequest{N: n, Admin: p.admin, Left: left.Left, Full: left.Full}
+	raw, err := p.conn.callOrLate(ctx, opTry, marshal(r), settleTimeout, func() {
+		_ = p.settle(n, secret.NotSpent(errors.New("the PIN came too late")))
+	})
 	if err != nil {
 		return err
 	}
@@ -270,16 +273,22 @@ func (p *remotePINs) Try(ctx context.Context, left secret.Tries, verify func(pin
 	if verdict == nil {
 		verdict = errors.Join(pin.Use(verify), pin.Close())
 	}
+	err = p.settle(n, verdict)
+	if verdict != nil && !errors.Is(verdict, backends.ErrPINIncorrect) {
+		return verdict // with its type, which does not cross
+	}
+	return err
+}
+
+// settle tells the parent what became of try n, and returns what its Keeper makes of that.
+func (p *remotePINs) settle(n uint64, verdict error) error {
 	r := settleRequest{N: n}
 	if verdict != nil {
 		r.Error = newWireError(verdict)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	_, err = p.conn.call(ctx, opSettle, marshal(r), settleTimeout)
-	if verdict != nil && !errors.Is(verdict, backends.ErrPINIncorrect) {
-		return verdict // with its type, which does not cross
-	}
+	_, err := p.conn.call(ctx, opSettle, marshal(r), settleTimeout)
 	return err
 }
 
