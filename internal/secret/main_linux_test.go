@@ -3,11 +3,13 @@ package secret
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,9 +47,37 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Fprint(tty, "PIN: ")
 		time.Sleep(time.Minute)
+	case "shell":
+		runInBackground()
+	case "asks pinentry":
+		os.Setenv(helperVar, "pinentry")
+		b, err := FromPinentry(os.Args[0], "")(context.Background())
+		if err != nil {
+			panic(err)
+		}
+		b.Close()
 	case "pinentry":
 		fakePinentry()
 	}
+}
+
+// runInBackground does what a shell does for "keyward unlock --pinentry … &", and says what became of it.
+func runInBackground() {
+	os.Setenv(helperVar, "asks pinentry")
+	job, err := os.StartProcess("/proc/self/exe", os.Args[:1], &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		panic(err)
+	}
+	var status unix.WaitStatus
+	for {
+		if _, err = unix.Wait4(job.Pid, &status, unix.WUNTRACED, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	fmt.Println("stopped:", status.Stopped(), "status:", status.ExitStatus(), err)
 }
 
 // fakePinentry answers OK to all but GETPIN, up to BYE.
@@ -75,6 +105,12 @@ func fakePinentry() {
 			child.Stdout = os.Stdout
 			_ = child.Start()
 			time.Sleep(time.Minute)
+		case "rude": // with echo off, and deaf
+			signal.Ignore(unix.SIGTERM)
+			if tty, err := openTerminal(ttyPath); err == nil {
+				_, _ = echoOff(tty)
+			}
+			fallthrough
 		case "stay":
 			fmt.Print("D 975310\nOK\n")
 			time.Sleep(time.Minute)

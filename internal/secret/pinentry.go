@@ -45,8 +45,11 @@ func runPinentry(ctx context.Context, program, description string) (pin *Buffer,
 		if modesErr != nil {
 			return nil, modesErr
 		}
-		// A program that has to be killed leaves echo off.
-		defer func() { err = errors.Join(err, restore(err != nil)) }()
+		// A program that has to be killed leaves echo off. From the background, where the program asks on
+		// a display, the terminal is another's: setting its modes would stop this process (SIGTTOU).
+		if inForeground(tty) {
+			defer func() { pin, err = restored(pin, err, restore) }()
+		}
 		terminal = ttyPath
 	}
 	running, kill := context.WithCancel(ctx)

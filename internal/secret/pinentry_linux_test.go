@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fake makes FromPinentry with this program run a fake one, which answers GETPIN so.
@@ -176,4 +179,40 @@ func TestFromPinentryGivesUp(t *testing.T) {
 	if _, err := FromPinentry("/nonexistent/pinentry", "")(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("FromPinentry of no program = %v", err)
 	}
+}
+
+// In the background, no process may set the terminal's modes: it would be stopped.
+func TestFromPinentryInTheBackground(t *testing.T) {
+	fake(t, "D 975310\nOK\n")
+	_, path := openPTY(t)
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	shell := helper(t, "shell")
+	shell.Stdin = tty
+	shell.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	said, err := shell.Output()
+	if err != nil || string(said) != "stopped: false status: 0 <nil>\n" {
+		t.Errorf("the job: %q, %v, want that it ended well", said, err)
+	}
+}
+
+// A program that gave the PIN may hang, with echo off.
+func TestFromPinentryRestoresTheTerminal(t *testing.T) {
+	fake(t, "rude")
+	_, path := openPTY(t)
+	tty, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	cmd := helper(t, "asks pinentry")
+	cmd.Stdin = tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	wantEcho(t, path)
 }

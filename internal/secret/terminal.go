@@ -49,7 +49,7 @@ func ask(ctx context.Context, path string, prompts ...string) (pin *Buffer, err 
 	if err != nil {
 		return nil, fmt.Errorf("PIN prompt: %w", err)
 	}
-	defer func() { err = errors.Join(err, restore(err != nil)) }()
+	defer func() { pin, err = restored(pin, err, restore) }()
 	stop := context.AfterFunc(ctx, func() { _ = tty.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for _, prompt := range prompts {
@@ -141,6 +141,26 @@ func modesOf(tty *os.File) (modes unix.Termios, restore func(flush bool) error, 
 		_, err := termios(tty, how, old)
 		return err
 	}, nil
+}
+
+// restored returns pin and err, or if restore fails no PIN.
+func restored(pin *Buffer, err error, restore func(flush bool) error) (*Buffer, error) {
+	failed := restore(err != nil)
+	if failed == nil {
+		return pin, err
+	}
+	return nil, errors.Join(err, failed, pin.Close())
+}
+
+// inForeground reports whether the terminal's modes are this process's to set; see tcsetpgrp(3).
+func inForeground(tty *os.File) bool {
+	conn, err := tty.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var group int
+	ctlErr := conn.Control(func(fd uintptr) { group, err = unix.IoctlGetInt(int(fd), unix.TIOCGPGRP) })
+	return ctlErr == nil && err == nil && group == unix.Getpgrp()
 }
 
 // termios sets the terminal's modes with the ioctl how, if set is not nil, and returns what they are.

@@ -110,6 +110,21 @@ func TestPromptInterrupted(t *testing.T) {
 	}
 }
 
+// A PIN that is returned with an error would be closed by nobody.
+func TestNoPINFromATerminalThatStaysQuiet(t *testing.T) {
+	hungUp := errors.New("hung up")
+	given := take(t, []byte("1234"))
+	pin, err := restored(given, nil, func(flush bool) error {
+		if flush {
+			t.Error("what was typed after the PIN is dropped")
+		}
+		return hungUp
+	})
+	if pin != nil || !errors.Is(err, hungUp) || given.Len() != 0 {
+		t.Errorf("restored = %v, %v, and %d bytes of the PIN are left", pin, err, given.Len())
+	}
+}
+
 func TestFromTerminalWithoutOne(t *testing.T) {
 	path := writeFile(t, t.TempDir(), "tty", "1234\n", 0o600)
 	if _, err := ask(t.Context(), path, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
