@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type agent struct {
 	app       *goclient.Client
 	operator  *goclient.Client
 	appPath   string
+	ahead     atomic.Int64 // of the real time, in ns, is the sessions' clock
 }
 
 func startAgent(t *testing.T) *agent {
@@ -54,6 +56,7 @@ func startAgent(t *testing.T) *agent {
 	sessions, err := session.Open(session.Config{
 		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: filepath.Join(dir, "audit"),
 		Backends: map[string]backends.Backend{"memory": a.device}, ExpiryMargin: time.Minute, KeyGrace: time.Hour,
+		Now: func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) },
 	})
 	if err != nil {
 		t.Fatal(err)

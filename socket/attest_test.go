@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/soft"
@@ -48,6 +49,31 @@ func TestAttest(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "0123456789abcdef", "soft:99"} {
+		a.refusesToAttest(name, "no session has")
+	}
+}
+
+// The session of a key that is destroyed keeps its URI. Nothing can be said of the key any more.
+func TestAttestDestroyedKey(t *testing.T) {
+	a := startAgent(t)
+	a.Backends["memory"] = Backend{Backend: attesting{a.device}, Type: "soft"}
+	sess := a.session("agw", testSpec)
+	if _, err := a.operator.CloseSession(t.Context(), sess.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.operator.Attest(t.Context(), sess.ID); err != nil {
+		t.Errorf("Attest of a closed session, which has its key: %v", err)
+	}
+	a.ahead.Store(int64(time.Hour))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { a.Signer.Sessions.Run(ctx); close(ended) }()
+	defer func() { cancel(); <-ended }()
+	waitFor(t, "the end of the key", func() bool {
+		now, err := a.operator.AllSessions(t.Context())
+		return err == nil && now[0].KeyDestroyedAt != nil
+	})
+	for _, name := range []string{sess.ID, sess.KeyURI, sess.Signer.String()} {
 		a.refusesToAttest(name, "no session has")
 	}
 }

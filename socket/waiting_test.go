@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/soft"
 	"github.com/keyward/keyward/socket/api"
@@ -175,4 +178,35 @@ func TestWaitingUnread(t *testing.T) {
 	if got := c.ask(requestLine(t, "3", "rpc_notifyWaiting")); got != `{"jsonrpc":"2.0","id":3,"result":{"ok":true}}` {
 		t.Errorf("afterwards: %s", got)
 	}
+}
+
+// One goroutine at a time writes to a connection, or lines would overtake each other. That it is to write
+// is noted before it runs.
+func TestWaitingHasOneWriter(t *testing.T) {
+	h := startServer(t, Limits{}, nil)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	reader := dial(t, l.Addr().String())
+	nc, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	c := newConn(h.Server, h.agent, nc.(*net.UnixConn), audit.Peer{})
+	for i := range 1000 {
+		c.sendAside(fmt.Appendf(nil, "%d\n", i))
+		c.mu.Lock()
+		forgotten := len(c.out) > 0 && !c.writing
+		c.mu.Unlock()
+		if forgotten {
+			t.Fatalf("line %d waits, and nobody is to write it", i)
+		}
+		if got, want := reader.line(), fmt.Sprint(i); got != want {
+			t.Fatalf("got line %q, want %q", got, want)
+		}
+	}
+	c.answer.Wait()
 }
