@@ -107,3 +107,25 @@ func TestWaitingEndsWithTheChild(t *testing.T) {
 		t.Errorf("told since (-want +got):\n%s", diff)
 	}
 }
+
+// TestWaits: a call hears news alone, and nothing once it has ended.
+func TestWaits(t *testing.T) {
+	var w waits
+	var told []string
+	stop := w.follow(func(what string) { told = append(told, what) })
+	for _, tt := range []struct {
+		what string
+		news bool
+	}{{"", false}, {"touch", true}, {"touch", false}, {"", true}, {"", false}, {"PIN", true}} {
+		if got := w.set(tt.what); got != tt.news {
+			t.Errorf("set(%q) = %v, want %v", tt.what, got, tt.news)
+		}
+	}
+	if what := stop(); what != "PIN" {
+		t.Errorf("stop() = %q, want PIN", what)
+	}
+	w.set("touch")
+	if diff := cmp.Diff([]string{"touch", "", "PIN", ""}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}
