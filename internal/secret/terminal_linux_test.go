@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,35 @@ func TestFromTerminal(t *testing.T) {
 		t.Errorf("the terminal showed %q", shown)
 	}
 	wantEcho(t, path)
+}
+
+// The Enter key sends a carriage return, which the terminal may have been told to leave as it is.
+func TestFromTerminalEnter(t *testing.T) {
+	master, path := openPTY(t)
+	tty, err := openTerminal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	modes, err := termios(tty, ioctlSetTermios, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modes.Iflag &^= unix.ICRNL
+	if _, err := termios(tty, ioctlSetTermios, modes); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	done := asking(ctx, path, "PIN: ")
+	readUntil(t, master, "PIN: ")
+	typed(t, master, "1234\r")
+	if got := <-done; got.err != nil || got.pin != "1234" {
+		t.Errorf("ask = %q, %v", got.pin, got.err)
+	}
+	if modes, err = termios(tty, ioctlSetTermios, nil); err != nil || modes.Iflag&unix.ICRNL != 0 {
+		t.Errorf("the terminal's modes are not as they were (%v)", err)
+	}
 }
 
 // Both lines are typed at once, so that the second is there before its prompt.
