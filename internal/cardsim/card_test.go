@@ -181,6 +181,15 @@ func TestFaults(t *testing.T) {
 	}
 	want(t, card, "00020100 01 05", "05 9000")
 
+	card.Fail(Fault{INS: 0x02, Do: Lie})
+	want(t, card, "00020100 01 05", "05 9000")
+	card.Fail(Fault{
+		INS: 0x02, Do: Lie, Ask: func(cmd *Command) { cmd.P1, cmd.Data[0] = 2, 6 },
+		Answer: func(data []byte) []byte { return append(data, 7) },
+	})
+	want(t, card, "00020100 01 05", "060607 9000")
+	want(t, card, "00020100 01 05", "05 9000")
+
 	card.Fail(Fault{INS: 0x02, Do: Garbage})
 	apdu := unhex(t, "00020100 20"+strings.Repeat("00", 32))
 	if got, _ := card.Transmit(t.Context(), apdu); len(got) != 34 || bytes.Contains(got, make([]byte, 32)) {

@@ -1,6 +1,7 @@
 package cardsim
 
 import (
+	"bytes"
 	"crypto/rand"
 )
 
@@ -29,6 +30,9 @@ const (
 	UnplugDuring
 	// UnplugAfter: the command runs and is answered; then the card is taken out.
 	UnplugAfter
+	// Lie: what runs is the command that Fault.Ask made of it; the answer is what Fault.Answer made of that
+	// one's. The log has the command that came.
+	Lie
 )
 
 // Fault makes a card misbehave. It is meant for the last block of a chained command.
@@ -38,6 +42,10 @@ type Fault struct {
 	Times int  // how many of them it strikes: 0 for one, negative for all
 	Do    FaultKind
 	SW    uint16 // for Status
+
+	// For Lie; nil: as it is. Both may change the data in place. Answer gets no refusal.
+	Ask    func(*Command)
+	Answer func(data []byte) []byte
 }
 
 // Fail adds a fault. Faults for one command strike in the order in which they were added.
@@ -93,6 +101,9 @@ func (f *Fault) before(cmd *Command) bool {
 		return true
 	case f.Do == UnplugBefore:
 		return false
+	case f.Do == Lie && f.Ask != nil:
+		f.Ask(cmd)
+		return true
 	case f.Do != Hang:
 		return true
 	}
@@ -121,6 +132,10 @@ func (f *Fault) after(data []byte, sw uint16) ([]byte, uint16) {
 		return data[:len(data)/2], SWOK
 	case Endless:
 		return make([]byte, 16), SWMore | 16
+	case Lie:
+		if f.Answer != nil && sw == SWOK {
+			return f.Answer(bytes.Clone(data)), SWOK // data may be what the applet keeps
+		}
 	}
 	return data, sw
 }
