@@ -136,7 +136,9 @@ func (p *PIV) Process(cmd *Command) ([]byte, uint16) {
 	case insPutData:
 		return nil, p.putData(cmd)
 	case insMetadata:
-		return p.metadata(cmd)
+		if p.firmware.atLeast(5, 3) {
+			return p.metadata(cmd)
+		}
 	case insSerial:
 		return binary.BigEndian.AppendUint32(nil, p.serial), SWOK
 	case insAttest:

@@ -167,6 +167,8 @@ func (p *PIV) setManagementKey(cmd *Command) uint16 {
 		return SWWrongData
 	case managementKeySize[cmd.Data[0]] != len(cmd.Data)-3:
 		return SWWrongData
+	case cmd.Data[0] != alg3DES && !p.firmware.atLeast(5, 4):
+		return SWWrongData
 	}
 	p.management = managementKey{algorithm: cmd.Data[0], key: bytes.Clone(cmd.Data[3:]), touch: cmd.P2 == 0xfe}
 	return SWOK

@@ -234,6 +234,27 @@ func TestMoveAndDelete(t *testing.T) {
 	}
 }
 
+// Metadata came with firmware 5.3, and a management key that is for AES with 5.4.
+func TestWhatOlderFirmwareLacks(t *testing.T) {
+	key := strings.Repeat("07", 16)
+	for _, tc := range []struct {
+		firmware      Firmware
+		metadata, aes string
+	}{
+		{Firmware{5, 2, 7}, "6d00", "6a80"},
+		{Firmware{5, 3, 0}, "010103 02020001 050101 9000", "6a80"},
+		{Firmware543, "010103 02020001 050101 9000", "9000"},
+	} {
+		app := NewPIV(tc.firmware, 1)
+		card := NewCard(app)
+		want(t, card, "00a4040005a000000308", "61114f0600001000010079074f05a0000003089000")
+		want(t, card, "00f7009b00", tc.metadata)
+		app.admin = true
+		want(t, card, "00ffffff 13 089b10"+key, tc.aes)
+		want(t, card, "00ffffff 1b 039b18"+key+key[:16], "9000")
+	}
+}
+
 func TestUnplugAndPlug(t *testing.T) {
 	p := StartPCSCD(t)
 	card := NewYubiKey(Firmware543, 1)
