@@ -77,6 +77,9 @@ func (t *tool) unlock(c *cli.Context) error {
 	if c.Bool("admin-pin") && c.String("backend") == "" {
 		return usageError("--admin-pin needs --backend: say whose it is")
 	}
+	if err := harden(); err != nil { // it will hold PINs
+		return err
+	}
 	p, err := findPlace(c)
 	if err != nil {
 		return err
@@ -167,6 +170,7 @@ func (t *tool) giveAdminPIN(c *cli.Context, cl *client.Client, backend string) e
 	if err != nil {
 		return err
 	}
+	defer clear(pin)
 	if err := cl.UnlockAdmin(c.Context, backend, pin); err != nil {
 		return err
 	}

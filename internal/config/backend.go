@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -118,7 +119,7 @@ func (pin *PIN) fields() []field {
 func (pin *PIN) validate(d *document, p path) error {
 	switch given := set(pin.fields()); len(given) {
 	case 1:
-		return nil
+		return d.checkCredential(p.in("pin_credential"), pin.Credential)
 	case 0:
 		return d.errorf(p, "backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true", p[1])
 	default:
@@ -130,6 +131,15 @@ func (pin *PIN) validate(d *document, p path) error {
 func (pin *PIN) validateNone(d *document, p path) error {
 	if given := set(pin.fields()); len(given) > 0 {
 		return d.errorf(p.in(given[0]), "%s: backend %q needs no PIN, as its pin_policy is never; remove one of the two", given[0], p[1])
+	}
+	return nil
+}
+
+// checkCredential refuses what systemd takes for no credential's name: systemd.exec(5), LoadCredential=. Found when
+// the PIN is needed, it would be found late.
+func (d *document) checkCredential(p path, name string) error {
+	if strings.ContainsAny(name, "/:") || name == "." || name == ".." {
+		return d.errorf(p, "%s: %q is no credential's name: the one that the systemd unit's LoadCredential= gives it, not a path", p[len(p)-1], name)
 	}
 	return nil
 }

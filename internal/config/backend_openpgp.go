@@ -58,6 +58,9 @@ func (c *OpenPGP) validate(d *document, p path) error {
 	if given := set(c.AdminPIN.fields()); len(given) > 1 {
 		return d.errorf(p.in(given[1]), "backend %q has two sources for its admin PIN, %s and %s; keep one", p[1], given[0], given[1])
 	}
+	if err := d.checkCredential(p.in("admin_pin_credential"), c.AdminPIN.Credential); err != nil {
+		return err
+	}
 	return c.PIN.validate(d, p)
 }
 
