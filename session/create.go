@@ -44,8 +44,7 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 		return nil, err
 	}
 	id := newID()
-	s.setCreating(id, true)
-	defer s.setCreating(id, false)
+	defer s.keepCreating(id)()
 	// A crash between making the key and storing its session must not leave a key
 	// that nobody knows of: the intent is on disk first, and Run cleans up after it.
 	if err := s.putIntent(ctx, id, intent{Backend: name}); err != nil {
@@ -55,12 +54,10 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 		Label: KeyLabelPrefix + string(id), Account: req.Account.String(), ChainID: req.ChainID,
 	})
 	if err != nil {
-		s.wakeRun()
 		return nil, fmt.Errorf("making the session's key in backend %q: %w", name, err)
 	}
 	sess := s.newSession(req, id, name, key)
 	if err := s.store(ctx, by, sess, audit.SessionCreated, nil); err != nil {
-		s.wakeRun()
 		return nil, err
 	}
 	s.keepKey(id, key)

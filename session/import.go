@@ -80,8 +80,7 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 	}
 	id := s.idOf(found.Label)
 	// Its creation may have been cut short, and Run be about to destroy the key.
-	s.setCreating(id, true)
-	defer s.setCreating(id, false)
+	defer s.keepCreating(id)()
 	now := s.cfg.Now().UTC()
 	key := found.Key
 	sess := &Session{

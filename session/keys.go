@@ -45,14 +45,18 @@ func (s *Sessions) keepKey(id ID, key backends.Key) {
 	s.keys[id] = key
 }
 
-func (s *Sessions) setCreating(id ID, on bool) {
+// keepCreating keeps Run from undoing the creation of session id, until it is called back: then Run looks at once
+// what that left.
+func (s *Sessions) keepCreating(id ID) (end func()) {
 	s.keysMu.Lock()
 	defer s.keysMu.Unlock()
-	if on {
-		s.creating[id] = true
-		return
+	s.creating[id] = true
+	return func() {
+		s.keysMu.Lock()
+		delete(s.creating, id)
+		s.keysMu.Unlock()
+		s.wakeRun() // not before: Run would pass id over, and come back in a minute
 	}
-	delete(s.creating, id)
 }
 
 func (s *Sessions) isCreating(id ID) bool {

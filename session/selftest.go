@@ -49,8 +49,7 @@ func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*S
 		return nil, fmt.Errorf("%w: there is no backend %q in the configuration", ErrInvalid, name)
 	}
 	id := newID()
-	s.setCreating(id, true)
-	defer s.setCreating(id, false)
+	defer s.keepCreating(id)()
 	if err := s.putIntent(ctx, id, intent{Backend: name}); err != nil {
 		return nil, err
 	}
@@ -61,8 +60,6 @@ func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*S
 	}}
 	if clean {
 		e.apply = func(tx *bolt.Tx) error { return tx.Bucket(creatingBucket).Delete([]byte(id)) }
-	} else {
-		defer s.wakeRun()
 	}
 	return t, s.enqueue(context.WithoutCancel(ctx), e)
 }

@@ -304,6 +304,51 @@ func TestExpiryAndDestruction(t *testing.T) {
 	wantDenial(t, err, policy.ReasonSessionNotActive)
 }
 
+// TestFailedCreationIsUndoneAtOnce: Run is woken when it may look, not before, when it would look a minute later.
+func TestFailedCreationIsUndoneAtOnce(t *testing.T) {
+	for name, create := range map[string]func(a *agent) error{
+		"Create":   func(a *agent) error { _, err := a.Create(t.Context(), operator, a.createRequest()); return err },
+		"SelfTest": func(a *agent) error { _, err := a.SelfTest(t.Context(), operator, "soft"); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAgent(t)
+			failed, ended := make(chan struct{}), make(chan error)
+			a.cfg.Backends["soft"] = &failing{Backend: a.soft, generate: func() error {
+				a.keysMu.Lock() // what comes next waits for us
+				close(failed)
+				return backends.ErrUnavailable
+			}}
+			go func() { ended <- create(a) }()
+			<-failed
+			select {
+			case <-a.nudge:
+				t.Error("Run is woken while it has to leave that creation alone")
+			case <-time.After(50 * time.Millisecond):
+			}
+			a.keysMu.Unlock()
+			<-ended
+			select {
+			case <-a.nudge:
+			default:
+				t.Error("Run is not woken")
+			}
+			if intents, err := a.intents(); err != nil || len(intents) != 1 {
+				t.Errorf("intents %v, %v, want the one that Run looks after", intents, err)
+			}
+		})
+	}
+}
+
+// failing is a backend that makes no key.
+type failing struct {
+	*soft.Backend
+	generate func() error
+}
+
+func (f *failing) Generate(context.Context, backends.KeyAttributes) (backends.Key, error) {
+	return nil, f.generate()
+}
+
 // A creation that was cut short between the key and its session leaves no key behind.
 func TestCreationCutShortLeavesNoKey(t *testing.T) {
 	a := newAgent(t)
