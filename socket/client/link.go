@@ -34,6 +34,7 @@ type reply struct {
 // link is one connection. A goroutine reads answers until the connection ends.
 type link struct {
 	nc    net.Conn
+	read  chan struct{} // closed when the agent's last answer was read
 	write sync.Mutex
 	waits waits
 
@@ -44,17 +45,21 @@ type link struct {
 	last    uint64                // id of the newest request
 	waiting map[string]chan reply // by id; nil once the connection has ended
 	asking  string                // id of the request for notifications; "": none was made
-	cause   error                 // why it has ended
+	cause   error                 // why it has ended: the first thing that was found
 }
 
+// lastWords is how long an agent that takes no more requests is listened to: it said why before it hung up.
+const lastWords = time.Second
+
 func newLink(nc net.Conn) *link {
-	l := &link{nc: nc, waiting: make(map[string]chan reply)}
-	go l.read()
+	l := &link{nc: nc, read: make(chan struct{}), waiting: make(map[string]chan reply)}
+	go l.receive()
 	return l
 }
 
-// read hands answers to those who wait for them. When it can't, the connection is over.
-func (l *link) read() {
+// receive hands answers to those who wait for them. When it can't, the connection is over.
+func (l *link) receive() {
+	defer close(l.read)
 	dec := json.NewDecoder(l.nc)
 	for {
 		var r reply
@@ -86,10 +91,12 @@ func (l *link) read() {
 
 // end fails everybody who waits.
 func (l *link) end(cause error) {
-	l.nc.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cause = cause
+	if l.cause == nil { // before Close, which others find out as well
+		l.cause = cause
+	}
+	l.nc.Close()
 	for _, answer := range l.waiting {
 		close(answer)
 	}
@@ -129,7 +136,7 @@ func (l *link) expect() (id string, answer chan reply, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.waiting == nil {
-		return "", nil, &lostError{cause: l.cause}
+		return "", nil, l.lostLocked(false)
 	}
 	l.last++
 	id = strconv.FormatUint(l.last, 10)
@@ -166,7 +173,8 @@ func (l *link) send(ctx context.Context, id, method string, params json.RawMessa
 	defer l.write.Unlock()
 	deadline, _ := ctx.Deadline() // the zero time is none
 	if err := l.nc.SetWriteDeadline(deadline); err != nil {
-		return &lostError{cause: err}
+		l.end(err)
+		return l.lost(false)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = l.nc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -174,17 +182,29 @@ func (l *link) send(ctx context.Context, id, method string, params json.RawMessa
 	if err == nil {
 		return nil
 	}
+	if ctx.Err() == nil {
+		_ = l.nc.SetReadDeadline(time.Now().Add(lastWords))
+		select {
+		case <-l.read:
+		case <-ctx.Done():
+		}
+	}
 	l.end(err)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return &lostError{cause: err, sent: n > 0}
+	return l.lost(n > 0)
 }
 
 // lost is the error of a call whose connection has ended.
 func (l *link) lost(sent bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.lostLocked(sent)
+}
+
+// lostLocked is lost while l.mu is held.
+func (l *link) lostLocked(sent bool) error {
 	if reply := new(api.Error); errors.As(l.cause, &reply) {
 		return reply
 	}
