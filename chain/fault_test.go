@@ -1,7 +1,6 @@
 package chain_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/chain/chaintest"
+	"github.com/keyward/keyward/internal/syncbuf"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -263,7 +263,7 @@ func TestGarbledAnswers(t *testing.T) {
 func TestNoCredentials(t *testing.T) {
 	const user, password, key, query = "us3r", "passw0rd", "k3y", "t0ken"
 	node := chaintest.Start(t)
-	var log syncBuffer
+	var log syncbuf.Buffer
 	for _, tt := range faults {
 		proxy := chaintest.NewProxy(t, node.URL)
 		host := strings.TrimPrefix(proxy.URL, "http://")
@@ -293,23 +293,6 @@ func TestNoCredentials(t *testing.T) {
 	if n := strings.Count(log.String(), "chain endpoint failed"); n < len(faults) {
 		t.Errorf("%d failures were logged, want %d or more:\n%s", n, len(faults), log.String())
 	}
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // The bound is on the answer's bytes, and the error says so.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyward/keyward/internal/syncbuf"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -25,7 +26,7 @@ type Agent struct {
 	bin string
 	Dir string
 	cmd *exec.Cmd
-	log *syncBuffer
+	log *syncbuf.Buffer
 	// sockets, "agent" and "admin", are passed to the process as systemd does; nil: it makes its own.
 	sockets []*os.File
 }
@@ -50,7 +51,7 @@ func startAgent(t testing.TB, build func() (string, error), dir string) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(dir, "agent"), log: &syncBuffer{}}
+	a := &Agent{t: t, bin: bin, Dir: filepath.Join(dir, "agent"), log: &syncbuf.Buffer{}}
 	a.Keyward("init", "--softhsm")
 	a.Start()
 	t.Cleanup(a.finish)
@@ -191,22 +192,4 @@ func (a *Agent) ActiveSession(spec, account string) *api.Session {
 	}
 	a.Keyward("session", "activate", sess.ID)
 	return sess
-}
-
-// syncBuffer is a log that the process writes and the test reads.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/backends/awskms/kmsfake"
+	"github.com/keyward/keyward/internal/syncbuf"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -58,7 +59,7 @@ func newConfiguredAgent(t *testing.T, conf string) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncBuffer{}}
+	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
 	if err := os.Mkdir(a.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/internal/syncbuf"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -168,7 +169,7 @@ func agentWithCard(t *testing.T, pcscd *cardsim.PCSCD, userPIN, adminPIN, config
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncBuffer{}}
+	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
 	a.Keyward("init", "--softhsm")
 	writePIN(t, filepath.Join(a.Dir, "yubi-pin"), userPIN)
 	a.configure(`

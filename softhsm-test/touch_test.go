@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/internal/syncbuf"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -124,7 +125,7 @@ func testTouch(t *testing.T, a *Agent, card *cardsim.Card, backend, want string)
 // command is a keyward command that runs.
 type command struct {
 	cmd            *exec.Cmd
-	stdout, stderr syncBuffer
+	stdout, stderr syncbuf.Buffer
 }
 
 // start runs a command on the agent's directory, which is ended with the test.

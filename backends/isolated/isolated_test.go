@@ -21,6 +21,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
 	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/internal/syncbuf"
 	softhsmtest "github.com/keyward/keyward/softhsm-test"
 )
 
@@ -387,7 +388,7 @@ func TestChildHasNoSecrets(t *testing.T) {
 // TestWaiting: what a person has to do is told while a call waits for it, and logged.
 func TestWaiting(t *testing.T) {
 	once := filepath.Join(t.TempDir(), "once")
-	logs := &safeBuffer{}
+	logs := &syncbuf.Buffer{}
 	b := open(t, Config{
 		Type: "soft", Settings: softSettings{once, "wait"},
 		Logger: slog.New(slog.NewTextHandler(logs, nil)),
@@ -436,21 +437,4 @@ func TestSignalsAreTheParents(t *testing.T) {
 		t.Errorf("Close = %v", err)
 	}
 	gone(t, pid)
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

@@ -1,12 +1,10 @@
 package piv_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/keyward/keyward/internal/cardsim"
 	"github.com/keyward/keyward/internal/pcsc"
 	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/internal/syncbuf"
 )
 
 const (
@@ -282,7 +281,7 @@ func TestHungCard(t *testing.T) {
 // retryable error that says it.
 func TestTouch(t *testing.T) {
 	b := newBench(t, key{cardsim.Firmware543, piv.PINOnce, piv.TouchAlways})
-	logs := &safeBuffer{}
+	logs := &syncbuf.Buffer{}
 	p := b.isolate(t, secret.NewKeeper(source(testPIN), 0), isolated.Config{Logger: slog.New(slog.NewTextHandler(logs, nil))})
 	b.card.AutoTouch(true)
 	k := backendtest.Generate(t, p, "keyward-x")
@@ -342,23 +341,6 @@ func TestPulledAfterTheVerdict(t *testing.T) {
 	}
 	must(t, p.(backends.Unlocker).Unlock(t.Context(), []byte(testPIN)))
 	backendtest.Verify(t, backendtest.Generate(t, p, "keyward-x"), [32]byte{1})
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // TestLeftVerified: another program left its PIN verified, and a card before firmware 5.3 says that instead of the

@@ -15,6 +15,7 @@ import (
 	"github.com/keyward/keyward/backends/backendtest"
 	"github.com/keyward/keyward/backends/pkcs11"
 	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/internal/syncbuf"
 	softhsmtest "github.com/keyward/keyward/softhsm-test"
 	p11 "github.com/miekg/pkcs11"
 )
@@ -45,7 +46,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	cfg, ctl := newShim(t)
 	right := readPIN(t, cfg.PIN)
 	cfg.PIN = fixedPIN(wrongPIN)
-	logs := &safeBuffer{}
+	logs := &syncbuf.Buffer{}
 	cfg.Logger = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b := softhsmtest.Open(t, cfg)
 	wantLogins := func(what string, want uint64) {
@@ -301,22 +302,4 @@ func TestPromptIsNotUnderTheDevice(t *testing.T) {
 		t.Errorf("Unlock = %v", err)
 	}
 	<-asked
-}
-
-// safeBuffer is a bytes.Buffer for several goroutines.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

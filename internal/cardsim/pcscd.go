@@ -1,7 +1,6 @@
 package cardsim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keyward/keyward/internal/syncbuf"
 )
 
 // SocketEnv names pcscd's socket to libpcsclite, which reads it once in the life of a process.
@@ -37,7 +38,7 @@ type PCSCD struct {
 	port   int
 	unlock func()
 	slots  [Readers]slot
-	log    syncBuffer
+	log    syncbuf.Buffer
 
 	mu   sync.Mutex
 	proc *process // nil while it does not run
@@ -239,7 +240,7 @@ type process struct {
 }
 
 // startProcess starts pcscd on a socket that listens already, as systemd would: it is file 3.
-func startProcess(dir string, listen *os.File, log *syncBuffer) (*process, error) {
+func startProcess(dir string, listen *os.File, log *syncbuf.Buffer) (*process, error) {
 	path, err := exec.LookPath("pcscd")
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/pcscd"); err != nil {
@@ -318,22 +319,4 @@ func free(port int) bool {
 		l.Close()
 	}
 	return true
-}
-
-// syncBuffer is a log that a process writes and a test reads.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
