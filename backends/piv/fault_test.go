@@ -197,6 +197,22 @@ func testWrongPIN(t *testing.T, firmware cardsim.Firmware) {
 	}
 }
 
+// TestPINsThatAreNotTried: the agent shows no PIN that no card has, or that everybody knows.
+func TestPINsThatAreNotTried(t *testing.T) {
+	b := newBench(t, plain)
+	mark := b.shown(0)
+	for pin, says := range map[string]string{"12345": "it has 5 bytes", "123456789": "it has 9 bytes", piv.DefaultPIN: "factory's"} {
+		configured := b.open(t, secret.NewKeeper(source(pin), secret.UntilLock))
+		_, err := configured.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+		wantErr(t, "Generate", err, backends.ErrPINIncorrect, says, "not tried")
+		given := b.open(t, secret.NewKeeper(nil, secret.UntilLock))
+		wantErr(t, "Unlock", given.Unlock(t.Context(), []byte(pin)), backends.ErrPINIncorrect, says, "not tried")
+	}
+	if n := b.shown(mark); n != 0 {
+		t.Errorf("the card was shown %d PINs", n)
+	}
+}
+
 func TestBlockedPIN(t *testing.T) {
 	b := newBench(t, plain)
 	c, err := pcsc.Dial()

@@ -233,7 +233,12 @@ func (d *device) showPIN(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	return d.cfg.PINs.Try(ctx, left, s.verify)
+	return d.cfg.PINs.Try(ctx, left, func(pin []byte) error {
+		if string(pin) == DefaultPIN {
+			return fmt.Errorf("%w: it is the factory's, which everybody knows, so it was not tried; change it with: ykman piv access change-pin", backends.ErrPINIncorrect)
+		}
+		return s.verify(pin)
+	})
 }
 
 func (d *device) unlock(ctx context.Context, pin []byte) error {

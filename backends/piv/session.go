@@ -237,14 +237,15 @@ func (s *session) tries() (secret.Tries, error) {
 
 // A PIN on the card: SP 800-73-4, part 2, 2.4.3.
 const (
+	minPIN  = 6
 	maxPIN  = 8
 	padding = 0xff
 )
 
 // verify shows the PIN to the card; see [secret.PINs].
 func (s *session) verify(pin []byte) error {
-	if len(pin) == 0 || len(pin) > maxPIN {
-		return fmt.Errorf("%w: it has %d bytes, and a PIV PIN has 6 to %d", backends.ErrPINIncorrect, len(pin), maxPIN)
+	if len(pin) < minPIN || len(pin) > maxPIN {
+		return fmt.Errorf("%w: it has %d bytes, a PIV PIN has %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), minPIN, maxPIN)
 	}
 	apdu, err := secret.New(5 + maxPIN)
 	if err != nil {

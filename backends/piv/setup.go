@@ -122,8 +122,8 @@ func (s *Setup) ChangePUK(oldPUK, newPUK []byte) error {
 // ValidPIN refuses a PIN or PUK, which what says, that no card has, or that is the factory's.
 func ValidPIN(what string, pin []byte) error {
 	switch {
-	case len(pin) < 6 || len(pin) > maxPIN:
-		return fmt.Errorf("the %s has %d characters, want 6 to %d", what, len(pin), maxPIN)
+	case len(pin) < minPIN || len(pin) > maxPIN:
+		return fmt.Errorf("the %s has %d characters, want %d to %d", what, len(pin), minPIN, maxPIN)
 	case bytes.ContainsFunc(pin, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return fmt.Errorf("the %s has something else in it than ASCII letters, digits and punctuation; a file may have the line ends of Windows", what)
 	case bytes.Equal(pin, []byte(DefaultPIN)) || bytes.Equal(pin, []byte(DefaultPUK)):

@@ -167,6 +167,9 @@ func (k *Keeper) mayTry(left Tries) error {
 	if k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left) {
 		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s", backends.ErrLocked, k.words.give)
 	}
+	if left.Left == 0 || left.Left == 1 {
+		k.endGrantLocked()
+	}
 	switch {
 	case left.Left == 0:
 		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.blocked)
@@ -179,6 +182,15 @@ func (k *Keeper) mayTry(left Tries) error {
 			backends.ErrLocked, left.Left, left.Full, k.words.give)
 	}
 	return nil
+}
+
+// endGrantLocked: the operator's act, which was refused, allows no try later, and a PIN that he gave is not kept
+// for one. k.mu is held.
+func (k *Keeper) endGrantLocked() {
+	if k.granted && !k.proven {
+		k.dropLocked()
+	}
+	k.granted = false
 }
 
 // missing is why there is no PIN if neither the operator nor a source gave one.

@@ -267,6 +267,42 @@ func TestKeeperNeverSpendsTheLastTry(t *testing.T) {
 	}
 }
 
+// What the operator gave while no try was left is not tried when the counter is full again: unlock failed.
+func TestKeeperForgetsWhatWasNotTried(t *testing.T) {
+	for _, left := range []int{0, 1} {
+		for name, source := range map[string]Source{"no source": nil, "source": from(t, "000000")} {
+			d := newDevice()
+			k := NewKeeper(source, UntilLock)
+			shown, want := 0, backends.ErrLocked
+			if source != nil {
+				d.try(t, k, backends.ErrPINIncorrect, 1)
+				shown, want = 1, backends.ErrPINIncorrect
+			}
+			unlock(t, k, pinned(t, "777777"))
+			d.tries.Left = left
+			if err := k.Try(t.Context(), d.tries, d.verify); err == nil {
+				t.Errorf("%s, %d left: Try succeeds", name, left)
+			}
+			d.tries.Left = d.tries.Full
+			if err := k.Ready(t.Context()); !errors.Is(err, want) {
+				t.Errorf("%s, %d left before: Ready = %v, want %v", name, left, err, want)
+			}
+			d.try(t, k, want, shown)
+		}
+	}
+	// One that the device took is kept: others spent the tries.
+	d := newDevice()
+	k := NewKeeper(nil, UntilLock)
+	unlock(t, k, pinned(t, "123456"))
+	d.try(t, k, nil, 1)
+	d.tries.Left = 1
+	d.try(t, k, backends.ErrPINFinalTry, 1)
+	unlock(t, k, nil)
+	d.try(t, k, backends.ErrPINFinalTry, 1)
+	d.tries.Left = 3
+	d.try(t, k, nil, 2)
+}
+
 // A service that is started again and again must not spend a try each time.
 func TestKeeperLeavesALowCounterToTheOperator(t *testing.T) {
 	d := newDevice()
