@@ -88,7 +88,7 @@ func (t *tool) backendCheck(c *cli.Context) error {
 		}
 	}
 	if len(failed) > 0 {
-		return withHint(fmt.Errorf("failed: backend %s", strings.Join(failed, ", ")), "keyward backend list")
+		return fmt.Errorf("failed: backend %s", strings.Join(failed, ", ")) // what to do is in the steps' own errors
 	}
 	return nil
 }
