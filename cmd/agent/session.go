@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -98,7 +98,7 @@ func (t *tool) sessionList(c *cli.Context) error {
 	for _, s := range sessions {
 		rows = append(rows, []string{
 			s.ID, s.Status, s.Kind, strconv.FormatUint(s.ChainID, 10), s.Account.String(), s.Signer.String(),
-			when(&s.SignsUntil), fmt.Sprint(s.Clients),
+			when(&s.SignsUntil), strings.Join(s.Clients, ", "),
 		})
 	}
 	return t.table(rows)

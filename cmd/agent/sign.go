@@ -104,6 +104,10 @@ func (t *tool) printVerdict(c *cli.Context, v *api.Verdict) error {
 	if c.Bool("json") {
 		return nil
 	}
+	if len(v.Charges) == 0 { // nothing is limited, or it is signed already
+		t.print("allowed; signing would count nothing")
+		return nil
+	}
 	t.print("allowed; signing would count:")
 	rows := [][]string{{"  LIMIT", "AMOUNT", "OF"}}
 	for _, charge := range v.Charges {
