@@ -5,12 +5,16 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/ethereum/go-ethereum/crypto"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/suggest"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -76,15 +80,22 @@ func (s *Sessions) backend(name string) (backends.Backend, string, error) {
 		if b := s.cfg.Backends[name]; b != nil {
 			return b, name, nil
 		}
-		return nil, "", fmt.Errorf("%w: there is no backend %q in the configuration", ErrInvalid, name)
+		return nil, "", s.noBackend(name)
 	}
 	for only, b := range s.cfg.Backends {
 		if len(s.cfg.Backends) == 1 {
 			return b, only, nil
 		}
 	}
-	return nil, "", fmt.Errorf("%w: %d backends are configured: say which one is to hold the key", ErrInvalid, len(s.cfg.Backends))
+	return nil, "", fmt.Errorf("%w: %d backends are configured, %s: say which one is to hold the key (--backend NAME)",
+		ErrInvalid, len(s.cfg.Backends), strings.Join(s.backendNames(), " and "))
 }
+
+func (s *Sessions) noBackend(name string) error {
+	return fmt.Errorf("%w: there is no backend %q in the configuration%s", ErrInvalid, name, suggest.DidYouMean(name, s.backendNames()))
+}
+
+func (s *Sessions) backendNames() []string { return slices.Sorted(maps.Keys(s.cfg.Backends)) }
 
 // checkCreate refuses what could never be used.
 func (s *Sessions) checkCreate(req *CreateRequest) error {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/ethereum/go-ethereum/crypto"
@@ -100,7 +99,7 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 // findKey finds the key of that address among those that keyward made. A backend that can't be
 // asked may be the one, so its error is told if no other has the key.
 func (s *Sessions) findKey(ctx context.Context, backend string, signer policy.Address) (found backends.ListedKey, name string, err error) {
-	names := slices.Sorted(maps.Keys(s.cfg.Backends))
+	names := s.backendNames()
 	if backend != "" {
 		if _, name, err := s.backend(backend); err != nil {
 			return found, name, err

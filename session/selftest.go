@@ -46,7 +46,7 @@ var selfTestDigest = [32]byte(crypto.Keccak256([]byte("keyward self-test")))
 func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*SelfTest, error) {
 	backend := s.cfg.Backends[name]
 	if backend == nil {
-		return nil, fmt.Errorf("%w: there is no backend %q in the configuration", ErrInvalid, name)
+		return nil, s.noBackend(name)
 	}
 	id := newID()
 	defer s.keepCreating(id)()

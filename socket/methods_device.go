@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/suggest"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
@@ -141,7 +143,7 @@ func (s *Server) backendNames(name string) ([]string, error) {
 		return slices.Sorted(maps.Keys(s.Backends)), nil
 	}
 	if _, ok := s.Backends[name]; !ok {
-		return nil, badParam("backend", "no backend %q in the configuration", shorten(name))
+		return nil, badParam("backend", "no backend %q in the configuration%s", shorten(name), suggest.DidYouMean(shorten(name), slices.Sorted(maps.Keys(s.Backends))))
 	}
 	return []string{name}, nil
 }
@@ -241,7 +243,8 @@ const ifNewer = "; if it was configured since the agent started, start the agent
 func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin []byte) (any, error) {
 	unlocker, ok := s.Backends[backend].Backend.(backends.AdminUnlocker)
 	if !ok {
-		return nil, badParam("backend", "the agent has no backend %q with an admin PIN%s", shorten(backend), ifNewer)
+		return nil, badParam("backend", "the agent has no backend %q with an admin PIN%s%s", shorten(backend), ifNewer,
+			suggest.DidYouMean(shorten(backend), namesOf[backends.AdminUnlocker](s.Backends)))
 	}
 	if pin == nil {
 		return nil, badParam("pin", "the admin PIN is missing")
@@ -250,6 +253,16 @@ func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin 
 		return nil, fmt.Errorf("backend %q: %w", backend, err)
 	}
 	return s.done(ctx, c, audit.AdminPINGiven, map[string]any{"backend": backend})
+}
+
+// namesOf are the names of those backends that are a T, in order.
+func namesOf[T any](all map[string]Backend) (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if _, ok := all[name].Backend.(T); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // unlockers are the backends that have a PIN.
@@ -269,13 +282,14 @@ func (s *Server) unlockersFor(params *api.Unlock) (map[string]backends.Unlocker,
 	all := s.unlockers()
 	if params.Backend == "" {
 		if params.PIN != nil && len(all) != 1 {
-			return nil, badParam("backend", "%d backends have a PIN: say which one this is for", len(all))
+			return nil, badParam("backend", "%d backends have a PIN, %s: say which one this is for", len(all), strings.Join(namesOf[backends.Unlocker](s.Backends), " and "))
 		}
 		return all, nil
 	}
 	unlocker, ok := all[params.Backend]
 	if !ok {
-		return nil, badParam("backend", "the agent has no backend %q with a PIN%s", shorten(params.Backend), ifNewer)
+		return nil, badParam("backend", "the agent has no backend %q with a PIN%s%s", shorten(params.Backend), ifNewer,
+			suggest.DidYouMean(shorten(params.Backend), namesOf[backends.Unlocker](s.Backends)))
 	}
 	return map[string]backends.Unlocker{params.Backend: unlocker}, nil
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keyward/keyward/internal/suggest"
 )
 
 // Backend is one place that keeps keys.
@@ -82,7 +84,7 @@ func (d *document) backend(v any, p path) (*Backend, error) {
 	typ := field{key: "type", dst: new(string), one: BackendTypes()}
 	given, ok := table[typ.key]
 	if !ok {
-		return nil, d.errorf(p, `backend %q has no type; add type = "pkcs11"%s`, p[1], didYouMean("", typ.one))
+		return nil, d.errorf(p, `backend %q has no type; add type = "pkcs11"%s`, p[1], suggest.DidYouMean("", typ.one))
 	}
 	if err := d.assign(given, p.in(typ.key), typ); err != nil {
 		return nil, err

@@ -14,6 +14,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/keyward/keyward/internal/suggest"
 )
 
 // Config is a whole configuration file, with defaults where it says nothing.
@@ -73,7 +75,7 @@ func (c *Config) ChainNamed(s string) (string, *Chain, error) {
 			return name, c.Chains[name], nil
 		}
 	}
-	return "", nil, fmt.Errorf("unknown chain %q%s", s, didYouMean(s, names))
+	return "", nil, fmt.Errorf("unknown chain %q%s", s, suggest.DidYouMean(s, names))
 }
 
 // Load reads the file at path. What is wrong in it is an *[Error].

@@ -169,14 +169,7 @@ func (d *document) order(table map[string]any, p path) []string {
 
 func (d *document) unknown(p path, known []string) *Error {
 	key := p[len(p)-1]
-	return d.errorf(p, "unknown key %q in %s%s", key, p[:len(p)-1], didYouMean(key, known))
-}
-
-func didYouMean(word string, known []string) string {
-	if near := suggest.Nearest(word, known); near != "" {
-		return fmt.Sprintf("; did you mean %q?", near)
-	}
-	return "; known are " + strings.Join(known, ", ")
+	return d.errorf(p, "unknown key %q in %s%s", key, p[:len(p)-1], suggest.DidYouMean(key, known))
 }
 
 // section reads one table of known keys.
@@ -277,7 +270,7 @@ func oneOf(s string, allowed []string) error {
 	case s == "":
 		return errors.New("must not be empty; leave the key out instead")
 	case allowed != nil && !slices.Contains(allowed, s):
-		return fmt.Errorf("unknown value %q%s", s, didYouMean(s, allowed))
+		return fmt.Errorf("unknown value %q%s", s, suggest.DidYouMean(s, allowed))
 	}
 	return nil
 }

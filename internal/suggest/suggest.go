@@ -1,6 +1,22 @@
 // Package suggest finds what somebody meant who mistyped a name.
 package suggest
 
+import (
+	"fmt"
+	"strings"
+)
+
+// DidYouMean is the end of a message that word is unknown: it names the nearest known name, or if none is near all of them.
+func DidYouMean(word string, known []string) string {
+	if near := Nearest(word, known); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	if len(known) == 0 {
+		return ""
+	}
+	return "; known are " + strings.Join(known, ", ")
+}
+
 // Nearest returns the known name that word is most likely a typing error of:
 // the one with the least edit distance, the first of several, or "" if none is
 // near enough to be worth a guess.

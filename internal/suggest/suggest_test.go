@@ -20,6 +20,22 @@ func TestNearest(t *testing.T) {
 	}
 }
 
+func TestDidYouMean(t *testing.T) {
+	for _, tt := range []struct {
+		word  string
+		known []string
+		want  string
+	}{
+		{"yubiky", []string{"hsm", "yubikey"}, `; did you mean "yubikey"?`},
+		{"kms", []string{"softhsm", "yubikey"}, "; known are softhsm, yubikey"},
+		{"kms", nil, ""},
+	} {
+		if got := DidYouMean(tt.word, tt.known); got != tt.want {
+			t.Errorf("DidYouMean(%q, %q) = %q, want %q", tt.word, tt.known, got, tt.want)
+		}
+	}
+}
+
 func TestDistance(t *testing.T) {
 	for _, tt := range []struct {
 		a, b string
