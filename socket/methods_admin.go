@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/internal/suggest"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
@@ -154,7 +157,7 @@ func (s *Server) chainNamed(name string) (Chain, error) {
 			return chain, nil
 		}
 	}
-	return Chain{}, badParam("chain", "no chain %q in the configuration", shorten(name))
+	return Chain{}, badParam("chain", "no chain %q in the configuration%s", shorten(name), suggest.DidYouMean(shorten(name), slices.Sorted(maps.Keys(s.Chains))))
 }
 
 // lifecycle reads a session's id, has step done with it, and shows the session.
@@ -165,7 +168,7 @@ func (s *Server) lifecycle(c *call, step func(id session.ID) (*session.Session, 
 	}
 	sess, err := step(s.sessionID(params.ID))
 	if err != nil {
-		return nil, fmt.Errorf("session %q: %w", shorten(params.ID), err)
+		return nil, err // names the session
 	}
 	return s.showWhole(sess)
 }
@@ -177,7 +180,7 @@ func (s *Server) sessionID(name string) session.ID {
 			return sess.ID
 		}
 	}
-	return session.ID(name)
+	return session.ID(shorten(name)) // what is cut is no session's
 }
 
 func adminActivate(s *Server, ctx context.Context, c *call) (any, error) {
