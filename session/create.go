@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
 	bolt "go.etcd.io/bbolt"
@@ -58,7 +60,11 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 		Label: KeyLabelPrefix + string(id), Account: req.Account.String(), ChainID: req.ChainID,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the session's key in backend %q: %w", name, err)
+		err = fmt.Errorf("making the session's key in backend %q: %w", name, err)
+		if errors.Is(err, backends.ErrRefused) {
+			err = fmt.Errorf("%w%s", err, s.leftIn(name))
+		}
+		return nil, err
 	}
 	sess := s.newSession(req, id, name, key)
 	if err := s.store(ctx, by, sess, audit.SessionCreated, nil); err != nil {
@@ -96,6 +102,22 @@ func (s *Sessions) noBackend(name string) error {
 }
 
 func (s *Sessions) backendNames() []string { return slices.Sorted(maps.Keys(s.cfg.Backends)) }
+
+// leftIn tells of the keys of ended sessions that are still in the backend, which may be full of them: only the agent
+// knows whose keys they are and when it destroys them.
+func (s *Sessions) leftIn(backend string) string {
+	var left []string
+	for _, sess := range s.filter(func(sess *Session) bool {
+		return sess.Backend == backend && sess.Status.Ended() && sess.KeyDestroyedAt.IsZero()
+	}) {
+		when := "is destroyed at " + s.dueAt(sess).Format(time.RFC3339)
+		if !s.dueAt(sess).After(s.cfg.Now()) {
+			when = "is to be destroyed; the log says what hinders it"
+		}
+		left = append(left, fmt.Sprintf("; the key of session %s, which has ended, is still there and %s", sess.ID, when))
+	}
+	return strings.Join(left, "")
+}
 
 // checkCreate refuses what could never be used.
 func (s *Sessions) checkCreate(req *CreateRequest) error {

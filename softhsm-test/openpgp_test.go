@@ -83,6 +83,18 @@ func TestOpenPGPCard(t *testing.T) {
 	if err := sign(3); !errors.As(err, &refusal) || refusal.Code != api.CodeDenied {
 		t.Errorf("a transfer beyond the limit: %v, want a denial", err)
 	}
+
+	// A full card: the slot of a session that has ended is not free yet.
+	ended := a.activeSessionOn("yubi", transferSpec(1))
+	a.Keyward("session", "revoke", ended.ID)
+	spec := filepath.Join(t.TempDir(), "spec.json")
+	if err := os.WriteFile(spec, []byte(transferSpec(1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.try("session", "create", "--backend", "yubi", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet")
+	if text := fmt.Sprint(err); !strings.Contains(text, "no free slot") || !strings.Contains(text, "the key of session "+ended.ID+", which has ended") {
+		t.Errorf("session create with a full card says %v, want whose slot is freed", err)
+	}
 	if user, admin := app.Tries(); user != 3 || admin != 3 {
 		t.Errorf("tries left: %d and %d, want 3 and 3", user, admin)
 	}

@@ -85,7 +85,8 @@ func (b *Backend) freeSlot(s *session) (*slot, error) {
 		}
 	}
 	if given == nil {
-		return nil, fmt.Errorf("%w on card %s (%s); a card holds two keys: end a session whose key is not needed, or use another card", ErrNoSlot, s.data.serial, strings.Join(taken, "; "))
+		return nil, fmt.Errorf("%w on card %s (%s); a card holds two keys: end a session whose key is not needed, whose slot is freed "+
+			"key_grace later with the admin PIN, or use another card", ErrNoSlot, s.data.serial, strings.Join(taken, "; "))
 	}
 	return given, nil
 }

@@ -73,8 +73,8 @@ type Config struct {
 
 const defaultTimeout = 35 * time.Second // for a touch, and one before it
 
-// ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one.
-var ErrNoSlot = errors.New("no free slot")
+// ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one. It is a [backends.ErrRefused].
+var ErrNoSlot = fmt.Errorf("%w: no free slot", backends.ErrRefused)
 
 // Backend is a card.
 type Backend struct {

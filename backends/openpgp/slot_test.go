@@ -59,8 +59,8 @@ func TestForeignKeysAreNotTouched(t *testing.T) {
 			puts := c.Count(insPut)
 			b := open(t, config())
 			_, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
-			if !errors.Is(err, openpgp.ErrNoSlot) || !strings.Contains(err.Error(), strings.Repeat("AB", 20)) {
-				t.Errorf("Generate = %v, want ErrNoSlot that names the fingerprint", err)
+			if !errors.Is(err, openpgp.ErrNoSlot) || !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), strings.Repeat("AB", 20)) {
+				t.Errorf("Generate = %v, want ErrNoSlot that names the fingerprint and is an ErrRefused", err)
 			}
 			if list, err := b.Keys(t.Context(), ""); err != nil || len(list) != 0 {
 				t.Errorf("Keys = %v, %v, want none", list, err)
