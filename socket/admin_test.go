@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -220,12 +221,13 @@ func TestStatusAndClients(t *testing.T) {
 	a := startAgent(t)
 	ctx := t.Context()
 	reloads := 0
-	a.Reload = func(context.Context) error { reloads++; return nil }
+	a.Reload = func(context.Context) ([]string, error) { reloads++; return []string{"limits"}, nil }
 	sess := a.session("agw", testSpec)
 	a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil))
 	a.ask("personal_sign", "0x00", sess.Signer)
-	if err := a.operator.Reload(ctx); err != nil || reloads != 1 {
-		t.Errorf("Reload: %v, %d times", err, reloads)
+	reloaded, err := a.operator.Reload(ctx)
+	if err != nil || reloads != 1 || !slices.Equal(reloaded.Restart, []string{"limits"}) {
+		t.Errorf("Reload = %+v, %v, %d times, want that the limits need a restart", reloaded, err, reloads)
 	}
 	status, err := a.operator.Status(ctx)
 	if err != nil {
@@ -253,8 +255,9 @@ func TestStatusAndClients(t *testing.T) {
 // What the operator does is in the audit trail, with who it was.
 func TestAdminAudit(t *testing.T) {
 	a := startAgent(t)
-	a.Reload = func(context.Context) error { return nil }
-	for _, err := range []error{a.operator.Lock(t.Context()), a.operator.Unlock(t.Context(), "", nil), a.operator.Reload(t.Context())} {
+	a.Reload = func(context.Context) ([]string, error) { return nil, nil }
+	reload := func() error { _, err := a.operator.Reload(t.Context()); return err }
+	for _, err := range []error{a.operator.Lock(t.Context()), a.operator.Unlock(t.Context(), "", nil), reload()} {
 		if err != nil {
 			t.Fatal(err)
 		}

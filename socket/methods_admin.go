@@ -74,7 +74,7 @@ func agentStateMethods() []Method {
 		Result: Result{"clients", "Clients", "one for each process and socket"}, do: adminClients,
 	}, {
 		Name: "admin_reload", Summary: "Read the configuration again",
-		Result: Result{"done", "Done", ""}, do: adminReload,
+		Result: Result{"reloaded", "Reloaded", "restart names the sections with changes that take effect when the agent is started again"}, do: adminReload,
 	}, {
 		Name: "admin_status", Summary: "State of the agent",
 		Result: Result{"status", "Status", ""}, do: adminStatus,
@@ -217,10 +217,14 @@ func adminReload(s *Server, ctx context.Context, c *call) (any, error) {
 	if s.Reload == nil {
 		return nil, errors.New("this agent's configuration can't be read again: restart it")
 	}
-	if err := s.Reload(ctx); err != nil {
+	restart, err := s.Reload(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("reading the configuration again: %w", err)
 	}
-	return s.done(ctx, c, audit.AgentReloaded, nil)
+	if _, err := s.done(ctx, c, audit.AgentReloaded, nil); err != nil {
+		return nil, err
+	}
+	return api.Reloaded{OK: true, Restart: restart}, nil
 }
 
 // done records what the operator did to the agent.

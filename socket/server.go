@@ -32,11 +32,12 @@ type Config struct {
 	Signer   *session.Signer
 	Backends map[string]Backend // by name in the configuration
 	Chains   map[string]Chain   // by name in the configuration
-	Reload   func(ctx context.Context) error
-	Version  string
-	Started  time.Time
-	Logger   *slog.Logger // nil: nothing is logged
-	Limits   Limits       // zero: the defaults
+	// Reload reads the configuration again; restart is as in [api.Reloaded].
+	Reload  func(ctx context.Context) (restart []string, err error)
+	Version string
+	Started time.Time
+	Logger  *slog.Logger // nil: nothing is logged
+	Limits  Limits       // zero: the defaults
 }
 
 // Backend is a backend and its type in the configuration, e.g. "pkcs11".

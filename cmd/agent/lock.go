@@ -18,34 +18,54 @@ func (t *tool) lockCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "lock",
 		Usage:  "stop signing at once and forget the PINs, until unlock",
-		Action: t.simple("locked", (*client.Client).Lock),
+		Action: t.lock,
 	}
 }
 
 func (t *tool) reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "reload",
-		Usage:  "read the configuration again; what can't change while the agent runs is named in its log",
-		Action: t.simple("configuration reloaded", (*client.Client).Reload),
+		Usage:  "read the configuration again, and say what of it takes effect only when the agent is started again",
+		Action: t.reload,
 	}
 }
 
-// simple is the action of a command that does one thing in the agent.
-func (t *tool) simple(done string, do func(*client.Client, context.Context) error) cli.ActionFunc {
-	return func(c *cli.Context) error {
-		if err := required(c); err != nil {
-			return err
-		}
-		cl, err := t.dialAdmin(c)
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		if err := do(cl, c.Context); err != nil {
-			return err
-		}
-		return t.done(c, done)
+func (t *tool) lock(c *cli.Context) error {
+	if err := required(c); err != nil {
+		return err
 	}
+	cl, err := t.dialAdmin(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if err := cl.Lock(c.Context); err != nil {
+		return err
+	}
+	return t.done(c, "locked")
+}
+
+func (t *tool) reload(c *cli.Context) error {
+	if err := required(c); err != nil {
+		return err
+	}
+	cl, err := t.dialAdmin(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	result, err := cl.Reload(c.Context)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return t.printJSON(result)
+	}
+	t.print("configuration reloaded")
+	if len(result.Restart) > 0 {
+		t.note("changes in %s take effect when the agent is started again", strings.Join(result.Restart, ", "))
+	}
+	return nil
 }
 
 // done says that something is done.

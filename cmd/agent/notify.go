@@ -40,7 +40,7 @@ func (a *agent) reloadOnSignal(ctx context.Context) {
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // fails for unknown clocks only
 	a.notify.send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 	defer a.notify.send("READY=1")
-	if err := a.reload(ctx); err != nil {
+	if _, err := a.reload(ctx); err != nil {
 		a.log.Error("configuration not reloaded", "error", err)
 		return
 	}

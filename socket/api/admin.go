@@ -77,6 +77,14 @@ type Client struct {
 	Since       time.Time `json:"since"`    // of its oldest connection
 }
 
+// Reloaded is the result of admin_reload.
+type Reloaded struct {
+	OK bool `json:"ok"`
+	// Restart names the sections that have changes which take effect when the agent is started again: "limits",
+	// "backends.hsm".
+	Restart []string `json:"restart,omitempty"`
+}
+
 // Done is the result of methods that have nothing to tell.
 type Done struct {
 	OK bool `json:"ok"`

@@ -136,7 +136,9 @@ func (c *Client) givePIN(ctx context.Context, req api.Unlock, pin []byte) error 
 }
 
 // Reload has the agent read its configuration again.
-func (c *Client) Reload(ctx context.Context) error { return c.Call(ctx, nil, "admin_reload") }
+func (c *Client) Reload(ctx context.Context) (*api.Reloaded, error) {
+	return call[*api.Reloaded](ctx, c, "admin_reload")
+}
 
 // Status says how the agent is.
 func (c *Client) Status(ctx context.Context) (*api.Status, error) {
