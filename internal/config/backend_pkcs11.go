@@ -27,7 +27,7 @@ func (c *PKCS11) fields() []field {
 func (c *PKCS11) validate(d *document, p path) error {
 	switch {
 	case c.Module == "":
-		return d.errorf(p, `backend %q has no module; add module = "/path/of/the/vendors/pkcs11.so"`, p[1])
+		return d.errorf(p, `backend %q has no module; add module = "/path/of/the/vendors/pkcs11.so", or if you want no such backend remove %s`, p[1], p)
 	case c.Token == "" && c.Serial == "":
 		return d.errorf(p, "backend %q names no token; add token = (its label) or serial =", p[1])
 	}

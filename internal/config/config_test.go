@@ -138,7 +138,7 @@ func TestParseErrors(t *testing.T) {
 		{"admin PIN twice", "[backends.a]\ntype = \"openpgp\"\nserial = \"1\"\npin_file = \"p\"\nadmin_pin_credential = \"b\"\nadmin_pin_prompt = true\n", `6:1: backend "a" has two sources for its admin PIN, admin_pin_credential and admin_pin_prompt`},
 		{"no admin PIN credential's name", "[backends.a]\ntype = \"openpgp\"\nserial = \"1\"\npin_file = \"p\"\nadmin_pin_credential = \"a:b\"\n", `5:1: admin_pin_credential: "a:b" is no credential's name`},
 		{"no PIN credential's name", "[backends.a]\ntype = \"openpgp\"\nserial = \"1\"\npin_credential = \"/run/pin\"\n", `4:1: pin_credential: "/run/pin" is no credential's name`},
-		{"no module", "[backends.a]\ntype = \"pkcs11\"\n", `1:11: backend "a" has no module`},
+		{"no module", "[backends.a]\ntype = \"pkcs11\"\n", `1:11: backend "a" has no module; add module = "/path/of/the/vendors/pkcs11.so", or if you want no such backend remove [backends.a]`},
 		{"no token", "[backends.a]\ntype = \"pkcs11\"\nmodule = \"m\"\n", `1:11: backend "a" names no token`},
 		{"no PIN", "[backends.a]\ntype = \"pkcs11\"\nmodule = \"m\"\ntoken = \"t\"\n", `1:11: backend "a" has no source for its PIN`},
 		{"PIN turned off", "[backends.a]\ntype = \"pkcs11\"\nmodule = \"m\"\ntoken = \"t\"\npin_prompt = false\n", "has no source for its PIN"},
