@@ -26,10 +26,6 @@ type pivSettings struct {
 	KeyHold            time.Duration
 }
 
-// touchTimeout is the least time for an operation with a touch, for which a YubiKey waits 15 seconds, and for
-// one before it.
-const touchTimeout = 35 * time.Second
-
 func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.PIV)
 	s := pivSettings{
@@ -59,7 +55,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 	}
 	timeout := b.Timeout
 	if key.TouchPolicy != piv.TouchNever {
-		timeout = max(timeout, touchTimeout)
+		timeout = max(timeout, config.TouchTimeout)
 	}
 	return isolated.Open(ctx, isolated.Config{
 		Name: name, Type: "piv", Settings: s,

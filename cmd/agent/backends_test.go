@@ -39,7 +39,7 @@ func TestEveryBackendTypeHasAProtection(t *testing.T) {
 // A request whose card waits 15 s for another one's touch, in vain, has time for its own.
 func TestTimeForTwoTouches(t *testing.T) {
 	const want = 15*time.Second + backends.TouchTime
-	for what, got := range map[string]time.Duration{"piv": touchTimeout, "openpgp": config.NewBackend("openpgp").Timeout} {
+	for what, got := range map[string]time.Duration{"piv": config.TouchTimeout, "openpgp": config.NewBackend("openpgp").Timeout} {
 		if got <= want {
 			t.Errorf("%s has %v, want more than %v", what, got, want)
 		}

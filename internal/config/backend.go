@@ -48,14 +48,23 @@ func BackendTypes() []string {
 func NewBackend(typ string) *Backend {
 	for _, t := range backendTypes {
 		if t.name == typ {
-			b := &Backend{Type: typ, Timeout: 10 * time.Second, Settings: t.new()}
-			if s, ok := b.Settings.(interface{ defaultTimeout() time.Duration }); ok {
-				b.Timeout = s.defaultTimeout()
-			}
+			b := &Backend{Type: typ, Settings: t.new()}
+			b.Timeout = b.defaultTimeout()
 			return b
 		}
 	}
 	panic("config: no backend type " + typ)
+}
+
+// TouchTimeout leaves time for two touches, of which a YubiKey waits for each 15 s: one of a request before this one.
+const TouchTimeout = 35 * time.Second
+
+// defaultTimeout is the timeout of a backend with those settings.
+func (b *Backend) defaultTimeout() time.Duration {
+	if s, ok := b.Settings.(interface{ touched() bool }); ok && s.touched() {
+		return TouchTimeout
+	}
+	return 10 * time.Second
 }
 
 // PIN is where the backend's PIN comes from; nil if its type has none.
@@ -90,7 +99,11 @@ func (d *document) backend(v any, p path) (*Backend, error) {
 		return nil, err
 	}
 	b := NewBackend(*typ.dst.(*string))
-	return b, d.section(table, p, b.fields())
+	err := d.section(table, p, b.fields())
+	if _, given := table["timeout"]; !given {
+		b.Timeout = b.defaultTimeout()
+	}
+	return b, err
 }
 
 func (d *document) validateBackend(p path, b *Backend) error {

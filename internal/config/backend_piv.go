@@ -24,7 +24,7 @@ func (c *PIV) fields() []field {
 	return slices.Concat([]field{
 		{key: "attestation", dst: &c.Attestation, doc: "the card's attestation of the key, a PEM file"},
 		{key: "attestation_roots", dst: &c.Roots, doc: "whom to believe an attestation, a PEM file; not given: Yubico"},
-		{key: "serial", dst: &c.Serial, doc: "the card's serial number, if it is to be checked against the attestation"},
+		{key: "serial", dst: &c.Serial, serial: true, doc: "the card's serial number, if it is to be checked against the attestation"},
 		{key: "slot", dst: &c.Slot, doc: "the key's slot likewise: 9d, or 82 to 95"},
 		{key: "pin_policy", dst: &c.PINPolicy, one: []string{"never", "once", "always"}, doc: "the key's PIN policy likewise; it can't be changed"},
 		{key: "touch_policy", dst: &c.TouchPolicy, one: []string{"never", "always", "cached"}, doc: "the key's touch policy likewise; it can't be changed"},
@@ -52,3 +52,6 @@ func (c *PIV) validate(d *document, p path) error {
 }
 
 func (c *PIV) pin() *PIN { return &c.PIN }
+
+// touched is as the section says, which need not name the policy; what the attestation says counts in the end.
+func (c *PIV) touched() bool { return c.TouchPolicy == "always" || c.TouchPolicy == "cached" }

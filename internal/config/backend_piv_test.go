@@ -29,7 +29,7 @@ func TestParsePIV(t *testing.T) {
 		{"two PINs", "pin_file = \"pin\"\npin_prompt = true", nil, "5:1: backend \"yubikey\" has two sources for its PIN, pin_file and pin_prompt"},
 		{"negative serial", "serial = -1", nil, "4:1: serial: -1 is out of range"},
 		{"oversized serial", "serial = 4294967296", nil, "4:1: serial: 4294967296 is out of range"}, // 0 in 32 bits
-		{"serial as text", `serial = "12345678"`, nil, "4:1: serial: want an integer, not a string"},
+		{"hexadecimal serial", `serial = "1234567A"`, nil, "4:1: serial: want an integer, not a string"},
 		{"PIN policy", `pin_policy = "sometimes"`, nil, `4:1: pin_policy: unknown value "sometimes"; known are never, once, always`},
 		{"touch policy", `touch_policy = "cache"`, nil, `4:1: touch_policy: unknown value "cache"; did you mean "cached"?`},
 		{"no such policy for a touch", `touch_policy = "once"`, nil, `4:1: touch_policy: unknown value "once"`},
@@ -71,6 +71,79 @@ func TestPIVSlots(t *testing.T) {
 	}
 	for _, slot := range []string{"9D", "0x9d", "9d ", "9", "9dd", "retired1", "8\n2"} {
 		wantError(t, parse(slot), "5:1: slot: unknown slot")
+	}
+}
+
+// TestSerials: the line can be copied from one section to the other.
+func TestSerials(t *testing.T) {
+	for _, tt := range []struct{ typ, line, err string }{
+		{"piv", `serial = 12345678`, ""},
+		{"piv", `serial = "12345678"`, ""},
+		{"piv", `serial = "-1"`, "3:1: serial: want an integer, not a string"},
+		{"piv", `serial = "4294967296"`, "3:1: serial: 4294967296 is out of range"},
+		{"openpgp", `serial = "12345678"`, ""},
+		{"openpgp", `serial = 12345678`, ""},
+		{"openpgp", `serial = -1`, "3:1: serial: want a string, not an integer"},
+		{"openpgp", `serial = 1.5`, "3:1: serial: want a string, not a float"},
+		{"openpgp", `serial = ""`, "3:1: serial: must not be empty"},
+		{"pkcs11", `serial = 12345678`, "3:1: serial: want a string, not an integer"}, // nobody says that it has digits only
+	} {
+		t.Run(tt.typ+" "+tt.line, func(t *testing.T) {
+			rest := "\npin_file = \"pin\"\n"
+			if tt.typ == "piv" {
+				rest += "attestation = \"a\"\n"
+			}
+			c, err := Parse([]byte("[backends.a]\ntype = \""+tt.typ+"\"\n"+tt.line+rest), "config.toml")
+			if tt.err != "" {
+				wantError(t, err, tt.err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch s := c.Backends["a"].Settings.(type) {
+			case *PIV:
+				if s.Serial != 12345678 {
+					t.Errorf("Serial = %d", s.Serial)
+				}
+			case *OpenPGP:
+				if s.Serial != "12345678" {
+					t.Errorf("Serial = %q", s.Serial)
+				}
+			}
+		})
+	}
+}
+
+// TestTimeoutOfTouch: what the template shows as the default is what holds when it is not given.
+func TestTimeoutOfTouch(t *testing.T) {
+	for _, tt := range []struct {
+		touch   string
+		timeout time.Duration // given; 0: not
+		shows   string
+		want    time.Duration
+	}{
+		{"never", 0, "\n# timeout = \"10s\" ", 10 * time.Second},
+		{"always", 0, "\n# timeout = \"35s\" ", 35 * time.Second},
+		{"cached", 0, "\n# timeout = \"35s\" ", 35 * time.Second},
+		{"always", time.Minute, "\ntimeout = \"1m\" ", time.Minute},
+	} {
+		b := NewBackend("piv")
+		b.Settings = &PIV{Attestation: "a", TouchPolicy: tt.touch, PIN: PIN{Prompt: true}}
+		if tt.timeout > 0 {
+			b.Timeout = tt.timeout
+		}
+		text := Section("yubikey", b)
+		if !strings.Contains(string(text), tt.shows) {
+			t.Errorf("touch policy %s, timeout %v: %q is not in\n%s", tt.touch, tt.timeout, tt.shows, text)
+		}
+		c, err := Parse(text, "config.toml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Backends["yubikey"].Timeout; got != tt.want {
+			t.Errorf("touch policy %s: timeout %v, want %v", tt.touch, got, tt.want)
+		}
 	}
 }
 

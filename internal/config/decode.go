@@ -233,6 +233,9 @@ func (d *document) named(v any, p path, read func(name string, v any) error) err
 func (d *document) assign(v any, p path, f field) error {
 	var want string
 	var err error
+	if f.serial {
+		v = serial(f.dst, v)
+	}
 	switch dst := f.dst.(type) {
 	case *bool:
 		want, err = setBool(dst, v)

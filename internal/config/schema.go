@@ -11,6 +11,8 @@ type field struct {
 	dst any      // pointer; see [document.assign] for the types
 	one []string // if not nil, the only values allowed
 	doc string
+
+	serial bool // a serial number: an integer or a string of digits, whichever dst is
 }
 
 // Defaults returns what a file that says nothing means. Without a backend the

@@ -40,7 +40,12 @@ func Template(name string, b *Backend) []byte {
 // are comments, as in [Template]. An invalid name is an error when the file is parsed.
 func Section(name string, b *Backend) []byte {
 	var w bytes.Buffer
-	section(&w, "backends."+name, b.fields(), NewBackend(b.Type).fields())
+	shown, defaults := *b, NewBackend(b.Type)
+	if b.Timeout == defaults.Timeout { // not given; the settings may make it longer
+		shown.Timeout = b.defaultTimeout()
+		defaults.Timeout = shown.Timeout
+	}
+	section(&w, "backends."+name, shown.fields(), defaults.fields())
 	return w.Bytes()
 }
 

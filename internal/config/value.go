@@ -93,6 +93,24 @@ func setText[T any](dst *T, v any, want string, parse func(string) (T, error)) (
 	return "", err
 }
 
+// serial is a serial number as dst wants it, so that the line can be copied from one type of backend to another; what
+// can't be one is left as it is.
+func serial(dst, v any) any {
+	switch x := v.(type) {
+	case int64:
+		if _, ok := dst.(*string); ok && x >= 0 {
+			return strconv.FormatInt(x, 10)
+		}
+	case string:
+		if n, err := strconv.ParseUint(x, 10, 63); err == nil {
+			if _, ok := dst.(*int); ok {
+				return int64(n)
+			}
+		}
+	}
+	return v
+}
+
 func setInt(dst *int, v any) (want string, err error) {
 	n, ok := v.(int64)
 	switch {
