@@ -61,6 +61,13 @@ func (c *Card) Touch() bool {
 	return true
 }
 
+// Blinks reports whether a command waits for a touch.
+func (c *Card) Blinks() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.touch.waiting != nil
+}
+
 // AwaitBlink returns once a command waits for a touch, or with the error of ctx.
 func (c *Card) AwaitBlink(ctx context.Context) error {
 	c.mu.Lock()

@@ -2,6 +2,7 @@
 // command runs:
 //
 //	go run ./internal/cardsim/cmd/cardsim
+//	go run ./internal/cardsim/cmd/cardsim -touch ask
 //	go run ./internal/cardsim/cmd/cardsim -firmware 5.7.1 -- ykman --device 12345678 piv info
 //
 // The command finds the card by PCSCLITE_CSOCK_NAME. Nothing is kept: each start is a new card.
@@ -24,31 +25,58 @@ import (
 	"github.com/keyward/keyward/internal/cardsim"
 )
 
+// options are the flags.
+type options struct {
+	firmware string
+	serial   uint
+	roots    string
+	cards    int
+	touch    string
+}
+
 func main() {
-	firmware := flag.String("firmware", "5.4.3", "`version` of the YubiKey: 5.4.3 or 5.7.1")
-	serial := flag.Uint("serial", 12345678, "serial `number` of the YubiKey")
-	roots := flag.String("attestation-roots", "", "write the certificate that the cards' attestations lead to to `FILE`, PEM")
-	cards := flag.Int("cards", 1, "`how many` cards, 1 or 2; the second one's serial number is one more")
+	var o options
+	flag.StringVar(&o.firmware, "firmware", "5.4.3", "`version` of the YubiKey: 5.4.3 or 5.7.1")
+	flag.UintVar(&o.serial, "serial", 12345678, "serial `number` of the YubiKey")
+	flag.StringVar(&o.roots, "attestation-roots", "", "write the certificate that the cards' attestations lead to to `FILE`, PEM")
+	flag.IntVar(&o.cards, "cards", 1, "`how many` cards, 1 or 2; the second one's serial number is one more")
+	flag.StringVar(&o.touch, "touch", "auto", "`who` touches the cards: auto (each touch is given at once), never, or ask (you, with Enter)")
 	flag.Parse()
-	if *roots != "" {
-		root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
-		if err := os.WriteFile(*roots, root, 0o644); err != nil {
-			fmt.Fprintln(os.Stderr, "cardsim: error:", err)
-			os.Exit(1)
-		}
-	}
-	code, err := run(*firmware, uint32(*serial), *cards, flag.Args())
+	code, err := run(&o, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cardsim: error:", err)
 	}
 	os.Exit(code)
 }
 
+var firmwares = map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.7.1": cardsim.Firmware571}
+
+// check finds what is wrong with the flags.
+func (o *options) check(command []string) error {
+	_, known := firmwares[o.firmware]
+	switch {
+	case !known:
+		return errors.New("firmware is 5.4.3 or 5.7.1")
+	case o.cards < 1 || o.cards > cardsim.Readers:
+		return errors.New("cards is 1 or 2")
+	case touches[o.touch] == "":
+		return errors.New("touch is auto, never or ask")
+	case o.touch == "ask" && len(command) > 0:
+		return errors.New("touch is ask and there is a command: both would read this terminal; run the command in another")
+	}
+	return nil
+}
+
 // run returns the exit code: the command's, if there is one.
-func run(version string, serial uint32, cards int, command []string) (code int, err error) {
-	firmware, ok := map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.7.1": cardsim.Firmware571}[version]
-	if !ok || cards < 1 || cards > cardsim.Readers {
-		return 2, errors.New("firmware is 5.4.3 or 5.7.1, cards is 1 or 2")
+func run(o *options, command []string) (code int, err error) {
+	if err := o.check(command); err != nil {
+		return 2, err
+	}
+	if o.roots != "" {
+		root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
+		if err := os.WriteFile(o.roots, root, 0o644); err != nil {
+			return 1, err
+		}
 	}
 	dir, err := os.MkdirTemp("", "keyward-cardsim-")
 	if err != nil {
@@ -62,21 +90,34 @@ func run(version string, serial uint32, cards int, command []string) (code int, 
 		return 1, err
 	}
 	defer pcscd.Stop()
-	for i := range cards {
-		openPGP := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: serial + uint32(i), Firmware: firmware})
-		card := cardsim.NewYubiKey(firmware, serial+uint32(i), openPGP)
-		card.AutoTouch(true)
+	cards := o.newCards()
+	for i, card := range cards {
 		if err := pcscd.Put(i, card); err != nil {
 			return 1, err
 		}
 	}
-	if len(command) == 0 {
-		fmt.Printf("export %s=%s\n", cardsim.SocketEnv, pcscd.Socket)
-		fmt.Fprintf(os.Stderr, "cardsim: a YubiKey %s waits; each touch is given at once; Ctrl-C takes it out\n", version)
-		<-ctx.Done()
-		return 0, nil
+	if len(command) > 0 {
+		return runCommand(ctx, command, pcscd.Socket)
 	}
-	return runCommand(ctx, command, pcscd.Socket)
+	fmt.Printf("export %s=%s\n", cardsim.SocketEnv, pcscd.Socket)
+	fmt.Fprintf(os.Stderr, "cardsim: a YubiKey %s waits; %s; Ctrl-C takes it out\n", o.firmware, touches[o.touch])
+	if o.touch == "ask" {
+		giveTouches(ctx, os.Stdin, os.Stderr, cards)
+	}
+	<-ctx.Done()
+	return 0, nil
+}
+
+func (o *options) newCards() (cards []*cardsim.Card) {
+	firmware := firmwares[o.firmware]
+	for i := range o.cards {
+		serial := uint32(o.serial) + uint32(i)
+		openPGP := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: serial, Firmware: firmware})
+		card := cardsim.NewYubiKey(firmware, serial, openPGP)
+		card.AutoTouch(o.touch == "auto")
+		cards = append(cards, card)
+	}
+	return cards
 }
 
 func runCommand(ctx context.Context, command []string, socket string) (code int, err error) {
