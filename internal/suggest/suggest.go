@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// telling is how many bytes of a name tell which one is meant.
+const telling = 3
+
 // DidYouMean is the end of a message that word is unknown: it names the nearest known name, or if none is near all of them.
 func DidYouMean(word string, known []string) string {
 	if near := Nearest(word, known); near != "" {
@@ -18,9 +21,12 @@ func DidYouMean(word string, known []string) string {
 }
 
 // Nearest returns the known name that word is most likely a typing error of:
-// the one with the least edit distance, the first of several, or "" if none is
-// near enough to be worth a guess.
+// the shortest that word is the beginning of, or else the one with the least edit
+// distance, the first of several, or "" if none is near enough to be worth a guess.
 func Nearest(word string, known []string) string {
+	if full := completed(word, known); full != "" {
+		return full
+	}
 	best, least := "", len(word)/3+2
 	for _, k := range known {
 		if d := distance(word, k); d < least {
@@ -28,6 +34,16 @@ func Nearest(word string, known []string) string {
 		}
 	}
 	return best
+}
+
+// completed returns the shortest known name that word is the beginning of; "": none.
+func completed(word string, known []string) (full string) {
+	for _, k := range known {
+		if len(word) >= telling && strings.HasPrefix(k, word) && (full == "" || len(k) < len(full)) {
+			full = k
+		}
+	}
+	return full
 }
 
 // distance is the number of bytes to insert, delete, replace or swap with their

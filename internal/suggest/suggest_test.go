@@ -36,6 +36,23 @@ func TestDidYouMean(t *testing.T) {
 	}
 }
 
+// TestNearestBeginning: "pin" is what was meant, and not three letters that are wrong.
+func TestNearestBeginning(t *testing.T) {
+	known := []string{"dir", "pin-policy", "pin-file", "pin-credential", "yes", "slot"}
+	for _, tt := range []struct{ word, want string }{
+		{"pin", "pin-file"},
+		{"pin-p", "pin-policy"},
+		{"pin-fiel", "pin-file"},
+		{"di", "dir"},
+		{"ye", "yes"},
+		{"p", ""},
+	} {
+		if got := Nearest(tt.word, known); got != tt.want {
+			t.Errorf("Nearest(%q) = %q, want %q", tt.word, got, tt.want)
+		}
+	}
+}
+
 func TestDistance(t *testing.T) {
 	for _, tt := range []struct {
 		a, b string
