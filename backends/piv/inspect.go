@@ -1,6 +1,8 @@
 package piv
 
 import (
+	"bytes"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 
@@ -74,7 +76,12 @@ type SlotKey struct {
 	PIN       PINPolicy   `json:"pinPolicy,omitempty"`   // "" if it is none of ours
 	Touch     TouchPolicy `json:"touchPolicy,omitempty"` // "" likewise
 	Generated bool        `json:"generated"`             // in the card; false: imported
+
+	public []byte // the point; nil: of a key on no curve
 }
+
+// Is reports whether it is the key with that public key.
+func (k *SlotKey) Is(public *ecdh.PublicKey) bool { return bytes.Equal(k.public, public.Bytes()) }
 
 func (k *SlotKey) String() string {
 	origin, text := "imported, so a copy may be elsewhere", k.Algorithm
@@ -204,5 +211,8 @@ func (s *session) slotKey(slot byte) (*SlotKey, error) {
 		key.Algorithm = fmt.Sprintf("algorithm %02x", m[0x01][0])
 	}
 	key.PIN, key.Touch = pinCodes[m[0x02][0]], touchCodes[m[0x02][1]]
+	if public, err := parseTLV(m[0x04]); err == nil { // what is garbled is nobody's key
+		key.public = public[0x86]
+	}
 	return key, nil
 }

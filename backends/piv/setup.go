@@ -61,11 +61,17 @@ func (s *session) mayTry(what string, ref byte) error {
 	}
 	switch left {
 	case 0:
-		return fmt.Errorf("%w: the %s is blocked", backends.ErrLocked, what)
+		return fmt.Errorf("%w: the %s is blocked: %s", backends.ErrLocked, what, unblocking[ref])
 	case 1:
 		return finalTry(what)
 	}
 	return nil
+}
+
+// unblocking is what to do about a PIN or PUK that has no tries left.
+var unblocking = map[byte]string{
+	refPIN: "unblock it with the PUK: ykman piv access unblock-pin",
+	refPUK: "ykman piv access set-retries 3 3, which needs the PIN and the management key, gives the card the factory's PIN and PUK with all tries",
 }
 
 // finalTry says of the PIN or PUK that its last try is left.
@@ -85,6 +91,23 @@ func (s *session) spendTry(pin []byte) error {
 // CheckPIN shows the card the PIN. A wrong one costs a try; the last one is not spent.
 func (s *Setup) CheckPIN(pin []byte) error {
 	return withSerial(s.Serial, func(c *session) error { return c.spendTry(pin) })
+}
+
+// CheckTries refuses a card whose PIN, or PUK if that is set, has no try that may be spent. It costs none. The PUK's are not
+// told before firmware 5.3.
+func (s *Setup) CheckTries(puk bool) error {
+	return withSerial(s.Serial, func(c *session) error {
+		if puk {
+			return c.mayTry("PUK", refPUK)
+		}
+		return c.mayTry("PIN", refPIN)
+	})
+}
+
+// ValidRoots refuses roots, as in Setup, that are no certificates.
+func ValidRoots(roots []byte) error {
+	_, err := rootPool(roots)
+	return err
 }
 
 // CheckRoots checks that the card's own attestation certificate leads to one of the roots, without which no

@@ -104,6 +104,7 @@ func testBlocked(t *testing.T, firmware cardsim.Firmware) {
 	}
 	mark, changes := b.shown(0), b.card.Count(insChange)
 	s := &piv.Setup{Serial: b.serial}
+	wantErr(t, "CheckTries", s.CheckTries(false), backends.ErrLocked, "the PIN is blocked", "ykman piv access unblock-pin")
 	wantErr(t, "ChangePIN", s.ChangePIN([]byte(piv.DefaultPIN), []byte(newPIN)), backends.ErrLocked, "PIN is blocked")
 	wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(piv.DefaultPIN)), backends.ErrLocked)
 	_, err := s.ManagementKey([]byte(piv.DefaultPIN))
@@ -114,6 +115,9 @@ func testBlocked(t *testing.T, firmware cardsim.Firmware) {
 	want := backends.ErrLocked
 	if firmware == (cardsim.Firmware{5, 2, 7}) { // does not tell of the PUK before it is tried
 		want = backends.ErrPINIncorrect
+		must(t, s.CheckTries(true))
+	} else {
+		wantErr(t, "CheckTries of the PUK", s.CheckTries(true), want, "the PUK is blocked", "ykman piv access set-retries")
 	}
 	wantErr(t, "ChangePUK", s.ChangePUK([]byte(piv.DefaultPUK), []byte(testPUK)), want, "PUK", "blocked")
 }

@@ -12,6 +12,7 @@ import (
 
 	gopiv "github.com/go-piv/piv-go/v2/piv"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	pivgo "github.com/go-piv/piv-go/v2/piv"
 
@@ -71,6 +72,7 @@ func (b *bench) inspect(t *testing.T) *piv.Inventory {
 
 func TestInspect(t *testing.T) {
 	ours := []piv.SlotKey{{Slot: 0x9d, Algorithm: "P-256", PIN: piv.PINAlways, Touch: piv.TouchCached, Generated: true}}
+	described := cmpopts.IgnoreUnexported(piv.SlotKey{})
 	for name, firmware := range firmwares {
 		t.Run(name, func(t *testing.T) {
 			b := newCard(t, firmware)
@@ -80,7 +82,7 @@ func TestInspect(t *testing.T) {
 				tries := piv.Reference{Default: true, Left: 3, Full: 3}
 				want = &piv.Inventory{Card: card, Described: true, PIN: tries, PUK: tries, ManagementKey: piv.Reference{Default: true}}
 			}
-			if diff := cmp.Diff(want, b.inspect(t)); diff != "" {
+			if diff := cmp.Diff(want, b.inspect(t), described); diff != "" {
 				t.Errorf("a new card (-want +got):\n%s", diff)
 			}
 			setUp(t, b.serial, key{firmware, piv.PINAlways, piv.TouchCached})
@@ -89,17 +91,35 @@ func TestInspect(t *testing.T) {
 				tries := piv.Reference{Left: 3, Full: 3}
 				want.PIN, want.PUK, want.ManagementKey, want.Stored, want.Slots = tries, tries, piv.Reference{}, true, ours
 			}
-			if diff := cmp.Diff(want, b.inspect(t)); diff != "" {
+			if diff := cmp.Diff(want, b.inspect(t), described); diff != "" {
 				t.Errorf("a card that was set up (-want +got):\n%s", diff)
 			}
 			if name != "5.2.7" {
 				wantErr(t, "ChangePIN", (&piv.Setup{Serial: b.serial}).ChangePIN([]byte("000000"), []byte(newPIN)), backends.ErrPINIncorrect)
 				want.PIN.Left = 2
 			}
-			if diff := cmp.Diff(want, b.inspect(t)); diff != "" {
+			if diff := cmp.Diff(want, b.inspect(t), described); diff != "" {
 				t.Errorf("after a wrong PIN (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestSlotKeyIs tells the key that was attested from the one that it was overwritten with.
+func TestSlotKeyIs(t *testing.T) {
+	b := newBench(t, plain)
+	s := &piv.Setup{Serial: b.serial, Roots: roots()}
+	attested, err := s.Attest(0x9d)
+	must(t, err)
+	if slots := b.inspect(t).Slots; !slots[0].Is(attested.Public) {
+		t.Errorf("%+v is not the key that was attested", slots[0])
+	}
+	management, err := s.ManagementKey([]byte(testPIN))
+	must(t, err)
+	_, err = s.Generate(management, 0x9d, attested.PINPolicy, attested.TouchPolicy, true)
+	must(t, err)
+	if slots := b.inspect(t).Slots; slots[0].Is(attested.Public) {
+		t.Errorf("%+v is another key, and passes for the one that was attested", slots[0])
 	}
 }
 
