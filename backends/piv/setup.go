@@ -27,6 +27,8 @@ var (
 	ErrSlotInUse = errors.New("the slot has a key already")
 	// ErrManagementKey: the card refused the management key. It may be tried again; there is no counter.
 	ErrManagementKey = errors.New("wrong management key")
+	// ErrNotTrusted: no attestation by the card is believed, since its own certificate leads to none of the roots.
+	ErrNotTrusted = errors.New("the card's attestation certificate is not to be trusted")
 	// ErrNotAttested: a key was generated, but the card's attestation of it was not had, or is not believed.
 	ErrNotAttested = errors.New("a key was generated, but not attested")
 	// ErrNotStored: the card does not have its management key stored where the PIN opens it.
@@ -215,7 +217,7 @@ func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch Touc
 			return err
 		}
 		if key, err = s.attest(c, slot); err != nil {
-			return fmt.Errorf("%w: slot %v: %w", ErrNotAttested, slot, err)
+			return fmt.Errorf("%w: %w", ErrNotAttested, err)
 		}
 		if !public.Equal(key.Public) || key.PINPolicy != pin || key.TouchPolicy != touch {
 			return fmt.Errorf("%w: the card attests %v instead", ErrNotAttested, key)
