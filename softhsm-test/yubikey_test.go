@@ -81,12 +81,12 @@ func (a *Agent) trySetup(args ...string) (stdout, stderr string, err error) {
 	return out.String(), errs.String(), err
 }
 
-// refuses wants setup to fail and to say each of the texts.
-func (b *yubiKeyBench) refuses(texts []string, args ...string) {
+// refuses wants setup to fail and to say each of the texts. It returns all that it said.
+func (b *yubiKeyBench) refuses(texts []string, args ...string) (stderr string) {
 	b.t.Helper()
 	conf, err := os.ReadFile(filepath.Join(b.Dir, "config.toml"))
 	b.must(err)
-	_, stderr, err := b.trySetup(args...)
+	_, stderr, err = b.trySetup(args...)
 	if err == nil {
 		b.t.Errorf("yubikey setup %q succeeds", args)
 	}
@@ -98,6 +98,7 @@ func (b *yubiKeyBench) refuses(texts []string, args ...string) {
 	if now, err := os.ReadFile(filepath.Join(b.Dir, "config.toml")); err != nil || !bytes.Equal(now, conf) {
 		b.t.Errorf("the configuration is changed: %v", err)
 	}
+	return stderr
 }
 
 func (b *yubiKeyBench) inventory() *piv.Inventory {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -37,6 +39,7 @@ type cardInfo struct {
 	PIV      *piv.Inventory    `json:"piv,omitempty"`      // absent: the card does not tell
 	OpenPGP  string            `json:"openpgp"`            // what is in its OpenPGP application, or why that can't be told
 	Backends map[string]string `json:"backends,omitempty"` // those that use it, and what of it: "9d", "openpgp"
+	Lost     []string          `json:"lost,omitempty"`     // those of Backends whose key is in the slot no more
 }
 
 func (t *tool) yubikeyStatus(c *cli.Context) error {
@@ -54,7 +57,7 @@ func (t *tool) yubikeyStatus(c *cli.Context) error {
 	}
 	infos := make([]cardInfo, 0, len(cards))
 	for _, card := range cards {
-		infos = append(infos, p.cardInfo(c.Context, card))
+		infos = append(infos, p.cardInfo(c.Context, card, cards))
 	}
 	if c.Bool("json") {
 		return t.printJSON(infos)
@@ -66,6 +69,9 @@ func (t *tool) yubikeyStatus(c *cli.Context) error {
 		if err := t.printCard(&info); err != nil {
 			return err
 		}
+	}
+	if slices.ContainsFunc(cards, func(card piv.Card) bool { return errors.Is(card.Err, pcsc.ErrInUse) && len(p.mayHold(card, cards)) > 0 }) {
+		t.hint("what the agent waits for: keyward status --dir %s", p.dirs.Config)
 	}
 	return nil
 }
@@ -88,37 +94,94 @@ func listCards() ([]piv.Card, error) {
 	return nil, err
 }
 
-func (p *place) cardInfo(ctx context.Context, card piv.Card) cardInfo {
+// cardInfo is about one of the cards.
+func (p *place) cardInfo(ctx context.Context, card piv.Card, cards []piv.Card) cardInfo {
 	info := cardInfo{Card: card}
 	err := card.Err
 	if err == nil {
 		info.Backends = p.usersOf(card.Serial)
 		var inv *piv.Inventory
 		if inv, err = piv.Inspect(card.Serial); err == nil && inv.Described {
-			info.PIV = inv
+			info.PIV, info.Lost = inv, p.lostOn(inv)
 		}
 	}
 	if err != nil {
-		info.Error = p.blame(err)
+		info.Error = p.blame(card, err, cards)
+	}
+	if errors.Is(err, pcsc.ErrInUse) {
+		info.OpenPGP = "in use"
+		return info
 	}
 	if info.OpenPGP, err = openpgp.Describe(ctx, card.Reader); err != nil {
-		info.OpenPGP = p.blame(err)
+		info.OpenPGP = p.blame(card, err, cards)
 	}
 	return info
 }
 
-// blame explains that a card is in use: by this configuration's own agent as likely as by another program.
-func (p *place) blame(err error) string {
+// blame explains why one of the cards can't be used. If it is in use, that is by this configuration's own agent as likely
+// as by another program.
+func (p *place) blame(card piv.Card, err error, cards []piv.Card) string {
 	if !errors.Is(err, pcsc.ErrInUse) {
 		return err.Error()
+	}
+	switch names := p.mayHold(card, cards); len(names) {
+	case 0:
+		return pcsc.ErrInUse.Error()
+	case 1:
+		return fmt.Sprintf("in use: by the agent, for its backend %s, or by another program (gpg's scdaemon, a browser)", names[0])
+	default:
+		return fmt.Sprintf("in use: by the agent, for one of its backends %s, or by another program (gpg's scdaemon, a browser)", strings.Join(names, ", "))
+	}
+}
+
+// mayHold are the backends that may have the card open: those on it, or while it does not say which one it is, those that
+// are on none of the others.
+func (p *place) mayHold(card piv.Card, cards []piv.Card) (names []string) {
+	if card.Serial != 0 {
+		return slices.Sorted(maps.Keys(p.usersOf(card.Serial)))
+	}
+	elsewhere := map[string]bool{}
+	for _, other := range cards {
+		if other.Serial == 0 {
+			continue
+		}
+		for name, use := range p.usersOf(other.Serial) {
+			elsewhere[name] = use != "?"
+		}
 	}
 	for name, b := range p.backends() {
 		switch b.Settings.(type) {
 		case *config.PIV, *config.OpenPGP:
-			return fmt.Sprintf("in use, maybe by the agent for backend %q, which may wait for a touch (see: keyward status --dir %s); or: %v", name, p.dirs.Config, err)
+			if !elsewhere[name] {
+				names = append(names, name)
+			}
 		}
 	}
-	return err.Error()
+	slices.Sort(names)
+	return names
+}
+
+// lostOn are the backends on that card whose slot is empty or has another key than the attested one. Before firmware
+// 5.3 the card does not tell of any.
+func (p *place) lostOn(inv *piv.Inventory) (names []string) {
+	if !inv.Described {
+		return nil
+	}
+	for name, b := range p.backends() {
+		settings, ok := b.Settings.(*config.PIV)
+		if !ok {
+			continue
+		}
+		key := p.attested(settings)
+		if key == nil || key.Serial != inv.Serial {
+			continue
+		}
+		if !slices.ContainsFunc(inv.Slots, func(k piv.SlotKey) bool { return k.Slot == key.Slot && k.Is(key.Public) }) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // usersOf are the configured backends on that YubiKey, with what they use of it. A backend whose attestation can't
@@ -174,7 +237,7 @@ func (t *tool) printCard(info *cardInfo) error {
 	}
 	facts := [][2]string{{"  PIV", info.Error}}
 	if info.Error == "" {
-		facts = pivFacts(info.PIV, info.Backends)
+		facts = pivFacts(info.PIV, info.Backends, info.Lost)
 	}
 	of := ""
 	for name, use := range info.Backends {
@@ -185,9 +248,8 @@ func (t *tool) printCard(info *cardInfo) error {
 	return t.facts(append(facts, [2]string{"  OpenPGP", info.OpenPGP + of})...)
 }
 
-// pivFacts says what is in the PIV application, which is nil if the card does not tell. users are as in
-// cardInfo.Backends.
-func pivFacts(inv *piv.Inventory, users map[string]string) [][2]string {
+// pivFacts says what is in the PIV application, which is nil if the card does not tell. users and lost are as in cardInfo.
+func pivFacts(inv *piv.Inventory, users map[string]string, lost []string) [][2]string {
 	if inv == nil {
 		facts := [][2]string{{"  PIV", "firmware before 5.3 does not tell what is on it; see: ykman piv info"}}
 		for name, use := range users {
@@ -206,14 +268,28 @@ func pivFacts(inv *piv.Inventory, users map[string]string) [][2]string {
 		{"  PIV PUK", reference(inv.PUK)},
 		{"  PIV management key", management},
 	}
+	return append(facts, slotFacts(inv, users, lost)...)
+}
+
+// slotFacts says what is in the slots, and which of the backends should have their key there.
+func slotFacts(inv *piv.Inventory, users map[string]string, lost []string) (facts [][2]string) {
 	for _, key := range inv.Slots {
 		text := key.String()
 		for name, use := range users {
-			if use == key.Slot.String() {
+			switch {
+			case use != key.Slot.String():
+			case slices.Contains(lost, name):
+				text += fmt.Sprintf("; ANOTHER KEY THAN THAT OF backend %q, which is lost with all that is sealed to it", name)
+			default:
 				text += fmt.Sprintf("; backend %q", name)
 			}
 		}
 		facts = append(facts, [2]string{"  PIV slot " + key.Slot.String(), text})
+	}
+	for _, name := range lost {
+		if !slices.ContainsFunc(inv.Slots, func(k piv.SlotKey) bool { return k.Slot.String() == users[name] }) {
+			facts = append(facts, [2]string{"  PIV slot " + users[name], fmt.Sprintf("EMPTY; the key of backend %q is lost with all that is sealed to it", name)})
+		}
 	}
 	return facts
 }

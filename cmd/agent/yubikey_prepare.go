@@ -33,7 +33,7 @@ func (s *cardSetup) plan() []string {
 		lines = append(lines, "  This firmware does not tell whether its PIN, PUK and management key are the factory's, nor of imported keys.",
 			"  Look with ykman piv info, and change them first if they are: the factory's are not tried here.")
 	} else {
-		for _, fact := range pivFacts(s.inv, nil) {
+		for _, fact := range pivFacts(s.inv, nil, nil) {
 			lines = append(lines, fact[0]+": "+fact[1])
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyward/keyward/backends/piv"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/pcsc"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -164,7 +165,7 @@ func (s *cardSetup) checkFlags(c *cli.Context) (err error) {
 // checkPlace refuses what would make it fail only when the card is changed already.
 func (s *cardSetup) checkPlace() error {
 	if s.place.backends()[s.name] != nil {
-		return usageError("%s has a backend %q already; choose another one's name with --name", s.place.dirs.ConfigFile(), s.name)
+		return s.taken("name", s.name, s.replace, usageError("%s has a backend %q already", s.place.dirs.ConfigFile(), s.name))
 	}
 	if _, _, err := s.newConfig(&config.PIV{Attestation: "x", PIN: config.PIN{Prompt: true}}); err != nil {
 		return err
@@ -182,6 +183,17 @@ func (s *cardSetup) checkPlace() error {
 	return nil
 }
 
+// taken says what to do about a name or slot that is a configured backend's: choose another, or if giveUp how to give
+// that backend up, which the setup does for nobody.
+func (s *cardSetup) taken(flag, backend string, giveUp bool, err error) error {
+	hint := fmt.Sprintf("choose another %s with --%[1]s", flag)
+	if settings, ok := s.place.backends()[backend].Settings.(*config.PIV); ok && giveUp {
+		hint += fmt.Sprintf("; or to give up the key of backend %q, with all that is sealed to it: stop the agent, remove [backends.%[1]s] from %s and the file %s, and run this again",
+			backend, s.place.dirs.ConfigFile(), s.place.dirs.Path(settings.Attestation))
+	}
+	return withHint(err, "%s", hint)
+}
+
 // findCard finds the card and reads what is on it.
 func (s *cardSetup) findCard() error {
 	cards, err := listCards()
@@ -189,17 +201,21 @@ func (s *cardSetup) findCard() error {
 		return err
 	}
 	wanted := s.card.Serial
-	var found []string
+	var found, inUse []string
 	for _, card := range cards {
 		switch {
+		case errors.Is(card.Err, pcsc.ErrInUse):
+			inUse = append(inUse, fmt.Sprintf("card in %q: %s", card.Reader, s.place.blame(card, card.Err, cards)))
 		case card.Err != nil:
-			s.note("%s", s.place.blame(card.Err))
+			s.note("%v", card.Err)
 		case wanted == 0 || wanted == card.Serial:
 			s.card.Serial = card.Serial
 			found = append(found, fmt.Sprint(card.Serial))
 		}
 	}
 	switch {
+	case len(found) == 0 && len(inUse) > 0:
+		return withHint(errors.New(strings.Join(inUse, "; ")), "close that program, or wait for the agent (keyward status says for what it waits), and run this again")
 	case len(found) == 0 && wanted != 0:
 		return withHint(fmt.Errorf("YubiKey %d is not plugged in, or can't be used", wanted), "keyward yubikey status")
 	case len(found) == 0:
@@ -207,16 +223,22 @@ func (s *cardSetup) findCard() error {
 	case len(found) > 1:
 		return usageError("%d YubiKeys are plugged in, %s: say which one with --serial", len(found), strings.Join(found, " and "))
 	}
+	for _, other := range inUse {
+		s.note("%s", other)
+	}
 	s.inv, err = piv.Inspect(s.card.Serial)
 	return err
 }
 
 // checkSlot refuses a slot that is used, unless it is to be, and a card whose attestation would not be believed.
 func (s *cardSetup) checkSlot() (err error) {
+	lost := s.place.lostOn(s.inv)
 	for name, use := range s.place.usersOf(s.card.Serial) {
 		switch {
+		case use == s.slot.String() && slices.Contains(lost, name):
+			return s.taken("slot", name, true, fmt.Errorf("slot %v of YubiKey %d is that of backend %q, whose key is lost: the slot is empty, or holds another one", s.slot, s.card.Serial, name))
 		case use == s.slot.String():
-			return fmt.Errorf("backend %q has its key in slot %v of YubiKey %d: choose another one with --slot", name, s.slot, s.card.Serial)
+			return s.taken("slot", name, s.replace, fmt.Errorf("backend %q has its key in slot %v of YubiKey %d", name, s.slot, s.card.Serial))
 		case use == "?" && s.replace:
 			return fmt.Errorf("backend %q may have its key in that slot, and its attestation can't be read: repair that before you replace a key", name)
 		}
