@@ -101,6 +101,14 @@ func (b *yubiKeyBench) refuses(texts []string, args ...string) (stderr string) {
 	return stderr
 }
 
+// refusesUnplanned is refuses for what is known before a plan is shown.
+func (b *yubiKeyBench) refusesUnplanned(texts []string, args ...string) {
+	b.t.Helper()
+	if stderr := b.refuses(texts, args...); strings.Contains(stderr, "Keyward is going to") {
+		b.t.Errorf("yubikey setup %q shows what it is going to do, and can't:\n%s", args, stderr)
+	}
+}
+
 func (b *yubiKeyBench) inventory() *piv.Inventory {
 	b.t.Helper()
 	inv, err := piv.Inspect(pivSerial)
@@ -130,13 +138,13 @@ func TestYubiKeySetup(t *testing.T) {
 	}
 	write := func(name, pin string) { b.must(os.WriteFile(filepath.Join(b.Dir, name), []byte(pin), 0o600)) }
 	for _, refused := range []struct{ file, pin, says string }{
-		{"piv-pin", "123456", "the PIN is one from the factory"},
-		{"piv-puk", "12345678", "the PUK is one from the factory"},
-		{"piv-puk", pivPIN, "the PUK is the same as the PIN"},
+		{"piv-pin", "123456", "the PIN is one from the factory, which everybody knows"},
+		{"piv-puk", "12345678", "the PUK is one from the factory, which everybody knows"},
+		{"piv-puk", pivPIN, "the PUK is the same as the PIN; it is for the day when somebody knows the PIN"},
 		{"piv-pin", "12345", "the PIN has 5 characters, want 6 to 8"},
 	} {
 		write(refused.file, refused.pin)
-		b.refuses([]string{refused.says})
+		b.refuses([]string{" file " + filepath.Join(b.Dir, refused.file) + ": " + refused.says + "; nothing was changed\n"})
 		b.writeCardFiles()
 	}
 	b.refuses([]string{"not confirmed; nothing was changed", "CAN'T BE CHANGED LATER", "PIN policy once", "touch policy never"}, "--yes=false")
@@ -183,13 +191,14 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 		ins       byte
 		skip      int
 		generated bool // when it is pulled after the command ran
+		says      string
 	}{
-		{"PIN", 0x24, 0, false},
-		{"PUK", 0x24, 1, false},
-		{"storing the management key", 0xdb, 0, false},
-		{"setting the management key", 0xff, 0, false},
-		{"generating", 0x47, 0, true},
-		{"attesting", 0xf9, 0, true},
+		{"PIN", 0x24, 0, false, "error: YubiKey 4711: changing the PIN: the card was removed"},
+		{"PUK", 0x24, 1, false, "error: YubiKey 4711: changing the PUK: the card was removed"},
+		{"storing the management key", 0xdb, 0, false, "error: YubiKey 4711: storing the management key: the card was removed"},
+		{"setting the management key", 0xff, 0, false, "error: YubiKey 4711: setting the management key: the card was removed"},
+		{"generating", 0x47, 0, true, "error: YubiKey 4711: generating a key: the card was removed"},
+		{"attesting", 0xf9, 0, true, "error: YubiKey 4711: a key was generated, but not attested: attesting slot 9d: the card was removed"},
 	} {
 		for _, do := range []cardsim.FaultKind{cardsim.UnplugBefore, cardsim.UnplugDuring} {
 			when := map[cardsim.FaultKind]string{cardsim.UnplugBefore: "before", cardsim.UnplugDuring: "during"}[do]
@@ -197,7 +206,11 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 			b.must(os.WriteFile(filepath.Join(b.Dir, "config.toml"), conf, 0o600))
 
 			b.card.Fail(cardsim.Fault{INS: at.ins, Skip: at.skip, Do: do})
-			b.refuses(nil)
+			hint := "keyward: hint: plug it in and run it again in the same way: it does what is left"
+			if at.ins == 0xf9 {
+				hint = "keyward: hint: plug it in and use the key: the same command with --adopt"
+			}
+			b.refuses([]string{at.says, hint})
 			b.card.Heal()
 			b.pcscd.AwaitEmpty(t, 0)
 			b.pcscd.Insert(t, 0, b.card)
@@ -232,7 +245,7 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.refuses([]string{"slot 9d is empty: there is no key to adopt"}, "--adopt")
 	b.refuses([]string{"not to be trusted", "--attestation-roots"}, "--attestation-roots=") // Yubico's
 	noRoots := filepath.Join(b.Dir, "piv-pin")
-	b.refuses([]string{"attestation roots: no certificate in there"}, "--attestation-roots", noRoots)
+	b.refuses([]string{"error: " + noRoots + ": attestation roots: no certificate in there", "certificates in PEM"}, "--attestation-roots", noRoots)
 	b.refuses([]string{"/dev/full/agent"}, "--dir", "/dev/full/agent")
 	if inv := b.inventory(); !inv.PIN.Default || !inv.PUK.Default || !inv.ManagementKey.Default || len(inv.Slots) != 0 || len(b.card.PINTries()) != 0 {
 		t.Errorf("the card was changed, or shown a PIN: %+v", inv)
@@ -244,6 +257,12 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.must(os.Rename(attestation, attestation+".away"))
 	b.refuses([]string{`backend "yubikey" has its key in slot 9d`}, "--name", "second", "--replace")
 	b.must(os.Rename(attestation+".away", attestation))
+	statement, err := os.ReadFile(attestation)
+	b.must(err)
+	block, _ := pem.Decode(statement)
+	foreign := filepath.Join(b.Dir, "foreign.pem")
+	b.must(os.WriteFile(foreign, pem.EncodeToMemory(block), 0o600))
+	b.refuses([]string{"not to be trusted", "it leads to none of the certificates in " + foreign}, "--name", "second", "--slot", "82", "--attestation-roots", foreign)
 	b.testForeignUses()
 
 	// Another key in another slot, made by somebody else; then a wrong PIN.
@@ -272,12 +291,12 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.must(os.Chmod(filepath.Join(b.Dir, "piv-pin"), 0o644))
 	b.refuses([]string{"chmod 600"}, "--name", "second", "--slot", "82", "--adopt")
 	b.must(os.Chmod(filepath.Join(b.Dir, "piv-pin"), 0o600))
-	b.refuses([]string{"PIN incorrect: 2 tries are left"}, "--name", "second", "--slot", "83")
+	b.refuses([]string{"error: PIN file " + filepath.Join(b.Dir, "piv-pin") + ": YubiKey 4711: verifying the PIN: PIN incorrect: 2 tries are left; nothing was changed"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 1 {
 		t.Errorf("the card was shown %d PINs, want 1", n)
 	}
 	b.refuses([]string{"PIN incorrect: 1 try is left"}, "--name", "second", "--slot", "82", "--adopt")
-	b.refuses([]string{"last PIN try is not spent"}, "--name", "second", "--slot", "83")
+	b.refusesUnplanned([]string{"last PIN try is not spent"}, "--name", "second", "--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 2 {
 		t.Errorf("the card was shown %d PINs, want 2", n)
 	}
@@ -320,13 +339,17 @@ func TestYubiKeySetupManagementKey(t *testing.T) {
 			b.must(yk.Close())
 
 			file := filepath.Join(b.Dir, "management")
+			factory := "that is the factory's management key, and this YubiKey has another one"
+			if name != "5.4.3" {
+				factory = "the management key is the factory's, which everybody knows"
+			}
 			for text, says := range map[string]string{
 				"secret": "not 16, 24 or 32 bytes in hex", "0708": "not 16, 24 or 32 bytes in hex",
-				hex.EncodeToString(piv.DefaultManagementKey()): "the management key is the factory's",
+				hex.EncodeToString(piv.DefaultManagementKey()): factory,
 				fmt.Sprintf("%x", bytes.Repeat([]byte{8}, 24)): "wrong management key",
 			} {
 				b.must(os.WriteFile(file, []byte(text), 0o600))
-				b.refuses([]string{says}, "--management-key-file", file)
+				b.refuses([]string{"error: management key file " + file + ": ", says, "; nothing was changed"}, "--management-key-file", file)
 			}
 			b.refuses([]string{"--management-key-file"})
 			b.must(os.WriteFile(file, []byte(hex.EncodeToString(key)+"\n"), 0o600))

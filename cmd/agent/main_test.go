@@ -38,21 +38,32 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// TestYubiKeyScripts runs scripts with a YubiKey plugged in that comes from the factory. Each touch is given at once.
+// TestYubiKeyScripts runs scripts with a YubiKey plugged in that comes from the factory, each with its own. Each touch is given
+// at once.
 func TestYubiKeyScripts(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/yubikey/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("there is no script: %v", err)
+	}
+	for _, script := range scripts {
+		t.Run(filepath.Base(script), func(t *testing.T) { testYubiKeyScript(t, script) })
+	}
+}
+
+func testYubiKeyScript(t *testing.T, script string) {
 	pcscd := cardsim.StartPCSCD(t)
 	card := cardsim.NewYubiKey(cardsim.Firmware543, 12345678)
 	card.AutoTouch(true)
 	pcscd.Insert(t, 0, card)
 	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cardsim.AttestationRoot().Raw})
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/yubikey",
+		Files:               []string{script},
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(cardsim.SocketEnv, pcscd.Socket)
 			return errors.Join(setupScript(env), os.WriteFile(filepath.Join(env.WorkDir, "roots.pem"), roots, 0o600))
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "dialogue": dialogue},
 	})
 }
 

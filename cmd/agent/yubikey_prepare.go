@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -18,7 +14,7 @@ import (
 	"github.com/keyward/keyward/backends/piv"
 	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/internal/durable"
-	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/internal/pcsc"
 )
 
 // What is the factory's and has to be changed. A card before firmware 5.3 does not tell.
@@ -79,116 +75,6 @@ var (
 	}
 )
 
-// getPINs gets all that prepare and the agent need, and refuses what the card refuses.
-func (s *cardSetup) getPINs(ctx context.Context) (err error) {
-	if s.changesPIN() || s.changesManagement() || !s.adopt || s.adopted.PINPolicy != piv.PINNever {
-		if s.pin, err = getPIN(ctx, "PIN", s.pinFile, s.changesPIN()); err != nil {
-			return err
-		}
-		if !s.changesPIN() {
-			if err := s.pin.Use(s.card.CheckPIN); err != nil {
-				return err
-			}
-		}
-	}
-	if s.changesPUK() {
-		if s.puk, err = getPIN(ctx, "PUK", s.pukFile, true); err != nil {
-			return err
-		}
-		if s.puk.Equal(s.pin) {
-			return errors.New("the PUK is the same as the PIN; it is for the day when somebody knows the PIN")
-		}
-	}
-	if !s.changesManagement() && !s.adopt {
-		s.management, err = s.managementKey(ctx)
-	}
-	return err
-}
-
-// managementKey has the card give the management key for the PIN that it has now, or else gets it as it gets PINs.
-func (s *cardSetup) managementKey(ctx context.Context) (*secret.Buffer, error) {
-	key, err := s.storedManagementKey(s.changesPIN())
-	if !errors.Is(err, piv.ErrNotStored) {
-		return key, err
-	}
-	source := secret.FromTerminal("The YubiKey's management key, in hex: ")
-	if s.managementFile != "" {
-		source = secret.FromFile(s.managementFile)
-	}
-	text, err := source(ctx)
-	if err != nil {
-		return nil, withHint(fmt.Errorf("management key: %w", err), "the card does not keep it; name a file that does: --management-key-file")
-	}
-	defer text.Close()
-	var raw []byte
-	if err := text.Use(func(text []byte) (err error) { raw, err = parseManagementKey(text); return err }); err != nil {
-		return nil, err
-	}
-	if err := s.card.CheckManagementKey(raw); err != nil {
-		clear(raw)
-		return nil, err
-	}
-	return secret.Take(raw)
-}
-
-// parseManagementKey reads hex, and refuses the factory's.
-func parseManagementKey(text []byte) ([]byte, error) {
-	raw := make([]byte, hex.DecodedLen(len(text)))
-	if _, err := hex.Decode(raw, text); err != nil || len(raw) != 16 && len(raw) != 24 && len(raw) != 32 {
-		clear(raw)
-		return nil, errors.New("the management key is not 16, 24 or 32 bytes in hex")
-	}
-	if bytes.Equal(raw, piv.DefaultManagementKey()) {
-		return nil, errors.New("the management key is the factory's, which everybody knows; change it with: ykman piv access change-management-key --protect --generate")
-	}
-	return raw, nil
-}
-
-// storedManagementKey reads the management key that the card keeps under the PIN: the factory's, of which the
-// card says that it is, or the one that was given.
-func (s *cardSetup) storedManagementKey(factoryPIN bool) (*secret.Buffer, error) {
-	var key []byte
-	read := func(pin []byte) (err error) { key, err = s.card.ManagementKey(pin); return err }
-	var err error
-	if factoryPIN {
-		err = read([]byte(piv.DefaultPIN))
-	} else {
-		err = s.pin.Use(read)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return secret.Take(key)
-}
-
-// getPIN reads a PIN or PUK from the file, or if that is "" asks for it. isNew: nobody has it yet.
-func getPIN(ctx context.Context, what, file string, isNew bool) (*secret.Buffer, error) {
-	source := secret.FromTerminal("The YubiKey's " + what + ": ")
-	if isNew {
-		source = secret.NewPINFromTerminal("New " + what + " for the YubiKey, of 6 to 8 characters: ")
-	}
-	if file != "" {
-		source = secret.FromFile(file)
-	}
-	pin, err := source(ctx)
-	if errors.Is(err, secret.ErrNoTerminal) {
-		return nil, withHint(err, "name a file that has it: --%s-file", strings.ToLower(what))
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := pin.Use(func(b []byte) error { return piv.ValidPIN(what, b) }); err != nil {
-		return nil, errors.Join(err, pin.Close())
-	}
-	return pin, nil
-}
-
-func (s *cardSetup) wipe() {
-	for _, b := range []*secret.Buffer{s.pin, s.puk, s.management} {
-		_ = b.Close() // it can fail only on a bug in there
-	}
-}
-
 // prepare changes the card. Each step leaves it such that a second run does the rest.
 func (s *cardSetup) prepare() (key *piv.AttestedKey, err error) {
 	key = s.adopted
@@ -213,10 +99,22 @@ func (s *cardSetup) prepare() (key *piv.AttestedKey, err error) {
 		}
 		s.note("%s", step.what)
 		if err := step.do(); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.what, err)
+			return nil, again(err)
 		}
 	}
 	return key, nil
+}
+
+// again says how to go on after a step that failed, which is the one that was told of last.
+func again(err error) error {
+	first, then := "when that is repaired, ", "run it again in the same way: it does what is left"
+	if errors.Is(err, pcsc.ErrGone) {
+		first = "plug it in and "
+	}
+	if errors.Is(err, piv.ErrNotAttested) {
+		then = "use the key: the same command with --adopt"
+	}
+	return withHint(err, "%s%s", first, then)
 }
 
 // generate generates the key, with the management key that there was or that there is now.

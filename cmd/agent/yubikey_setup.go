@@ -80,20 +80,20 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	if err := s.checkSlot(); err != nil {
 		return err
 	}
+	if err := s.checkTries(); err != nil {
+		return err
+	}
 	if err := s.confirm(c.Bool("yes")); err != nil {
 		return err
 	}
 	defer s.wipe()
 	if err := s.getPINs(c.Context); err != nil {
-		return err
+		return fmt.Errorf("%w; nothing was changed", err)
 	}
 	if err := s.makePlace(); err != nil {
-		return err
+		return fmt.Errorf("%w; nothing was changed on the card", err)
 	}
 	key, err := s.prepare()
-	if errors.Is(err, piv.ErrNotAttested) {
-		return withHint(err, "when that is repaired, use the key: the same command with --adopt")
-	}
 	if err != nil {
 		return err
 	}
@@ -112,9 +112,9 @@ func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 	if err := harden(); err != nil { // it will hold PINs
 		return nil, err
 	}
-	p, err := findPlace(c)
+	p, err := placeToSetUp(c)
 	if err != nil {
-		return nil, withHint(err, "repair that, or set the card up in a directory without a configuration, which is made then: --dir DIRECTORY")
+		return nil, withHint(err, "repair that (a section that isn't wanted may be removed), or set the card up in a directory without a configuration, which is made then: --dir DIRECTORY")
 	}
 	s := &cardSetup{
 		tool: t, place: p, name: c.String("name"),
@@ -130,9 +130,32 @@ func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 		if s.card.Roots, err = os.ReadFile(s.rootsFile); err != nil {
 			return nil, fmt.Errorf("attestation roots: %w", err)
 		}
+		if err := piv.ValidRoots(s.card.Roots); err != nil {
+			return nil, withHint(fmt.Errorf("%s: %w", s.rootsFile, err), "--attestation-roots takes a file of certificates in PEM; without it, Yubico's are believed")
+		}
 	}
 	return s, s.checkPlace()
 }
+
+// placeToSetUp is findPlace, which refuses a configuration without a backend: one is to be added, so that is no fault here.
+func placeToSetUp(c *cli.Context) (*place, error) {
+	p, fault := findPlace(c)
+	if fault == nil {
+		return p, nil
+	}
+	dirs, err := config.FindDirs(c.String("dir"), true)
+	if err != nil {
+		return nil, fault
+	}
+	s := &cardSetup{place: &place{dirs: dirs}, name: c.String("name")}
+	if _, _, err := s.newConfig(anyPIV()); err != nil {
+		return nil, fault
+	}
+	return s.place, nil
+}
+
+// anyPIV stands for the backend that will be added, where only the rest of the configuration matters.
+func anyPIV() *config.PIV { return &config.PIV{Attestation: "x", PIN: config.PIN{Prompt: true}} }
 
 // checkFlags reads and checks what is no path.
 func (s *cardSetup) checkFlags(c *cli.Context) (err error) {
@@ -167,7 +190,7 @@ func (s *cardSetup) checkPlace() error {
 	if s.place.backends()[s.name] != nil {
 		return s.taken("name", s.name, s.replace, usageError("%s has a backend %q already", s.place.dirs.ConfigFile(), s.name))
 	}
-	if _, _, err := s.newConfig(&config.PIV{Attestation: "x", PIN: config.PIN{Prompt: true}}); err != nil {
+	if _, _, err := s.newConfig(anyPIV()); err != nil {
 		return err
 	}
 	for name, b := range s.place.backends() {
@@ -230,7 +253,7 @@ func (s *cardSetup) findCard() error {
 	return err
 }
 
-// checkSlot refuses a slot that is used, unless it is to be, and a card whose attestation would not be believed.
+// checkSlot refuses a slot that is used, unless it is to be, and a card that checkRoots refuses.
 func (s *cardSetup) checkSlot() (err error) {
 	lost := s.place.lostOn(s.inv)
 	for name, use := range s.place.usersOf(s.card.Serial) {
@@ -243,8 +266,8 @@ func (s *cardSetup) checkSlot() (err error) {
 			return fmt.Errorf("backend %q may have its key in that slot, and its attestation can't be read: repair that before you replace a key", name)
 		}
 	}
-	if err := s.card.CheckRoots(); err != nil {
-		return withHint(err, "if it is not to lead to Yubico's certificates, name its own: --attestation-roots FILE")
+	if err := s.checkRoots(); err != nil {
+		return err
 	}
 	if s.adopt {
 		return s.checkAdopted()
@@ -257,6 +280,18 @@ func (s *cardSetup) checkSlot() (err error) {
 		return withHint(err, "choose another one with --slot, or use that key (--adopt), or overwrite it (--replace)")
 	}
 	return err
+}
+
+// checkRoots refuses a card whose attestation would not be believed.
+func (s *cardSetup) checkRoots() error {
+	err := s.card.CheckRoots()
+	switch {
+	case !errors.Is(err, piv.ErrNotTrusted):
+		return err
+	case s.rootsFile != "":
+		return withHint(err, "it leads to none of the certificates in %s; name the file that has its own: --attestation-roots FILE", s.rootsFile)
+	}
+	return withHint(err, "if it is not to lead to Yubico's certificates, name its own: --attestation-roots FILE")
 }
 
 // checkAdopted has the card attest the key that is to be used.
