@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"syscall"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/piv"
@@ -58,9 +57,9 @@ func (s *cardSetup) getPINs(ctx context.Context) (err error) {
 
 // getPIN gets a PIN or PUK. isNew: nobody has it yet.
 func (s *cardSetup) getPIN(ctx context.Context, what, file string, isNew bool) (*secret.Buffer, error) {
-	e := entry{what: what, file: file, prompts: []string{"The YubiKey's " + what + ": "}}
+	e := entry{what: what, file: file, prompt: "The YubiKey's " + what + ": ", twice: isNew}
 	if isNew {
-		e.prompts = []string{"New " + what + " for the YubiKey, of 6 to 8 characters: ", "The same once more: "}
+		e.prompt = "New " + what + " for the YubiKey, of 6 to 8 characters: "
 	}
 	e.check = func(b *secret.Buffer) error {
 		if what == "PUK" && b.Equal(s.pin) {
@@ -79,7 +78,7 @@ func (s *cardSetup) managementKey(ctx context.Context) (*secret.Buffer, error) {
 	}
 	var raw []byte
 	text, err := s.get(ctx, &entry{
-		what: "management key", file: s.managementFile, prompts: []string{"The YubiKey's management key, in hex: "},
+		what: "management key", file: s.managementFile, prompt: "The YubiKey's management key, in hex: ",
 		check: func(b *secret.Buffer) error {
 			return b.Use(func(text []byte) (err error) { raw, err = s.parseManagementKey(text); return err })
 		},
@@ -136,19 +135,15 @@ func (s *cardSetup) wipe() {
 
 // entry is a secret that comes from a file, or from a person.
 type entry struct {
-	what    string                     // "PUK"
-	file    string                     // "": the person is asked
-	prompts []string                   // the second one is for the same again
-	check   func(*secret.Buffer) error // refuses what the card is not even to be shown
+	what   string // "PUK"
+	file   string // "": the person is asked
+	prompt string
+	twice  bool                       // a slip would be known to nobody
+	check  func(*secret.Buffer) error // refuses what the card is not even to be shown
 }
 
 // entryTries is how often a person is asked for one secret.
 const entryTries = 3
-
-// slip is why an entry can't be right. Nothing was done with it, so the next one may be.
-type slip struct{ error }
-
-func (s slip) Unwrap() error { return s.error }
 
 // get reads the file, or asks on the terminal, again after a slip.
 func (s *cardSetup) get(ctx context.Context, e *entry) (*secret.Buffer, error) {
@@ -167,39 +162,26 @@ func (s *cardSetup) get(ctx context.Context, e *entry) (*secret.Buffer, error) {
 	}
 	for tries := 1; ; tries++ {
 		b, err := e.ask(ctx)
-		var again slip
-		if err == nil || !errors.As(err, &again) || tries == entryTries {
+		var slip *secret.Slip
+		if err == nil || !errors.As(err, &slip) || tries == entryTries {
 			return b, err
 		}
 		s.note("%v; try again", err)
 	}
 }
 
-// ask asks once. What is wrong with the first answer is said before it has to be typed again.
+// ask asks once. A [secret.Slip] is a reason to ask again.
 func (e *entry) ask(ctx context.Context) (*secret.Buffer, error) {
-	b, err := e.prompt(ctx, e.prompts[0])
-	if err != nil {
-		return nil, err
+	source := secret.FromTerminal(e.prompt)
+	if e.twice {
+		source = secret.NewPINFromTerminal(e.prompt, e.check)
 	}
-	if err := e.check(b); err != nil {
-		return nil, errors.Join(slip{err}, b.Close())
-	}
-	for _, prompt := range e.prompts[1:] {
-		same, err := e.prompt(ctx, prompt)
-		if err == nil && !same.Equal(b) { // a mistyped one would be known to nobody
-			err = slip{errors.New("the two entries differ")}
-		}
-		if err := errors.Join(err, same.Close()); err != nil {
-			return nil, errors.Join(err, b.Close())
+	b, err := source(ctx)
+	if err == nil && !e.twice {
+		if err = e.check(b); err != nil {
+			err = errors.Join(&secret.Slip{Err: err}, b.Close())
 		}
 	}
-	return b, nil
-}
-
-// prompt shows one prompt on the terminal.
-func (e *entry) prompt(ctx context.Context, prompt string) (*secret.Buffer, error) {
-	b, err := secret.FromTerminal(prompt)(ctx)
-	var errno syscall.Errno
 	switch {
 	case err == nil:
 		return b, nil
@@ -207,10 +189,8 @@ func (e *entry) prompt(ctx context.Context, prompt string) (*secret.Buffer, erro
 		return nil, withHint(fmt.Errorf("%s: %w", e.what, secret.ErrNoTerminal), "name the file that has it: --%s-file FILE", strings.ReplaceAll(strings.ToLower(e.what), " ", "-"))
 	case errors.Is(err, context.Canceled), errors.Is(err, io.EOF): // Ctrl-C, Ctrl-D
 		return nil, fmt.Errorf("the prompt for the %s was interrupted", e.what)
-	case errors.As(err, &errno): // of the terminal, or of memory
-		return nil, fmt.Errorf("%s: %w", e.what, err)
 	}
-	return nil, slip{fmt.Errorf("%s: %w", e.what, err)} // empty, or longer than any
+	return nil, err
 }
 
 // ofFile names the file that what came from, if there is one, in an error of that kind; nil: of any.

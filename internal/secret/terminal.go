@@ -25,19 +25,27 @@ var endSignals = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUI
 // echo off. It asks anew each time, and gives up when ctx is done or a signal asks
 // the process to end.
 func FromTerminal(prompt string) Source {
-	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, ttyPath, prompt) }
+	return func(ctx context.Context) (*Buffer, error) { return ask(ctx, ttyPath, nil, prompt) }
 }
 
 // NewPINFromTerminal is FromTerminal for a PIN that a device is to be given: it asks
-// twice, and refuses two that differ, since a mistyped one would be known to nobody.
-func NewPINFromTerminal(prompt string) Source {
+// twice, and refuses two that differ, since a mistyped one would be known to nobody. What
+// check refuses need not be typed again.
+func NewPINFromTerminal(prompt string, check func(*Buffer) error) Source {
 	return func(ctx context.Context) (*Buffer, error) {
-		return ask(ctx, ttyPath, prompt, "The same once more: ")
+		return ask(ctx, ttyPath, check, prompt, "The same once more: ")
 	}
 }
 
-// ask shows each prompt on the terminal at path, and returns what all were answered with.
-func ask(ctx context.Context, path string, prompts ...string) (pin *Buffer, err error) {
+// Slip is an error of an entry that can't be meant. Nothing was done with it, so whoever typed it may be asked again.
+type Slip struct{ Err error }
+
+func (s *Slip) Error() string { return s.Err.Error() }
+func (s *Slip) Unwrap() error { return s.Err }
+
+// ask shows each prompt on the terminal at path, and returns what all were answered with. check, if it is not nil,
+// judges the first answer.
+func ask(ctx context.Context, path string, check func(*Buffer) error, prompts ...string) (pin *Buffer, err error) {
 	tty, err := openTerminal(path)
 	if err != nil {
 		return nil, fmt.Errorf("PIN prompt: %w", err)
@@ -58,12 +66,17 @@ func ask(ctx context.Context, path string, prompts ...string) (pin *Buffer, err 
 		case err != nil:
 			return nil, errors.Join(err, pin.Close())
 		case pin == nil:
-			pin = entry
+			if pin = entry; check == nil {
+				continue
+			}
+			if err := check(pin); err != nil {
+				return nil, errors.Join(&Slip{err}, pin.Close())
+			}
 			continue
 		}
 		same := pin.Equal(entry)
 		if err := entry.Close(); err != nil || !same {
-			return nil, errors.Join(errors.New("PIN prompt: the two entries differ; run the command again"), err, pin.Close())
+			return nil, errors.Join(&Slip{errors.New("the two entries differ")}, err, pin.Close())
 		}
 	}
 	return pin, nil
@@ -87,7 +100,10 @@ func askOnce(ctx context.Context, tty *os.File, prompt string) (*Buffer, error) 
 		return nil, errors.Join(fmt.Errorf("PIN prompt: %w", err), b.Close())
 	}
 	_, _ = tty.WriteString("\n") // the one that was typed was not echoed
-	return trimmed(b, n, "the entry")
+	if b, err = trimmed(b, n, "the entry"); err != nil {
+		return nil, &Slip{err}
+	}
+	return b, nil
 }
 
 // readLine reads into line until a newline, which it includes, or until line is full.

@@ -72,10 +72,50 @@ func TestNewPINFromTerminal(t *testing.T) {
 		if tt.wantErr != "" && (got.err == nil || !strings.Contains(got.err.Error(), tt.wantErr) || strings.Contains(got.err.Error(), "123")) {
 			t.Errorf("ask with %q second = %v, want an error with %q", tt.second, got.err, tt.wantErr)
 		}
+		var slip *Slip
+		if errors.As(got.err, &slip) != (tt.wantErr != "") {
+			t.Errorf("ask with %q second = %v, want a slip", tt.second, got.err)
+		}
 		if shown += readUntil(t, master, "Again: \r\n"); strings.Contains(shown, "12") {
 			t.Errorf("the terminal showed %q", shown)
 		}
 		wantEcho(t, path)
+	}
+}
+
+// What is wrong with the first entry is said before it has to be typed again; and what is no fault of who typed is no slip.
+func TestNewPINFromTerminalChecked(t *testing.T) {
+	master, path := openPTY(t)
+	tooShort := errors.New("too short")
+	check := func(pin *Buffer) error {
+		return pin.Use(func(b []byte) error {
+			if len(b) < 4 {
+				return tooShort
+			}
+			return nil
+		})
+	}
+	for first, want := range map[string]error{"123": tooShort, "1234": nil} {
+		done := askingChecked(t.Context(), path, check, "New PIN: ", "Again: ")
+		readUntil(t, master, "New PIN: ")
+		typed(t, master, first+"\n")
+		if want == nil {
+			readUntil(t, master, "Again: ")
+			typed(t, master, first+"\n")
+		}
+		got := <-done
+		var slip *Slip
+		if !errors.Is(got.err, want) || errors.As(got.err, &slip) != (want != nil) {
+			t.Errorf("ask with %q = %v, want %v and a slip", first, got.err, want)
+		}
+		if shown := readUntil(t, master, "\n"); want != nil && strings.Contains(shown, "Again") {
+			t.Errorf("%q is asked for again: %q", first, shown)
+		}
+		wantEcho(t, path)
+	}
+	var slip *Slip
+	if _, err := ask(t.Context(), path+"-absent", check, "PIN: "); errors.As(err, &slip) {
+		t.Errorf("ask without a terminal = %v, a slip", err)
 	}
 }
 
@@ -157,10 +197,10 @@ func TestNoPINFromATerminalThatStaysQuiet(t *testing.T) {
 
 func TestFromTerminalWithoutOne(t *testing.T) {
 	path := writeFile(t, t.TempDir(), "tty", "1234\n", 0o600)
-	if _, err := ask(t.Context(), path, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
+	if _, err := ask(t.Context(), path, nil, "PIN: "); err == nil || !strings.Contains(err.Error(), "not a terminal") {
 		t.Errorf("ask on a file = %v", err)
 	}
-	if _, err := ask(t.Context(), path+"-absent", "PIN: "); !errors.Is(err, ErrNoTerminal) {
+	if _, err := ask(t.Context(), path+"-absent", nil, "PIN: "); !errors.Is(err, ErrNoTerminal) {
 		t.Errorf("ask on no terminal = %v, want ErrNoTerminal", err)
 	}
 }
@@ -173,9 +213,13 @@ type answer struct {
 
 // asking calls ask meanwhile.
 func asking(ctx context.Context, path string, prompts ...string) <-chan answer {
+	return askingChecked(ctx, path, nil, prompts...)
+}
+
+func askingChecked(ctx context.Context, path string, check func(*Buffer) error, prompts ...string) <-chan answer {
 	done := make(chan answer, 1)
 	go func() {
-		b, err := ask(ctx, path, prompts...)
+		b, err := ask(ctx, path, check, prompts...)
 		if err != nil {
 			done <- answer{err: err}
 			return
