@@ -221,9 +221,9 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, unlocker := range unlockers {
+	for _, unlocker := range unlockers {
 		if err := unlocker.Unlock(ctx, pin); err != nil {
-			return nil, fmt.Errorf("unlocking backend %q: %w", name, err)
+			return nil, err // which names the backend
 		}
 	}
 	detail := map[string]any{"backends": slices.Sorted(maps.Keys(unlockers))}

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -154,8 +155,12 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	return b, nil
 }
 
-// wrap says which backend failed at what.
+// wrap says which backend failed at what, if the child's backend has not said it.
 func (b *Backend) wrap(what string, err error) error {
+	var remote *remoteError
+	if errors.As(err, &remote) && strings.Contains(remote.text, " "+b.cfg.Name+": ") {
+		return err
+	}
 	return fmt.Errorf("%s: %s: %w", b.cfg.Name, what, err)
 }
 
