@@ -21,9 +21,13 @@ var (
 	// ErrNotTouched: the device waited for a touch that did not come in time. It is ErrUnavailable too. Retry, and
 	// touch it.
 	ErrNotTouched = fmt.Errorf("%w: it was not touched in time", ErrUnavailable)
+	// ErrBusy: the device is there, and other requests or another program have it. It is ErrUnavailable too. Retry.
+	ErrBusy = fmt.Errorf("%w: it is busy", ErrUnavailable)
 	// ErrRefused: the device answered and refuses until an operator changes something: a permission
 	// is missing, credentials have expired, the key is disabled. Retrying does not help.
 	ErrRefused = errors.New("device refused")
+	// ErrFull is an ErrRefused: the device has no room for another key.
+	ErrFull = fmt.Errorf("%w: it is full", ErrRefused)
 	// ErrKeyDamaged: what is stored of a key outside of its device is not what was written, or not that key's.
 	// Retrying does not help.
 	ErrKeyDamaged = errors.New("stored key is damaged")

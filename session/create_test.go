@@ -53,7 +53,7 @@ func TestFullDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	problem := fmt.Errorf("%w: full", backends.ErrRefused)
+	problem := fmt.Errorf("%w: both slots are taken", backends.ErrFull)
 	a.cfg.Backends["soft"] = &failing{Backend: a.soft, generate: func() error { return problem }}
 	fails := func(when, want string) {
 		t.Helper()
@@ -61,19 +61,21 @@ func TestFullDevice(t *testing.T) {
 			t.Errorf("Create %s = %v, want it to end in %q", when, err, want)
 		}
 	}
-	fails("while the session goes on", "full")
+	fails("while the session goes on", "both slots are taken")
 	a.end(t, sess)
 	due := a.clock().Add(time.Hour).UTC().Format(time.RFC3339)
-	fails("within the grace", "full; the key of session "+string(sess.ID)+", which has ended, is still there and is destroyed at "+due)
+	fails("within the grace", "both slots are taken; the key of session "+string(sess.ID)+", which has ended, is still there and is destroyed at "+due)
 	a.pass(time.Hour)
 	fails("after it", "is still there and is to be destroyed; the log says what hinders it")
 	problem = backends.ErrUnavailable
 	fails("with the device gone", "device unavailable")
 	problem = backends.ErrRefused
+	fails("with a permission missing", "device refused")
+	problem = backends.ErrFull
 	a.cfg.Backends["soft"] = a.soft
 	a.sweep(t.Context(), map[ID]bool{})
 	a.cfg.Backends["soft"] = &failing{Backend: a.soft, generate: func() error { return problem }}
-	fails("once the key is destroyed", "device refused")
+	fails("once the key is destroyed", "it is full")
 }
 
 func (a *agent) end(t *testing.T, sess *Session) {

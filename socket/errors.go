@@ -104,6 +104,8 @@ var replies = []struct {
 		api.ErrorData{Reason: "deviceRefused", Hint: "keyward status"}},
 	{backends.ErrNotTouched, api.CodeUnavailable, "the key's device was not touched in time: send it again, and touch the device when it blinks",
 		api.ErrorData{Reason: "notTouched", Retryable: true, Hint: "touch the device when it blinks"}},
+	{backends.ErrBusy, api.CodeUnavailable, "the key's device is busy with other requests, or in use by another program: send it again",
+		api.ErrorData{Reason: "deviceBusy", Retryable: true, Hint: "keyward status"}},
 	{backends.ErrUnavailable, api.CodeUnavailable, "the key's device is absent or does not answer",
 		api.ErrorData{Reason: "deviceUnavailable", Retryable: true, Hint: "keyward status"}},
 	{context.DeadlineExceeded, api.CodeUnavailable, "timed out; the same request may be sent again and costs nothing more",

@@ -1,10 +1,12 @@
 package socket
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -71,6 +73,8 @@ func TestReplyTo(t *testing.T) {
 			`{"reason":"pinFinalTry","hint":"reset the PIN's counter with the device's own tool, then: keyward unlock"}`},
 		{"device refused", fmt.Errorf(device+"%w", backends.ErrRefused), -32000, "the key's device refused", `{"reason":"deviceRefused","hint":"keyward status"}`},
 		{"not touched", fmt.Errorf(device+"%w", backends.ErrNotTouched), -32000, "the key's device was not touched in time", `{"reason":"notTouched","retryable":true,"hint":"touch the device when it blinks"}`},
+		{"device busy", fmt.Errorf(device+"%w", backends.Busy(errors.New("in use"))), -32000, "the key's device is busy", `{"reason":"deviceBusy","retryable":true,"hint":"keyward status"}`},
+		{"device full", fmt.Errorf(device+"%w", backends.ErrFull), -32000, "the key's device refused", `{"reason":"deviceRefused","hint":"keyward status"}`},
 		{"device absent", fmt.Errorf(device+"%w", backends.ErrUnavailable), -32000, "the key's device is absent", `{"reason":"deviceUnavailable","retryable":true,"hint":"keyward status"}`},
 		{"key gone", fmt.Errorf(device+"%w", backends.ErrKeyNotFound), -32000, "the session's key is not in its device", `{"reason":"keyNotFound","hint":"keyward key list"}`},
 		{"key twice", fmt.Errorf(device+"%w", backends.ErrKeyAmbiguous), -32000, "the device has more than one key", `{"reason":"keyAmbiguous","hint":"keyward key list"}`},
@@ -102,6 +106,19 @@ func TestReplyTo(t *testing.T) {
 }
 
 // viem gives errors with these words another meaning.
+// TestReasonsAreDocumented: an app's developer finds each reason.
+func TestReasonsAreDocumented(t *testing.T) {
+	guide, err := os.ReadFile("../docs/app-guide.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range replies {
+		if r.code == api.CodeUnavailable && !bytes.Contains(guide, []byte("`"+r.data.Reason+"`")) {
+			t.Errorf("docs/app-guide.md does not have %q", r.data.Reason)
+		}
+	}
+}
+
 func checkWords(t *testing.T, message string) {
 	t.Helper()
 	for _, words := range []string{"nonce too low", "execution reverted", "insufficient funds"} {

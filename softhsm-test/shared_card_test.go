@@ -71,7 +71,7 @@ func TestBackendsShareACard(t *testing.T) {
 	pcscd.AwaitFree(t, 0)
 }
 
-// TestBackendsShareACardThatBlinks has one of them wait for a touch, which the others wait for as if the card was slow.
+// TestBackendsShareACardThatBlinks has one of them wait for a touch, which the others wait for as if the card was slow, and say so.
 func TestBackendsShareACardThatBlinks(t *testing.T) {
 	a, pcscd, card := sharedCard(t, "--touch-policy", "always")
 	card.AutoTouch(true)
@@ -92,7 +92,7 @@ func TestBackendsShareACardThatBlinks(t *testing.T) {
 	a.must(card.AwaitBlink(t.Context()))
 	await(t, "the log asks for a touch", func() bool { return strings.Contains(a.log.String(), "waiting for a touch") })
 	// What the others do meanwhile: nothing at first, then wait, too, with a request of their own.
-	want := []string{"waiting for a touch of YubiKey 4711", "YubiKey 4711 is in use by another backend", "card 00004711 is in use by another backend"}
+	const touch = "waiting for a touch of YubiKey 4711"
 	var waiting []<-chan error
 	for range 2 {
 		begun := time.Now()
@@ -100,15 +100,22 @@ func TestBackendsShareACardThatBlinks(t *testing.T) {
 		if took := time.Since(begun); took > 4*time.Second {
 			t.Errorf("the status took %v while the card blinks", took)
 		}
-		for _, text := range want {
-			if !strings.Contains(status, text) {
-				t.Errorf("the status while the card blinks lacks %q:\n%s", text, status)
-			}
+		if n := strings.Count(status, touch); n != 3 {
+			t.Errorf("the status while the card blinks has %q %d times, want it of each backend:\n%s", touch, n, status)
 		}
 		if waiting == nil {
-			waiting = append(waiting, sign(others[0]), sign(others[1]))
+			for _, sess := range others {
+				if shown, err := c.Session(t.Context(), sess.ID); err != nil || shown.Waiting != "" {
+					t.Errorf("a session without a request waits for %q, %v", shown.Waiting, err)
+				}
+				waiting = append(waiting, sign(sess))
+			}
 			time.Sleep(3 * time.Second) // longer than a backend waits for a foreign program
-			want = []string{want[0], "YubiKey 4711 is in use by a request", "card 00004711 is in use by a request"}
+		}
+	}
+	for _, sess := range others {
+		if shown, err := c.Session(t.Context(), sess.ID); err != nil || !strings.Contains(shown.Waiting, touch) {
+			t.Errorf("a session whose request waits for another backend's touch waits for %q, %v", shown.Waiting, err)
 		}
 	}
 	card.Touch()

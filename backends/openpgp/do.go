@@ -13,7 +13,7 @@ import (
 var errClosed = fmt.Errorf("%w: closed", backends.ErrUnavailable)
 
 // errBusy: an operation of this backend has the turn.
-var errBusy = errors.New("other operations have the card")
+var errBusy = backends.Busy(errors.New("the card is busy with requests before this one"))
 
 // do opens the card, runs op and closes the card. It returns when that is done, or when ctx or
 // the timeout is; then op ends at its next command.
@@ -25,21 +25,27 @@ func do[T any](ctx context.Context, b *Backend, what string, op func(*session) (
 func doOrUndo[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	return once(ctx, ctx, b, what, op, undo)
+	return once(ctx, patience{ctx, b.setWaiting}, b, what, op, undo)
 }
 
-// once is doOrUndo without its timeout. It waits for other operations until patience is done, which ctx is the parent of.
-func once[T any](ctx, patience context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
-	v, err := inTurn(ctx, patience, b, op, undo)
+// patience is for waiting for other operations.
+type patience struct {
+	context.Context                   // until it is done; a child of the operation's
+	tell            func(what string) // told what a person has to do before another process is done; "": nothing
+}
+
+// once is doOrUndo without its timeout.
+func once[T any](ctx context.Context, p patience, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+	v, err := inTurn(ctx, p, b, op, undo)
 	if err != nil {
 		err = b.wrap(what, err)
 	}
 	return v, err
 }
 
-func inTurn[T any](ctx, patience context.Context, b *Backend, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+func inTurn[T any](ctx context.Context, p patience, b *Backend, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
 	var zero T
-	if err := b.takeTurn(patience); err != nil {
+	if err := b.takeTurn(p); err != nil {
 		return zero, err
 	}
 	type result struct {
@@ -52,7 +58,7 @@ func inTurn[T any](ctx, patience context.Context, b *Backend, op func(*session) 
 			b.overdue.Store(false)
 			<-b.turn
 		}()
-		v, err := onCard(ctx, patience, b, op)
+		v, err := onCard(ctx, p, b, op)
 		select {
 		case answer <- result{v, err}:
 		case <-gone:
@@ -75,7 +81,7 @@ func inTurn[T any](ctx, patience context.Context, b *Backend, op func(*session) 
 func (b *Backend) undo(f func(*session) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
 	defer cancel()
-	if _, err := onCard(ctx, ctx, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
+	if _, err := onCard(ctx, patience{ctx, b.setWaiting}, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
 		b.log.Error("what nobody waited for was not undone; see: keyward key list", "error", err)
 	}
 }
@@ -93,7 +99,7 @@ func (b *Backend) takeTurn(ctx context.Context) error {
 	case <-b.life.Done():
 		return errClosed
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w: %w", backends.ErrUnavailable, errBusy, context.Cause(ctx))
+		return fmt.Errorf("card %s: %w: %w", b.cfg.Serial, errBusy, context.Cause(ctx))
 	}
 	if b.life.Err() != nil { // both were ready
 		<-b.turn
@@ -102,17 +108,18 @@ func (b *Backend) takeTurn(ctx context.Context) error {
 	return nil
 }
 
-// onCard runs op. The card is closed when it returns. It waits for other processes until patience is done.
-func onCard[T any](ctx, patience context.Context, b *Backend, op func(*session) (T, error)) (v T, err error) {
-	unlock, err := pcsc.Lock(patience, b.lock())
+// onCard runs op. The card is closed when it returns.
+func onCard[T any](ctx context.Context, p patience, b *Backend, op func(*session) (T, error)) (v T, err error) {
+	held, err := pcsc.Lock(p, b.lock(), p.tell)
 	if err != nil {
-		return v, fmt.Errorf("%w: card %s: %w", backends.ErrUnavailable, b.cfg.Serial, err)
+		return v, fmt.Errorf("card %s: %w", b.cfg.Serial, err)
 	}
-	defer unlock()
+	defer held.Unlock()
 	s, err := pcsc.WhenFree(func() (*session, error) { return b.open(ctx) })
 	if err != nil {
 		return v, err
 	}
+	s.held = held
 	defer func() {
 		// A card that is gone has forgotten the PIN without our help.
 		if closeErr := s.close(); closeErr != nil && !errors.Is(closeErr, pcsc.ErrGone) && !errors.Is(closeErr, pcsc.ErrNoService) {

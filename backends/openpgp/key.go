@@ -129,8 +129,11 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byt
 		cmd = pcsc.Command{INS: insAuthenticate, Data: digest[:]} // 7.2.13
 	}
 	if touch {
-		b.setWaiting(fmt.Sprintf("waiting for a touch of %s, which blinks: touch its metal contact", s.name()))
-		defer b.setWaiting("")
+		what := fmt.Sprintf("waiting for a touch of %s, which blinks: touch its metal contact", s.name())
+		for _, tell := range []func(string){b.setWaiting, s.held.Tell} { // this process, and others that want the card
+			tell(what)
+			defer tell("")
+		}
 	}
 	raw, sw, err := s.do(cmd)
 	switch {

@@ -25,6 +25,7 @@
 package openpgp
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -73,8 +74,8 @@ type Config struct {
 
 const defaultTimeout = 35 * time.Second // for a touch, and one before it
 
-// ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one. It is a [backends.ErrRefused].
-var ErrNoSlot = fmt.Errorf("%w: no free slot", backends.ErrRefused)
+// ErrNoSlot: all slots that may be used hold a key. Destroy one of ours, or free one. It is a [backends.ErrFull].
+var ErrNoSlot = fmt.Errorf("%w: no free slot", backends.ErrFull)
 
 // Backend is a card.
 type Backend struct {
@@ -176,9 +177,11 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	patience, cancel := context.WithTimeout(ctx, statusPatience)
+	waits, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
-	detail, err := once(ctx, patience, b, "asking the card", func(s *session) (string, error) {
+	var other string // what another backend waits for
+	p := patience{waits, func(what string) { other = cmp.Or(what, other) }}
+	detail, err := once(ctx, p, b, "asking the card", func(s *session) (string, error) {
 		detail, err := s.describe()
 		return detail, errors.Join(err, mayBeTried(s.data.pw.triesUser))
 	}, nil)
@@ -192,6 +195,8 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 		return backends.Status{State: "ready", Detail: detail}
 	case errors.Is(err, errBusy) && !b.overdue.Load():
 		return backends.Status{State: "ready", Detail: fmt.Sprintf("card %s is in use by a request", b.cfg.Serial)}
+	case errors.Is(err, pcsc.ErrBusy) && other != "":
+		return backends.Status{State: "ready", Detail: other}
 	case errors.Is(err, pcsc.ErrBusy):
 		return backends.Status{State: "ready", Detail: fmt.Sprintf("card %s is in use by another backend", b.cfg.Serial)}
 	case needsOperator(err):

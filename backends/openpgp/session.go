@@ -13,6 +13,7 @@ import (
 // session is the card, opened for one operation, with the OpenPGP application selected.
 type session struct {
 	ctx    context.Context // of the operation: when it is done, no further command is sent
+	held   *pcsc.Held      // the card's lock
 	client *pcsc.Client
 	card   *pcsc.Card
 	reader string

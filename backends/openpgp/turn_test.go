@@ -2,6 +2,7 @@ package openpgp_test
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,15 +21,15 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	cfg.Locks = t.TempDir()
 	b := open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	lock := func() (unlock func()) {
+	lock := func() *pcsc.Held {
 		t.Helper()
-		unlock, err := pcsc.Lock(t.Context(), filepath.Join(cfg.Locks, "12345678.lock"))
+		held, err := pcsc.Lock(t.Context(), filepath.Join(cfg.Locks, "12345678.lock"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return unlock
+		return held
 	}
-	unlock := lock()
+	held := lock()
 	shown := len(c.PINTries())
 	status := func(want string) {
 		t.Helper()
@@ -41,10 +42,21 @@ func TestLockedByAnotherProcess(t *testing.T) {
 		}
 	}
 	status("in use by another backend")
+	held.Tell("touch it")
+	status("touch it")
+	waiting := func(want string) {
+		t.Helper()
+		if what := b.Waiting(); what != want {
+			t.Errorf("Waiting = %q, want %q", what, want)
+		}
+	}
+	waiting("") // a status is no request
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := k.SignDigest(ctx, [32]byte{1})
-	wantUnavailable(t, "SignDigest", err, "busy with another backend of this agent")
+	if wantUnavailable(t, "SignDigest", err, "busy with another backend of this agent (touch it)"); !errors.Is(err, backends.ErrBusy) {
+		t.Errorf("SignDigest = %v, want ErrBusy", err)
+	}
 	signed := make(chan error, 1)
 	go func() {
 		_, err := k.SignDigest(t.Context(), [32]byte{1})
@@ -55,15 +67,19 @@ func TestLockedByAnotherProcess(t *testing.T) {
 		t.Fatalf("SignDigest while another has the card = %v, want it to wait", err)
 	case <-time.After(1500 * time.Millisecond): // longer than for a foreign program
 	}
+	waiting("touch it")
+	status("touch it")
+	held.Tell("")
+	time.Sleep(100 * time.Millisecond)
 	status("in use by a request") // which itself waits for the other backend
 	if n := len(c.PINTries()); n != shown {
 		t.Errorf("%d PINs were shown", n-shown)
 	}
-	unlock()
+	held.Unlock()
 	if err := <-signed; err != nil {
 		t.Errorf("SignDigest = %v", err)
 	}
-	lock()() // it has been given back
+	lock().Unlock() // it has been given back
 }
 
 // TestNoTimeForATouch: a request that had to wait does not begin to blink when it would be cut, unless no operation is

@@ -150,7 +150,7 @@ func TestKeyReplaced(t *testing.T) {
 	must(t, err)
 	mark := b.shown(0)
 	_, err = k.SignDigest(t.Context(), [32]byte{7})
-	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "holds another key")
+	wantErr(t, "SignDigest", err, backends.ErrRefused, "holds another key")
 	if n := b.shown(mark); n != 0 {
 		t.Errorf("the card was shown %d PINs", n)
 	}

@@ -24,6 +24,7 @@
 package piv
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,6 +155,7 @@ type device struct {
 	cfg  Config
 	key  *AttestedKey
 	turn chan struct{} // holds one element while the card is used
+	held *pcsc.Held    // the card's lock; of who has the turn
 
 	mu      sync.Mutex // never held over a call to the card
 	waiting string
@@ -172,19 +174,21 @@ func (d *device) withCard(ctx context.Context, f func(*session) error) error {
 	select {
 	case d.turn <- struct{}{}:
 	case <-ctx.Done():
-		return fmt.Errorf("%w: the card is busy with requests before this one%s: %w", backends.ErrUnavailable, d.because(), context.Cause(ctx))
+		return d.unavailable(backends.Busy(fmt.Errorf("the card is busy with requests before this one%s: %w", d.because(), context.Cause(ctx))))
 	}
 	defer func() { <-d.turn }()
-	return d.withCardInTurn(ctx, f)
+	return d.withCardInTurn(ctx, d.setWaiting, f)
 }
 
-// withCardInTurn is withCard for who has the turn in this process. ctx is for waiting for other processes.
-func (d *device) withCardInTurn(ctx context.Context, f func(*session) error) error {
-	unlock, err := pcsc.Lock(ctx, d.lock())
+// withCardInTurn is withCard for who has the turn in this process. ctx is for waiting for other processes; tell is
+// told what for, if they do.
+func (d *device) withCardInTurn(ctx context.Context, tell func(what string), f func(*session) error) error {
+	held, err := pcsc.Lock(ctx, d.lock(), tell)
 	if err != nil {
 		return d.unavailable(err)
 	}
-	defer unlock()
+	d.held = held
+	defer held.Unlock()
 	client, err := pcsc.Dial()
 	if err != nil {
 		return d.unavailable(err)
@@ -215,7 +219,7 @@ func (d *device) unavailable(err error) error {
 		return nil
 	}
 	for _, is := range []error{
-		backends.ErrUnavailable, backends.ErrLocked, backends.ErrPINIncorrect, backends.ErrPINFinalTry, sealed.ErrDamaged,
+		backends.ErrUnavailable, backends.ErrRefused, backends.ErrLocked, backends.ErrPINIncorrect, backends.ErrPINFinalTry, sealed.ErrDamaged,
 	} {
 		if errors.Is(err, is) {
 			return fmt.Errorf("YubiKey %d: %w", d.key.Serial, err)
@@ -278,7 +282,8 @@ func (d *device) Status(ctx context.Context) backends.Status {
 	detail := d.key.String()
 	patience, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
-	err := d.withCardInTurn(patience, func(s *session) (err error) {
+	var other string // what another backend waits for
+	err := d.withCardInTurn(patience, func(what string) { other = cmp.Or(what, other) }, func(s *session) (err error) {
 		if d.key.PINPolicy == PINNever {
 			return nil
 		}
@@ -288,6 +293,8 @@ func (d *device) Status(ctx context.Context) backends.Status {
 		return err
 	})
 	switch {
+	case errors.Is(err, pcsc.ErrBusy) && other != "":
+		return backends.Status{State: "ready", Detail: other}
 	case errors.Is(err, pcsc.ErrBusy):
 		return backends.Status{State: "ready", Detail: fmt.Sprintf("YubiKey %d is in use by another backend", d.key.Serial)}
 	case err != nil:

@@ -192,14 +192,14 @@ func (s *session) checkKey(key *AttestedKey) error {
 	}
 	m, err := s.metadata("slot "+key.Slot.String(), byte(key.Slot))
 	if errors.Is(err, errAbsent) {
-		return fmt.Errorf("slot %v is empty: the key that was attested is gone", key.Slot)
+		return fmt.Errorf("%w: slot %v is empty: the key that was attested is gone", backends.ErrRefused, key.Slot)
 	}
 	if err != nil {
 		return err
 	}
 	point, err := parseTLV(m[0x04])
 	if err != nil || !bytes.Equal(point[0x86], key.Public.Bytes()) {
-		return fmt.Errorf("slot %v holds another key than the one that was attested", key.Slot)
+		return fmt.Errorf("%w: slot %v holds another key than the one that was attested", backends.ErrRefused, key.Slot)
 	}
 	return nil
 }

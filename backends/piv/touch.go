@@ -19,14 +19,20 @@ func (d *device) duringTouch(f func() error) error {
 	told.Add(1)
 	timer := time.AfterFunc(touchDelay, func() {
 		defer told.Done()
-		d.setWaiting(fmt.Sprintf("waiting for a touch of YubiKey %d, which blinks: touch its metal contact", d.key.Serial))
+		d.waitForPerson(fmt.Sprintf("waiting for a touch of YubiKey %d, which blinks: touch its metal contact", d.key.Serial))
 	})
 	err := f()
 	if !timer.Stop() {
 		told.Wait()
-		d.setWaiting("")
+		d.waitForPerson("")
 	}
 	return err
+}
+
+// waitForPerson says what a person has to do, also to other processes that want the card. The caller has the turn.
+func (d *device) waitForPerson(what string) {
+	d.setWaiting(what)
+	d.held.Tell(what)
 }
 
 func (d *device) setWaiting(what string) {

@@ -21,7 +21,7 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	b.locks = t.TempDir()
 	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
 	k := backendtest.Generate(t, p, "keyward-x")
-	unlock, err := pcsc.Lock(t.Context(), filepath.Join(b.locks, "12345678.lock"))
+	held, err := pcsc.Lock(t.Context(), filepath.Join(b.locks, "12345678.lock"), nil)
 	must(t, err)
 	mark := b.shown(0)
 	begun := time.Now()
@@ -31,10 +31,17 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	if took := time.Since(begun); took > 5*time.Second {
 		t.Errorf("Status took %v", took)
 	}
+	held.Tell("touch it")
+	if st := p.Status(t.Context()); st.State != "ready" || st.Detail != "touch it" {
+		t.Errorf("Status = %+v, want what the other waits for", st)
+	}
+	if what := p.Waiting(); what != "" {
+		t.Errorf("after a status, Waiting = %q", what)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err = k.SignDigest(ctx, [32]byte{7})
-	wantErr(t, "SignDigest", err, backends.ErrUnavailable, "busy with another backend of this agent")
+	wantErr(t, "SignDigest", err, backends.ErrBusy, "busy with another backend of this agent (touch it)")
 	if n := b.shown(mark); n != 0 {
 		t.Errorf("the card was shown %d PINs", n)
 	}
@@ -46,15 +53,21 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	select {
 	case err := <-signed:
 		t.Errorf("SignDigest while another has the card = %v, want it to wait", err)
-		unlock()
+		held.Unlock()
 	case <-time.After(1500 * time.Millisecond): // longer than for a foreign program
-		unlock()
+		if what := p.Waiting(); what != "touch it" {
+			t.Errorf("Waiting = %q, want what the other waits for", what)
+		}
+		held.Unlock()
 		must(t, <-signed)
 	}
+	if what := p.Waiting(); what != "" {
+		t.Errorf("afterwards, Waiting = %q", what)
+	}
 	// It has been given back.
-	unlock, err = pcsc.Lock(t.Context(), filepath.Join(b.locks, "12345678.lock"))
+	held, err = pcsc.Lock(t.Context(), filepath.Join(b.locks, "12345678.lock"), nil)
 	must(t, err)
-	unlock()
+	held.Unlock()
 }
 
 // TestNoTimeForATouch: a request that had to wait does not begin to blink when it would be cut. Nor does one whose time is
@@ -83,7 +96,7 @@ func TestNoTimeForATouch(t *testing.T) {
 	time.Sleep(time.Second)
 	b.card.Touch()
 	must(t, <-first)
-	wantErr(t, "the second request", <-second, backends.ErrUnavailable, "busy with requests before this one")
+	wantErr(t, "the second request", <-second, backends.ErrBusy, "busy with requests before this one")
 	ctx, cancel = context.WithTimeout(t.Context(), backends.TouchTime-time.Second)
 	defer cancel()
 	wantErr(t, "a request with little time", <-sign(ctx), backends.ErrUnavailable, "time limit is too short")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/keyward/keyward/backends"
 )
 
 // Errors to test for with errors.Is. All but ErrGarbled may be over the next time.
@@ -18,8 +20,8 @@ var (
 	ErrNoReader = errors.New("no card reader")
 	// ErrGone: the card is not there any more, was reset by another program or does not answer.
 	ErrGone = errors.New("the card was removed")
-	// ErrInUse: another program has the card open.
-	ErrInUse = errors.New("the card is in use by another program (usually gpg's scdaemon, ykman, Yubico Authenticator, a browser or an OpenSC module); close it, or run: gpgconf --kill scdaemon")
+	// ErrInUse: another program has the card open. It is a [backends.ErrBusy].
+	ErrInUse = backends.Busy(errors.New("the card is in use by another program (usually gpg's scdaemon, ykman, Yubico Authenticator, a browser or an OpenSC module); close it, or run: gpgconf --kill scdaemon"))
 	// ErrGarbled: what the card answered is no answer to the command.
 	ErrGarbled = errors.New("the card's answer makes no sense")
 )

@@ -7,19 +7,22 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/keyward/keyward/backends"
 )
 
 func mustLock(t *testing.T, path string) (unlock func()) {
 	t.Helper()
-	unlock, err := Lock(t.Context(), path)
+	held, err := Lock(t.Context(), path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return unlock
+	return held.Unlock
 }
 
 // TestLock: one has it at a time; who waits gets it, or hears in time who has it.
@@ -29,7 +32,7 @@ func TestLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, err := Lock(ctx, path)
+		_, err := Lock(ctx, path, nil)
 		if !errors.Is(err, ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Lock of a locked card = %v, want ErrBusy and DeadlineExceeded", err)
 		}
@@ -38,7 +41,7 @@ func TestLock(t *testing.T) {
 		}
 		canceled, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err := Lock(canceled, path); !errors.Is(err, ErrBusy) || !errors.Is(err, context.Canceled) {
+		if _, err := Lock(canceled, path, nil); !errors.Is(err, ErrBusy) || !errors.Is(err, context.Canceled) {
 			t.Errorf("Lock until canceled = %v, want ErrBusy and Canceled", err)
 		}
 		time.AfterFunc(time.Second, unlock)
@@ -47,12 +50,45 @@ func TestLock(t *testing.T) {
 	mustLock(t, path)()
 	defer mustLock(t, "")()
 	mustLock(t, "")() // does not wait
-	if _, err := Lock(t.Context(), filepath.Join(path, "x")); err == nil || errors.Is(err, ErrBusy) {
+	if _, err := Lock(t.Context(), filepath.Join(path, "x"), nil); err == nil || errors.Is(err, ErrBusy) {
 		t.Errorf("Lock of what can't be a file = %v, want another error than ErrBusy", err)
 	}
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the lock is %v, %v, want 0600", info.Mode(), err)
+	}
+}
+
+// TestLockTells: who waits hears what the holder waits for, when that changes, and that it is over; and not of one who died.
+func TestLockTells(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "00004711.lock")
+	if err := os.WriteFile(path, []byte("told by one who died\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	held, err := Lock(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		time.AfterFunc(time.Second, func() { held.Tell("touch the card, which blinks") })
+		time.AfterFunc(2*time.Second, func() { held.Tell("touch it") })
+		_, err := Lock(ctx, path, func(what string) { told = append(told, what) })
+		if !errors.Is(err, ErrBusy) || !errors.Is(err, backends.ErrBusy) || !strings.Contains(err.Error(), "(touch it)") {
+			t.Errorf("Lock = %v, want ErrBusy, and why", err)
+		}
+		time.AfterFunc(time.Second, held.Unlock)
+		next, err := Lock(t.Context(), path, func(what string) { told = append(told, what) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		next.Unlock()
+	})
+	want := []string{"touch the card, which blinks", "touch it", "", "touch it", ""}
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
 
@@ -110,7 +146,7 @@ func TestLockOfADeadProcess(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, err := Lock(ctx, path); !errors.Is(err, ErrBusy) {
+	if _, err := Lock(ctx, path, nil); !errors.Is(err, ErrBusy) {
 		t.Errorf("Lock while the process lives = %v, want ErrBusy", err)
 	}
 	cmd.Process.Kill()
