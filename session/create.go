@@ -49,8 +49,8 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 	if err := s.checkCreate(req); err != nil {
 		return nil, err
 	}
-	id := newID()
-	defer s.keepCreating(id)()
+	id, end := s.claimNew()
+	defer end()
 	// A crash between making the key and storing its session must not leave a key
 	// that nobody knows of: the intent is on disk first, and Run cleans up after it.
 	if err := s.putIntent(ctx, id, intent{Backend: name}); err != nil {

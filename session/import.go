@@ -78,8 +78,11 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 		return nil, err
 	}
 	id := s.idOf(found.Label)
-	// Its creation may have been cut short, and Run be about to destroy the key.
-	defer s.keepCreating(id)()
+	end, ok := s.claim(id)
+	if !ok {
+		return nil, backends.Busy(fmt.Errorf("the creation of session %s was cut short, and its key is being destroyed or imported already: import it again in a minute", id))
+	}
+	defer end()
 	now := s.cfg.Now().UTC()
 	key := found.Key
 	sess := &Session{

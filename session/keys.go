@@ -45,22 +45,29 @@ func (s *Sessions) keepKey(id ID, key backends.Key) {
 	s.keys[id] = key
 }
 
-// keepCreating keeps Run from undoing the creation of session id, until it is called back: then Run looks at once
-// what that left.
-func (s *Sessions) keepCreating(id ID) (end func()) {
+// claim makes the key and the intent of a session that is not stored yet the caller's until end, which must be
+// called. Who creates or imports it and who destroys a key that nobody knows of must not do so at once. !ok: another
+// has them.
+func (s *Sessions) claim(id ID) (end func(), ok bool) {
 	s.keysMu.Lock()
 	defer s.keysMu.Unlock()
+	if s.creating[id] {
+		return nil, false
+	}
 	s.creating[id] = true
 	return func() {
 		s.keysMu.Lock()
+		defer s.keysMu.Unlock()
 		delete(s.creating, id)
-		s.keysMu.Unlock()
-		s.wakeRun() // not before: Run would pass id over, and come back in a minute
-	}
+	}, true
 }
 
-func (s *Sessions) isCreating(id ID) bool {
-	s.keysMu.Lock()
-	defer s.keysMu.Unlock()
-	return s.creating[id]
+// claimNew is claim for an id that nobody else has, and who has Run look at what is left at the end.
+func (s *Sessions) claimNew() (id ID, end func()) {
+	id = newID()
+	release, _ := s.claim(id)
+	return id, func() {
+		release()
+		s.wakeRun() // not before: Run would pass id over, and come back in a minute
+	}
 }

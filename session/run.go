@@ -144,17 +144,39 @@ func (s *Sessions) intents() (map[ID]intent, error) {
 	return all, err
 }
 
+// createIsOver reports whether session id was stored, or nothing can be left of it. The intents that Run looks at were
+// read before it was claimed: it may have been stored since.
+func (s *Sessions) createIsOver(id ID) (over bool, err error) {
+	if _, err := s.Get(id); err == nil { // also while it is being written
+		return true, nil
+	}
+	err = s.ledger.db.View(func(tx *bolt.Tx) error {
+		over = tx.Bucket(creatingBucket).Get([]byte(id)) == nil
+		return nil
+	})
+	return over, err
+}
+
 // undoCreates cleans up after creations that were cut short, by a crash or a failing device.
 func (s *Sessions) undoCreates(ctx context.Context, failing map[ID]bool) {
 	all, err := s.intents()
 	if err != nil {
 		s.cfg.Logger.Error("reading unfinished creations", "error", err)
 	}
+	s.undoAll(ctx, all, failing)
+}
+
+func (s *Sessions) undoAll(ctx context.Context, all map[ID]intent, failing map[ID]bool) {
 	for id, in := range all {
-		if s.isCreating(id) || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			continue
+		}
+		end, ok := s.claim(id)
+		if !ok {
 			continue
 		}
 		err := s.undoCreate(ctx, id, in)
+		end()
 		if err != nil && !failing[id] {
 			s.cfg.Logger.Error("a session's creation was cut short and its key may be left in the device; trying again every minute", "session", id, "error", err)
 		}
@@ -162,8 +184,11 @@ func (s *Sessions) undoCreates(ctx context.Context, failing map[ID]bool) {
 	}
 }
 
-// undoCreate destroys the key, if there is one, of a session that was never stored.
+// undoCreate destroys the key, if there is one, of a session that was never stored. The caller has claimed id.
 func (s *Sessions) undoCreate(ctx context.Context, id ID, in intent) error {
+	if over, err := s.createIsOver(id); err != nil || over {
+		return err
+	}
 	backend := s.cfg.Backends[in.Backend]
 	lister, ok := backend.(backends.Lister)
 	if !ok {

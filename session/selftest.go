@@ -48,8 +48,8 @@ func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*S
 	if backend == nil {
 		return nil, s.noBackend(name)
 	}
-	id := newID()
-	defer s.keepCreating(id)()
+	id, end := s.claimNew()
+	defer end()
 	if err := s.putIntent(ctx, id, intent{Backend: name}); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,164 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/soft"
+)
+
+// gated is a backend whose calls wait.
+type gated struct {
+	*soft.Backend
+	generating, generate chan struct{} // closed when Generate has begun, and to let it go on; nil: it does not wait
+	listing, list        chan struct{} // likewise of Keys
+	made                 func()        // called when Generate is about to return; nil: nothing
+}
+
+func (g *gated) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
+	if g.generate != nil {
+		close(g.generating)
+		<-g.generate
+	}
+	k, err := g.Backend.Generate(ctx, attrs)
+	if g.made != nil {
+		g.made()
+	}
+	return k, err
+}
+
+func (g *gated) Keys(ctx context.Context, prefix string) ([]backends.ListedKey, error) {
+	keys, err := g.Backend.Keys(ctx, prefix)
+	if g.list != nil {
+		close(g.listing)
+		<-g.list
+	}
+	return keys, err
+}
+
+// running runs the upkeep until the returned function is called.
+func (a *agent) running(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); a.Run(ctx) }()
+	return func() { cancel(); <-ended }
+}
+
+// hasKeys wants the keys of all sessions to be there, and no other.
+func (a *agent) hasKeys(t *testing.T) {
+	t.Helper()
+	var want, got []string
+	for _, sess := range a.List() {
+		want = append(want, sess.KeyURI)
+	}
+	keys, err := a.soft.Keys(t.Context(), KeyLabelPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		got = append(got, k.Key.URI())
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("keys %q, want %q", got, want)
+	}
+}
+
+// TestRunLeavesTheKeyOfACreationThatEnded: Run looks at a creation that was under way when it read which were, and is not any more,
+// since another one, of a slow device, came first.
+func TestRunLeavesTheKeyOfACreationThatEnded(t *testing.T) {
+	a := newAgent(t)
+	device := &gated{Backend: a.soft, generating: make(chan struct{}), generate: make(chan struct{})}
+	a.cfg.Backends["soft"] = device
+	created := make(chan error)
+	go func() { _, err := a.Create(t.Context(), operator, a.createRequest()); created <- err }()
+	<-device.generating
+	under, err := a.intents() // as Run reads them
+	if err != nil || len(under) != 1 {
+		t.Fatalf("intents: %v, %v", under, err)
+	}
+	close(device.generate)
+	if err := <-created; err != nil {
+		t.Fatal(err)
+	}
+	a.undoAll(t.Context(), under, map[ID]bool{})
+	a.hasKeys(t)
+	if len(a.List()) != 1 {
+		t.Errorf("sessions: %v", a.List())
+	}
+}
+
+// TestRunLeavesTheKeyOfACreationThatIsBeingWritten: its caller is gone, but it becomes durable.
+func TestRunLeavesTheKeyOfACreationThatIsBeingWritten(t *testing.T) {
+	a := newAgent(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var slow func() // ends the disk's slowness
+	a.cfg.Backends["soft"] = &gated{Backend: a.soft, made: func() {
+		tx, err := a.ledger.db.Begin(true)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		slow = func() { _ = tx.Rollback() }
+		time.AfterFunc(50*time.Millisecond, cancel)
+	}}
+	if _, err := a.Create(ctx, operator, a.createRequest()); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Create = %v, want Canceled", err)
+	}
+	under, err := a.intents()
+	if err != nil || len(under) != 1 {
+		t.Fatalf("intents: %v, %v", under, err)
+	}
+	undone := make(chan struct{})
+	go func() { defer close(undone); a.undoAll(t.Context(), under, map[ID]bool{}) }()
+	time.Sleep(50 * time.Millisecond)
+	slow()
+	<-undone
+	a.restart(t) // by now all is written
+	a.hasKeys(t)
+	if len(a.List()) != 1 {
+		t.Errorf("sessions: %v", a.List())
+	}
+}
+
+// TestImportAndUndoExclude: a key that Run is about to destroy is not imported, and one that is imported not destroyed.
+func TestImportAndUndoExclude(t *testing.T) {
+	a := newAgent(t)
+	id := newID()
+	if err := a.putIntent(t.Context(), id, intent{Backend: "soft"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + string(id)}); err != nil {
+		t.Fatal(err)
+	}
+	end, ok := a.claim(id)
+	if !ok {
+		t.Fatal("nobody has it, and it can't be claimed")
+	}
+	if _, ok := a.claim(id); ok {
+		t.Error("two have claimed it")
+	}
+	a.sweep(t.Context(), map[ID]bool{})
+	if left, err := a.intents(); err != nil || len(left) != 1 {
+		t.Errorf("while it is claimed, Run leaves intents %v, %v, want it", left, err)
+	}
+	end()
+	device := &gated{Backend: a.soft, listing: make(chan struct{}), list: make(chan struct{})}
+	a.cfg.Backends["soft"] = device
+	stop := a.running(t)
+	<-device.listing // Run is about to destroy the key
+	if _, ok := a.claim(id); ok {
+		t.Error("a key that is being destroyed was claimed")
+	}
+	close(device.list)
+	for left, err := a.intents(); len(left) > 0 || err != nil; left, err = a.intents() {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	a.hasKeys(t)
+}
