@@ -34,7 +34,7 @@ func (s *Sessions) renewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, e
 	case old.Status != Active:
 		return nil, fmt.Errorf("%w: session %s is %s: only an active one is renewed", ErrInvalid, id, old.Status)
 	case next != nil:
-		return nil, fmt.Errorf("%w: session %s is being renewed by %s, which is %s", ErrInvalid, id, next.ID, next.Status)
+		return nil, renewedAlready(next)
 	case expiresAt.Lt(&old.Spec.ExpiresAt):
 		return nil, fmt.Errorf("%w: the successor would expire at %s, before the session does", ErrInvalid, expiresAt.Dec())
 	}
@@ -46,10 +46,19 @@ func (s *Sessions) renewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, e
 	}, nil
 }
 
+func renewedAlready(by *Session) error {
+	return fmt.Errorf("%w: session %s is being renewed by %s, which is %s", ErrInvalid, by.Predecessor, by.ID, by.Status)
+}
+
 // successor returns the session that renews id and has not ended; nil if there is none.
 func (s *Sessions) successor(id ID) *Session {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
+	return s.successorLocked(id)
+}
+
+// successorLocked is successor while the ledger's lock is held.
+func (s *Sessions) successorLocked(id ID) *Session {
 	for _, next := range s.ledger.renewals[id] {
 		if sess := s.ledger.books[next].sess; !sess.Status.Ended() {
 			return sess

@@ -162,3 +162,34 @@ func TestImportAndUndoExclude(t *testing.T) {
 	stop()
 	a.hasKeys(t)
 }
+
+// TestRenewedTwiceAtOnce: the second renewal was asked for while the key of the first was made.
+func TestRenewedTwiceAtOnce(t *testing.T) {
+	a := newAgent(t)
+	old := a.active(t)
+	renew := func() error {
+		req, err := a.renewRequest(old.ID, old.Spec.ExpiresAt)
+		if err == nil {
+			_, err = a.Create(t.Context(), operator, req)
+		}
+		return err
+	}
+	device := &gated{Backend: a.soft, generating: make(chan struct{}), generate: make(chan struct{})}
+	a.cfg.Backends["soft"] = device
+	first := make(chan error)
+	go func() { first <- renew() }()
+	<-device.generating
+	a.cfg.Backends["soft"] = a.soft
+	if err := renew(); err != nil {
+		t.Fatal(err)
+	}
+	close(device.generate)
+	if err := <-first; !errors.Is(err, ErrInvalid) {
+		t.Errorf("the renewal that was overtaken = %v, want ErrInvalid", err)
+	}
+	a.sweep(t.Context(), map[ID]bool{})
+	a.hasKeys(t)
+	if n := len(a.List()); n != 2 {
+		t.Errorf("%d sessions, want 2", n)
+	}
+}

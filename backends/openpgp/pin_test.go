@@ -362,3 +362,36 @@ func TestCardWithKDF(t *testing.T) {
 		}
 	}
 }
+
+// TestGarbledCounterAfterAWrongPIN: what the card says of its counter makes no sense, after it refused the PIN and before.
+func TestGarbledCounterAfterAWrongPIN(t *testing.T) {
+	c := given(t, cardsim.OpenPGPConfig{})
+	_, made := signer(t, c, "sig")
+	refused := 0
+	for skip := range 12 {
+		conf := config()
+		conf.PIN = secret.NewKeeper(fixed(wrongPIN), secret.UntilLock)
+		k, err := open(t, conf).Key(t.Context(), made.URI())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.app.SetPINs(userPIN, adminPIN) // which fills the counter
+		before := len(c.PINTries())
+		c.Fail(cardsim.Fault{INS: insGet, Skip: skip, Do: cardsim.Short})
+		_, err = k.SignDigest(t.Context(), [32]byte{1})
+		if err == nil {
+			t.Error("SignDigest with a wrong PIN succeeds")
+		}
+		n := len(c.PINTries()) - before
+		if refused += n; n > 1 {
+			t.Errorf("%d PINs were tried", n)
+		}
+		if !errors.Is(err, backends.ErrPINIncorrect) && !errors.Is(err, backends.ErrUnavailable) {
+			t.Errorf("SignDigest = %v, want ErrPINIncorrect, or that it is not known", err)
+		}
+		c.Heal()
+	}
+	if refused == 0 {
+		t.Error("no PIN was tried")
+	}
+}

@@ -149,13 +149,16 @@ func openReader(ctx context.Context, client *pcsc.Client, reader string) (*sessi
 	return s, s.refresh()
 }
 
-// refresh reads the application related data.
+// refresh reads the application related data. If that fails, they are as they were.
 func (s *session) refresh() error {
 	raw, err := s.getData(0x6E)
 	if err != nil {
 		return err
 	}
-	s.data, err = parseAppData(raw)
+	data, err := parseAppData(raw)
+	if err == nil {
+		s.data = data
+	}
 	return err
 }
 

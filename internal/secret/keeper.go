@@ -200,11 +200,8 @@ func (k *Keeper) missing() error {
 
 // fetch returns a copy of the PIN that is held, or what source gives and may be tried.
 func (k *Keeper) fetch(ctx context.Context, left Tries) (*Buffer, error) {
-	k.mu.Lock()
-	held := k.pin
-	k.mu.Unlock()
-	if held != nil {
-		return held.Clone()
+	if pin, err := k.held(); pin != nil || err != nil {
+		return pin, err
 	}
 	pin, err := k.read(ctx)
 	if err != nil {
@@ -214,6 +211,16 @@ func (k *Keeper) fetch(ctx context.Context, left Tries) (*Buffer, error) {
 		return nil, errors.Join(err, pin.Close())
 	}
 	return pin, nil
+}
+
+// held returns a copy of the PIN that is held; nil: none is. k.mu is held meanwhile, or it could be wiped just then.
+func (k *Keeper) held() (*Buffer, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pin == nil {
+		return nil, nil
+	}
+	return k.pin.Clone()
 }
 
 // read returns what source gives. Nothing is locked meanwhile.

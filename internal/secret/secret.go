@@ -75,6 +75,9 @@ func (s *Buffer) Use(f func(secret []byte) error) error {
 func (s *Buffer) Clone() (*Buffer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.mem == nil { // an empty PIN is another one
+		return nil, errors.New("secret: copying one that was wiped")
+	}
 	c, err := New(len(s.data))
 	if err != nil {
 		return nil, err

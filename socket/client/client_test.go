@@ -163,6 +163,8 @@ func TestReconnect(t *testing.T) {
 		{"lost once", "session_signTransaction", answer, true, 2},
 		{"always lost", "session_signTransaction", never, false, 2},
 		{"makes a key", "admin_createSession", answer, false, 1},
+		{"makes a successor's key", "admin_renewSession", answer, false, 1},
+		{"makes a key to check with", "admin_checkBackend", answer, false, 1},
 		{"spends a PIN try", "admin_unlock", answer, false, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -172,6 +174,35 @@ func TestReconnect(t *testing.T) {
 				t.Errorf("Call = %v after %d requests, want ok %v after %d", err, len(s.methods()), tt.ok, tt.want)
 			}
 		})
+	}
+}
+
+// An agent that reads nothing: a call with a time limit does not wait longer behind one that has none.
+func TestCallBehindABlockedOne(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, listens := range []bool{false, true} {
+		c := dial(t, l.Addr().String())
+		if listens {
+			c.OnWaiting = func(string) {}
+		}
+		blocked, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- c.Call(blocked, nil, "x", strings.Repeat("a", 4<<20)) }()
+		time.Sleep(100 * time.Millisecond) // until the socket is full
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		begun := time.Now()
+		if err := c.Call(ctx, nil, "y"); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 10*time.Second {
+			t.Errorf("Call = %v after %v, want DeadlineExceeded in time", err, time.Since(begun))
+		}
+		stop()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the other call = %v, want Canceled", err)
+		}
 	}
 }
 

@@ -35,24 +35,28 @@ type reply struct {
 type link struct {
 	nc    net.Conn
 	read  chan struct{} // closed when the agent's last answer was read
-	write sync.Mutex
+	write chan struct{} // holds one element while somebody writes
 	waits waits
 
-	first sync.Mutex
-	asked bool // for notifications; first
+	first chan struct{} // holds one element while the first request is made
+	asked bool          // for notifications; of who has first
 
 	mu      sync.Mutex
 	last    uint64                // id of the newest request
 	waiting map[string]chan reply // by id; nil once the connection has ended
 	asking  string                // id of the request for notifications; "": none was made
 	cause   error                 // why it has ended: the first thing that was found
+	refused bool                  // cause is what any request would have been told
 }
 
 // lastWords is how long an agent that takes no more requests is listened to: it said why before it hung up.
 const lastWords = time.Second
 
 func newLink(nc net.Conn) *link {
-	l := &link{nc: nc, read: make(chan struct{}), waiting: make(map[string]chan reply)}
+	l := &link{
+		nc: nc, read: make(chan struct{}), write: make(chan struct{}, 1), first: make(chan struct{}, 1),
+		waiting: make(map[string]chan reply),
+	}
 	go l.receive()
 	return l
 }
@@ -78,7 +82,7 @@ func (l *link) receive() {
 		l.mu.Unlock()
 		switch {
 		case asking != "" && string(r.ID) == asking && r.Error != nil && r.Error.Code != api.CodeNoMethod:
-			l.end(r.Error) // which any request would be told, and the connection may take no other
+			l.refuse(r.Error)
 			return
 		case answer != nil:
 			answer <- r
@@ -87,6 +91,14 @@ func (l *link) receive() {
 			return
 		}
 	}
+}
+
+// refuse ends it with what any request would be told: the connection may take no other.
+func (l *link) refuse(answer *api.Error) {
+	l.mu.Lock()
+	l.refused = l.cause == nil
+	l.mu.Unlock()
+	l.end(answer)
 }
 
 // end fails everybody who waits.
@@ -169,8 +181,10 @@ func (l *link) send(ctx context.Context, id, method string, params json.RawMessa
 	}
 	request := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"method":%s,"params":%s}`+"\n", id, name, params)
 	defer clear(request)
-	l.write.Lock()
-	defer l.write.Unlock()
+	if err := take(ctx, l.write); err != nil {
+		return err
+	}
+	defer func() { <-l.write }()
 	deadline, _ := ctx.Deadline() // the zero time is none
 	if err := l.nc.SetWriteDeadline(deadline); err != nil {
 		l.end(err)
@@ -196,6 +210,16 @@ func (l *link) send(ctx context.Context, id, method string, params json.RawMessa
 	return l.lost(n > 0)
 }
 
+// take takes what only one may have, unless ctx is done first.
+func take(ctx context.Context, one chan struct{}) error {
+	select {
+	case one <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // lost is the error of a call whose connection has ended.
 func (l *link) lost(sent bool) error {
 	l.mu.Lock()
@@ -205,7 +229,8 @@ func (l *link) lost(sent bool) error {
 
 // lostLocked is lost while l.mu is held.
 func (l *link) lostLocked(sent bool) error {
-	if reply := new(api.Error); errors.As(l.cause, &reply) {
+	// What the agent said of a request that it could not read is no answer to one that it never got.
+	if reply := new(api.Error); (sent || l.refused) && errors.As(l.cause, &reply) {
 		return reply
 	}
 	return &lostError{cause: l.cause, sent: sent}

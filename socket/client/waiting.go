@@ -51,8 +51,10 @@ func (w *waits) set(id, what string) {
 // notify has the agent say, from the next request on, when one waits. It is asked once. That it can't be
 // is found by the request that follows.
 func (l *link) notify(ctx context.Context, tell func(what string)) {
-	l.first.Lock() // so that no request overtakes this one
-	defer l.first.Unlock()
+	if take(ctx, l.first) != nil { // so that no request overtakes this one
+		return
+	}
+	defer func() { <-l.first }()
 	if l.asked {
 		return
 	}
