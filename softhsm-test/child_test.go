@@ -47,12 +47,11 @@ func TestChildIsHardened(t *testing.T) {
 	a.setUpYubiKey()
 	a.bin = unprivileged(t, a.bin)
 	a.Start()
-	agent := a.cmd.Process.Pid
-	out, err := exec.Command("pgrep", "-P", fmt.Sprint(agent)).Output()
-	if err != nil {
-		t.Fatalf("the agent has no child: %v", err)
+	children := a.children()
+	if len(children) == 0 {
+		t.Fatal("the agent has no child")
 	}
-	for _, pid := range append(strings.Fields(string(out)), fmt.Sprint(agent)) {
+	for _, pid := range append(children, fmt.Sprint(a.cmd.Process.Pid)) {
 		if limits := strings.Fields(afterLine(procFile(t, pid, "limits"), "Max core file size")); len(limits) < 2 || limits[0] != "0" || limits[1] != "0" {
 			t.Errorf("process %s may dump core: %v", pid, limits)
 		}
@@ -73,6 +72,36 @@ func TestChildIsHardened(t *testing.T) {
 	}
 	if !readable(t, fmt.Sprint(other.Process.Pid)) {
 		t.Error("no process can be read: the test shows nothing")
+	}
+}
+
+// children are the agent's processes that talk to devices.
+func (a *Agent) children() (pids []string) {
+	out, _ := exec.Command("pgrep", "-P", fmt.Sprint(a.cmd.Process.Pid)).Output() // which fails if there is none
+	return strings.Fields(string(out))
+}
+
+// TestChildrenHaveNoPIN: PINs that are in the environment are in that of no backend's process, also not of another one.
+func TestChildrenHaveNoPIN(t *testing.T) {
+	a := NewAgent(t)
+	a.Stop()
+	conf, err := os.OpenFile(filepath.Join(a.Dir, "config.toml"), os.O_APPEND|os.O_WRONLY, 0)
+	a.must(err)
+	for _, name := range []string{"one", "two"} {
+		t.Setenv("TEST_PIN_"+name, "secret-"+name)
+		_, err := fmt.Fprintf(conf, "\n[backends.%s]\ntype = \"openpgp\"\nserial = 1\npin_env = \"TEST_PIN_%[1]s\"\n", name)
+		a.must(err)
+	}
+	a.must(conf.Close())
+	a.Start()
+	children := a.children()
+	if len(children) != 2 {
+		t.Fatalf("processes %q, want one of each backend", children)
+	}
+	for _, pid := range children {
+		if env := procFile(t, pid, "environ"); strings.Contains(env, "secret-") || !strings.Contains(env, "PATH=") {
+			t.Errorf("process %s has %q", pid, env)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,13 +60,18 @@ func TestOpenPGPCard(t *testing.T) {
 	gpg("gpgconf", "--kill", "all")
 	pcscd.AwaitFree(t, 0)
 
-	// The card hangs: the call ends, and the process that made it.
-	card.Fail(cardsim.Fault{INS: 0x2A, Do: cardsim.Hang})
-	if err := sign(1); err == nil {
-		t.Error("a signature by a card that hangs")
+	// The card hangs, while it signs or is shown the PIN: the call ends, and the process that made it, with all it held.
+	for _, ins := range []byte{0x2A, 0x20} {
+		hung := a.children()
+		card.Fail(cardsim.Fault{INS: ins, Do: cardsim.Hang})
+		if err := sign(1); err == nil {
+			t.Error("a signature by a card that hangs")
+		}
+		await(t, "the process that hangs is ended", func() bool { return !slices.Equal(a.children(), hung) })
+		card.Heal()
+		pcscd.AwaitFree(t, 0)
+		a.Keyward("unlock", "--backend", "yubi")
 	}
-	card.Heal()
-	pcscd.AwaitFree(t, 0)
 
 	pcscd.Remove(0)
 	pcscd.AwaitEmpty(t, 0)

@@ -20,6 +20,7 @@
 package isolated
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"errors"
@@ -192,7 +193,8 @@ func (b *Backend) do(ctx context.Context, o op, in []byte, out any) error {
 		return unavailable(err)
 	}
 	stop := c.waiting.follow(backends.Waiting(ctx))
-	body, err := c.conn.call(ctx, o, in, b.cfg.Grace)
+	// A copy, which is wiped when it is written: in is the caller's, who does not wait for that.
+	body, err := c.conn.call(ctx, o, bytes.Clone(in), b.cfg.Grace)
 	what := stop()
 	if err != nil && what != "" && errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w (%s): %w", backends.ErrNotTouched, what, err)

@@ -31,6 +31,7 @@ type Env struct {
 	Logger    *slog.Logger        // to the parent's log
 	Waiting   func(what string)   // tells the parent for what person the device waits; "": not any more
 	Retire    func(reason string) // asks the parent to end this process, once the call under way is answered
+	Hung      func(reason string) // has the parent end this process at once: something in it does not return
 }
 
 // Decode decodes settings strictly.
@@ -157,6 +158,7 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 		Logger:  slog.New(&logHandler{s.conn, nil}),
 		Waiting: func(what string) { s.conn.note(opWaiting, []byte(what)) },
 		Retire:  func(reason string) { s.retired.CompareAndSwap(nil, &reason) },
+		Hung:    func(reason string) { s.conn.note(opRetire, []byte(reason)) },
 	}
 	if r.PINs {
 		env.PINs = &remotePINs{s, false}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/pcsc"
@@ -52,13 +53,14 @@ func inTurn[T any](ctx context.Context, p patience, b *Backend, op func(*session
 		v   T
 		err error
 	}
-	answer, gone := make(chan result), make(chan struct{})
+	answer, gone, over := make(chan result), make(chan struct{}), make(chan struct{})
 	go func() { // Close waits for it: it has the turn
 		defer func() {
 			b.overdue.Store(false)
 			<-b.turn
 		}()
 		v, err := onCard(ctx, p, b, op)
+		close(over)
 		select {
 		case answer <- result{v, err}:
 		case <-gone:
@@ -73,7 +75,34 @@ func inTurn[T any](ctx context.Context, p patience, b *Backend, op func(*session
 	case <-ctx.Done():
 		b.overdue.Store(true)
 		close(gone)
+		go b.watch(over, overdueFor(ctx))
 		return zero, fmt.Errorf("%w: the card did not answer in time: %w", backends.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// hangGrace is how long an operation that has no more time may take to notice.
+const hangGrace = 2 * time.Second
+
+// overdueFor is how long an operation may go on after ctx: one that was canceled, not one that has no more time, may
+// wait for a touch, which is no hang.
+func overdueFor(ctx context.Context) time.Duration {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return hangGrace
+	}
+	return backends.TouchTime + hangGrace
+}
+
+// watch tells that the card stack hangs if over is not closed within d.
+func (b *Backend) watch(over <-chan struct{}, d time.Duration) {
+	if b.cfg.OnHang == nil {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-over:
+	case <-timer.C:
+		b.cfg.OnHang("the card does not answer")
 	}
 }
 
@@ -81,6 +110,9 @@ func inTurn[T any](ctx context.Context, p patience, b *Backend, op func(*session
 func (b *Backend) undo(f func(*session) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
 	defer cancel()
+	over := make(chan struct{})
+	defer close(over)
+	go b.watch(over, b.cfg.Timeout+hangGrace)
 	if _, err := onCard(ctx, patience{ctx, b.setWaiting}, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
 		b.log.Error("what nobody waited for was not undone; see: keyward key list", "error", err)
 	}

@@ -63,6 +63,11 @@ type Config struct {
 	// OnWait, if not nil, is told for what person the card waits; "": not any more.
 	OnWait func(what string)
 
+	// OnHang, if not nil, is told when a call into the card stack has not returned some seconds after its operation should
+	// have ended. It may never: nobody can interrupt it, and only the end of the process gives back the card, its lock and the
+	// PIN's turn.
+	OnHang func(reason string)
+
 	// Locks is the directory of the locks of cards that other processes use too; see [pcsc.Lock]. "": there are none.
 	Locks string
 

@@ -41,7 +41,7 @@ func (a *agent) openOpenPGP(ctx context.Context, name string, b *config.Backend)
 		PINs:      secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold),
 		AdminPINs: adminPINs(a.dirs, name, &c.AdminPIN),
 		Timeout:   b.Timeout,
-		HideEnv:   []string{c.PIN.Env},
+		HideEnv:   a.pinEnv(),
 		Logger:    a.log,
 	})
 }
@@ -62,7 +62,7 @@ func serveOpenPGP(_ context.Context, name string, settings json.RawMessage, env 
 	}
 	cfg := openpgp.Config{
 		Name: name, Serial: s.Serial, Slots: s.Slots, Touch: s.Touch, Overwrite: s.Overwrite,
-		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, Locks: s.Locks, Timeout: s.Timeout, Logger: env.Logger,
+		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, OnHang: env.Hung, Locks: s.Locks, Timeout: s.Timeout, Logger: env.Logger,
 	}
 	return openpgp.Open(cfg)
 }

@@ -61,7 +61,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		Name: name, Type: "piv", Settings: s,
 		PINs:    pivPINs(a.dirs, c),
 		Timeout: timeout,
-		HideEnv: []string{c.PIN.Env},
+		HideEnv: a.pinEnv(),
 		Logger:  a.log,
 	})
 }
@@ -73,6 +73,16 @@ func (a *agent) cardLocks() (string, error) {
 		return "", fmt.Errorf("the locks of cards: %w", err)
 	}
 	return dir, nil
+}
+
+// pinEnv are the variables that PINs are in: the process of one backend gets none, not those of others either.
+func (a *agent) pinEnv() (names []string) {
+	for _, b := range a.conf.Backends {
+		if pin := b.PIN(); pin != nil && pin.Env != "" {
+			names = append(names, pin.Env)
+		}
+	}
+	return names
 }
 
 // pivPINs is nil if the key is said to need no PIN; that the attestation says so too is checked by piv.Open.
