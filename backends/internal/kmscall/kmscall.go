@@ -138,6 +138,7 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 	late := fmt.Errorf("no answer within %v: %w", c.cfg.Timeout, context.DeadlineExceeded)
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Timeout, late)
 	defer cancel()
+	var before error // what was wrong with the try before
 	for tries := 1; ; tries++ {
 		v, err := try(ctx, c, call)
 		if err == nil {
@@ -146,7 +147,7 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 		}
 		switch {
 		case ctx.Err() != nil:
-			return none, gaveUp(ctx, err)
+			return none, gaveUp(ctx, tries, err, before)
 		case errors.Is(err, errClosed), errors.Is(err, errPanic):
 			return none, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 		}
@@ -160,6 +161,7 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 		if why := c.wait(ctx, tries, after); why != nil {
 			return none, fmt.Errorf("%w: tried %d times, %w: %w", backends.ErrUnavailable, tries, why, err)
 		}
+		before = err
 	}
 }
 
@@ -302,11 +304,15 @@ func (c *Caller) earn() {
 	c.budget = min(c.budget+earning, float64(c.cfg.Budget))
 }
 
-// gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err.
-func gaveUp(ctx context.Context, err error) error {
+// gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err, unless that is just
+// that; then it is what the try before had.
+func gaveUp(ctx context.Context, tries int, err, before error) error {
 	cause := context.Cause(ctx)
-	if errors.Is(err, cause) {
-		return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+	switch {
+	case !errors.Is(err, cause):
+		return fmt.Errorf("%w: %w: %w", backends.ErrUnavailable, cause, err)
+	case before != nil:
+		return fmt.Errorf("%w: tried %d times, %w; the time before: %w", backends.ErrUnavailable, tries, err, before)
 	}
-	return fmt.Errorf("%w: %w: %w", backends.ErrUnavailable, cause, err)
+	return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 }

@@ -104,6 +104,23 @@ func TestThrottledUntilDeadline(t *testing.T) {
 	})
 }
 
+// TestDeadlineDuringAnotherTry: what the tries before were answered with is told, also if the last one had no answer.
+func TestDeadlineDuringAnotherTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		_, err := Do(t.Context(), New(Config{Classify: classify, Timeout: 4 * time.Second, Attempt: 4 * time.Second}), func(ctx context.Context) (string, error) {
+			if calls++; calls == 1 {
+				return "", errQuota
+			}
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+		if !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, errQuota) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want ErrUnavailable, DeadlineExceeded and that of the first try", err)
+		}
+	})
+}
+
 func TestWaitsAsAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := service{errs: []error{errUseful, nil}}
