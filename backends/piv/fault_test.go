@@ -138,22 +138,65 @@ func TestUnplugged(t *testing.T) {
 	b.AwaitFree(t, 1)
 }
 
-// TestKeyReplaced: the same card, but somebody generated another key in the slot.
+// TestKeyReplaced: the same card, but somebody generated another key in the slot, or emptied it. Before firmware 5.3 that
+// shows only when the key is used.
 func TestKeyReplaced(t *testing.T) {
-	b := newBench(t, plain)
-	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
-	k := backendtest.Generate(t, p, "keyward-x")
+	old := cardsim.Firmware{5, 2, 7}
+	for _, tt := range []struct {
+		name   string
+		key    key
+		lose   func(t *testing.T, b *bench)
+		want   string
+		status string // "": the card does not tell
+	}{
+		{"replaced", plain, replaceKey, "slot 9d holds another key", "slot 9d holds another key"},
+		{"emptied", key{cardsim.Firmware571, piv.PINOnce, piv.TouchNever}, emptySlot, "slot 9d is empty", "slot 9d is empty"},
+		{"5.2.7, replaced", key{old, piv.PINOnce, piv.TouchNever}, replaceKey, "slot 9d holds another key", ""},
+		{"5.2.7, replaced, PIN always", key{old, piv.PINAlways, piv.TouchNever}, replaceKey, "slot 9d holds another key", ""},
+		{"5.2.7, emptied", key{old, piv.PINOnce, piv.TouchNever}, emptySlot, "slot 9d is empty", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, tt.key)
+			p := b.open(t, secret.NewKeeper(source(testPIN), 0))
+			k := backendtest.Generate(t, p, "keyward-x")
+			tt.lose(t, b)
+			mark := b.shown(0)
+			_, err := k.SignDigest(t.Context(), [32]byte{7})
+			wantErr(t, "SignDigest", err, backends.ErrRefused, tt.want)
+			if errors.Is(err, backends.ErrUnavailable) {
+				t.Errorf("SignDigest = %v, which is retryable", err)
+			}
+			if tt.status != "" {
+				if n := b.shown(mark); n != 0 {
+					t.Errorf("the card was shown %d PINs", n)
+				}
+				if st := p.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, tt.status) {
+					t.Errorf("Status = %+v, want it to say %q", st, tt.status)
+				}
+			}
+			// What is sealed is of no more use, and can be deleted.
+			must(t, p.Destroy(t.Context(), k.URI()))
+			_, err = p.Key(t.Context(), k.URI())
+			wantErr(t, "Key after Destroy", err, backends.ErrKeyNotFound)
+		})
+	}
+}
+
+// replaceKey generates another key in the bench's slot.
+func replaceKey(t *testing.T, b *bench) {
+	t.Helper()
 	s := &piv.Setup{Serial: b.serial, Roots: roots()}
 	management, err := s.ManagementKey([]byte(testPIN))
 	must(t, err)
 	_, err = s.Generate(management, 0x9d, piv.PINOnce, piv.TouchNever, true)
 	must(t, err)
-	mark := b.shown(0)
-	_, err = k.SignDigest(t.Context(), [32]byte{7})
-	wantErr(t, "SignDigest", err, backends.ErrRefused, "holds another key")
-	if n := b.shown(mark); n != 0 {
-		t.Errorf("the card was shown %d PINs", n)
-	}
+}
+
+// emptySlot resets the card's PIV application, and gives it the bench's PIN again.
+func emptySlot(t *testing.T, b *bench) {
+	t.Helper()
+	b.card.FactoryReset()
+	must(t, (&piv.Setup{Serial: b.serial, Roots: roots()}).ChangePIN([]byte(piv.DefaultPIN), []byte(testPIN)))
 }
 
 // TestWrongPIN counts tries exactly.

@@ -109,8 +109,11 @@ func (d *device) open(ctx context.Context, s *session, info, blob []byte) ([]byt
 }
 
 // blame finds out why a blob did not open: a card that opens a fresh one is sound. Where that would
-// need another touch or PIN, the blob is blamed.
+// need another touch or PIN, the blob is blamed, if the slot has the key.
 func (d *device) blame(ctx context.Context, s *session) error {
+	if err := s.checkAttested(d.key); err != nil {
+		return err
+	}
 	damaged := fmt.Errorf("%w: the card does not open what is sealed for this session", sealed.ErrDamaged)
 	if d.key.TouchPolicy != TouchNever || d.key.PINPolicy == PINAlways {
 		return damaged

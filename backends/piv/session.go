@@ -3,6 +3,8 @@ package piv
 import (
 	"bytes"
 	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -192,16 +194,48 @@ func (s *session) checkKey(key *AttestedKey) error {
 	}
 	m, err := s.metadata("slot "+key.Slot.String(), byte(key.Slot))
 	if errors.Is(err, errAbsent) {
-		return fmt.Errorf("%w: slot %v is empty: the key that was attested is gone", backends.ErrRefused, key.Slot)
+		return isEmpty(key.Slot)
 	}
 	if err != nil {
 		return err
 	}
 	point, err := parseTLV(m[0x04])
 	if err != nil || !bytes.Equal(point[0x86], key.Public.Bytes()) {
-		return fmt.Errorf("%w: slot %v holds another key than the one that was attested", backends.ErrRefused, key.Slot)
+		return holdsAnother(key.Slot)
 	}
 	return nil
+}
+
+// checkAttested is checkKey before firmware 5.3, for a key that was used without success: the card takes its time to
+// attest. It does not attest a key that was imported, which is not noticed.
+func (s *session) checkAttested(key *AttestedKey) error {
+	if s.hasMetadata() {
+		return nil
+	}
+	der, sw, err := s.card.Do(pcsc.Command{INS: insAttest, P1: byte(key.Slot)})
+	if err != nil || sw != pcsc.OK {
+		return err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("%w: the attestation of slot %v: %w", pcsc.ErrGarbled, key.Slot, err)
+	}
+	if public, ok := cert.PublicKey.(*ecdsa.PublicKey); ok {
+		if point, err := public.Bytes(); err == nil && bytes.Equal(point, key.Public.Bytes()) {
+			return nil
+		}
+	}
+	return holdsAnother(key.Slot)
+}
+
+// A key that is gone does not come back, and what is sealed to it stays to be deleted: so it is an ErrRefused. Neither
+// ErrUnavailable, which is tried again, nor ErrKeyNotFound, by which callers of Destroy take the session's key for deleted.
+func isEmpty(slot Slot) error {
+	return fmt.Errorf("%w: slot %v is empty: the key that was attested is gone", backends.ErrRefused, slot)
+}
+
+func holdsAnother(slot Slot) error {
+	return fmt.Errorf("%w: slot %v holds another key than the one that was attested", backends.ErrRefused, slot)
 }
 
 // defaultTries is how many tries a card has if it does not say.
@@ -291,6 +325,9 @@ func verdict(sw pcsc.Status) error {
 func (s *session) ecdh(slot Slot, peer *ecdh.PublicKey) ([]byte, error) {
 	data := appendTLV(nil, 0x7c, append([]byte{0x82, 0x00}, appendTLV(nil, 0x85, peer.Bytes())...))
 	answer, err := s.do("using the key", pcsc.Command{INS: insAuthenticate, P1: algP256, P2: byte(slot), Data: data})
+	if errors.Is(err, errAbsent) {
+		return nil, isEmpty(slot)
+	}
 	if err != nil {
 		return nil, err
 	}
