@@ -26,13 +26,14 @@ func do[T any](ctx context.Context, b *Backend, what string, op func(*session) (
 func doOrUndo[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	return once(ctx, patience{ctx, b.setWaiting}, b, what, op, undo)
+	return once(ctx, patience{Context: ctx, tell: b.setWaiting}, b, what, op, undo)
 }
 
 // patience is for waiting for other operations.
 type patience struct {
 	context.Context                   // until it is done; a child of the operation's
 	tell            func(what string) // told what a person has to do before another process is done; "": nothing
+	program         time.Duration     // for a program that is none of ours; see [pcsc.FreeWithin]
 }
 
 // once is doOrUndo without its timeout.
@@ -113,7 +114,7 @@ func (b *Backend) undo(f func(*session) error) {
 	over := make(chan struct{})
 	defer close(over)
 	go b.watch(over, b.cfg.Timeout+hangGrace)
-	if _, err := onCard(ctx, patience{ctx, b.setWaiting}, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
+	if _, err := onCard(ctx, patience{Context: ctx, tell: b.setWaiting}, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
 		b.log.Error("what nobody waited for was not undone; see: keyward key list", "error", err)
 	}
 }
@@ -147,7 +148,7 @@ func onCard[T any](ctx context.Context, p patience, b *Backend, op func(*session
 		return v, fmt.Errorf("card %s: %w", b.cfg.Serial, err)
 	}
 	defer held.Unlock()
-	s, err := pcsc.WhenFree(func() (*session, error) { return b.open(ctx) })
+	s, err := pcsc.FreeWithin(p.program, func() (*session, error) { return b.open(ctx) })
 	if err != nil {
 		return v, err
 	}

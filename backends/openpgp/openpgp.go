@@ -25,7 +25,6 @@
 package openpgp
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -172,20 +171,23 @@ func (b *Backend) Close() error {
 	}
 }
 
-// statusPatience is how long a status waits for other operations, which may wait for a touch.
-const statusPatience = 300 * time.Millisecond
-
-// Status reports the card's state, having asked the card, unless others use it.
+// Status reports the card's state, having asked the card, unless others use it for long or wait for a touch.
 func (b *Backend) Status(ctx context.Context) backends.Status {
 	if what := b.Waiting(); what != "" {
 		return backends.Status{State: "ready", Detail: what}
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	waits, cancel := context.WithTimeout(ctx, statusPatience)
+	waits, cancel := context.WithTimeout(ctx, pcsc.StatusPatience)
 	defer cancel()
 	var other string // what another backend waits for
-	p := patience{waits, func(what string) { other = cmp.Or(what, other) }}
+	hear := func(what string) {
+		if what != "" {
+			other = what
+			cancel()
+		}
+	}
+	p := patience{waits, hear, pcsc.StatusInUse}
 	detail, err := once(ctx, p, b, "asking the card", func(s *session) (string, error) {
 		detail, err := s.describe()
 		return detail, errors.Join(err, mayBeTried(s.data.pw.triesUser))

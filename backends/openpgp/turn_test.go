@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,6 +81,26 @@ func TestLockedByAnotherProcess(t *testing.T) {
 		t.Errorf("SignDigest = %v", err)
 	}
 	lock().Unlock() // it has been given back
+}
+
+// TestStatusWhileAnotherProgramHasTheCard: also of the backend that finds the lock taken by the other, which only looks.
+func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
+	given(t, cardsim.OpenPGPConfig{})
+	locks := t.TempDir()
+	release := hold(t, 0)
+	defer release()
+	var asked sync.WaitGroup
+	for range 2 {
+		cfg := config()
+		cfg.Locks = locks
+		b := open(t, cfg)
+		asked.Go(func() {
+			if st := b.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "in use by another program") {
+				t.Errorf("Status = %+v, want it to say that another program has the card", st)
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // TestNoTimeForATouch: a request that had to wait does not begin to blink when it would be cut, unless no operation is

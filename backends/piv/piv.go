@@ -24,7 +24,6 @@
 package piv
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,13 +176,19 @@ func (d *device) withCard(ctx context.Context, f func(*session) error) error {
 		return d.unavailable(backends.Busy(fmt.Errorf("the card is busy with requests before this one%s: %w", d.because(), context.Cause(ctx))))
 	}
 	defer func() { <-d.turn }()
-	return d.withCardInTurn(ctx, d.setWaiting, f)
+	return d.withCardInTurn(patience{Context: ctx, tell: d.setWaiting}, f)
 }
 
-// withCardInTurn is withCard for who has the turn in this process. ctx is for waiting for other processes; tell is
-// told what for, if they do.
-func (d *device) withCardInTurn(ctx context.Context, tell func(what string), f func(*session) error) error {
-	held, err := pcsc.Lock(ctx, d.lock(), tell)
+// patience is for waiting for other processes.
+type patience struct {
+	context.Context                   // until it is done
+	tell            func(what string) // told what a person has to do before a backend's process is done; "": nothing
+	program         time.Duration     // for a program that is none of ours; see [pcsc.FreeWithin]
+}
+
+// withCardInTurn is withCard for who has the turn in this process.
+func (d *device) withCardInTurn(p patience, f func(*session) error) error {
+	held, err := pcsc.Lock(p, d.lock(), p.tell)
 	if err != nil {
 		return d.unavailable(err)
 	}
@@ -194,7 +199,7 @@ func (d *device) withCardInTurn(ctx context.Context, tell func(what string), f f
 		return d.unavailable(err)
 	}
 	defer client.Close() // releases the card, whatever happened to it
-	s, err := pcsc.WhenFree(func() (*session, error) { return openSerial(client, d.key.Serial) })
+	s, err := pcsc.FreeWithin(p.program, func() (*session, error) { return openSerial(client, d.key.Serial) })
 	if err != nil {
 		return d.unavailable(err)
 	}
@@ -264,10 +269,7 @@ func (d *device) unlock(ctx context.Context, pin []byte) error {
 	return d.withCard(ctx, func(s *session) error { return d.showPIN(ctx, s) })
 }
 
-// statusPatience is how long a status waits for another process, which may wait for a touch.
-const statusPatience = 300 * time.Millisecond
-
-// Status implements [sealed.Wrapper].
+// Status implements [sealed.Wrapper]. It waits for another process, unless that waits for a touch.
 func (d *device) Status(ctx context.Context) backends.Status {
 	select {
 	case d.turn <- struct{}{}:
@@ -280,10 +282,16 @@ func (d *device) Status(ctx context.Context) backends.Status {
 	}
 	var left secret.Tries
 	detail := d.key.String()
-	patience, cancel := context.WithTimeout(ctx, statusPatience)
+	waits, cancel := context.WithTimeout(ctx, pcsc.StatusPatience)
 	defer cancel()
 	var other string // what another backend waits for
-	err := d.withCardInTurn(patience, func(what string) { other = cmp.Or(what, other) }, func(s *session) (err error) {
+	hear := func(what string) {
+		if what != "" {
+			other = what
+			cancel()
+		}
+	}
+	err := d.withCardInTurn(patience{waits, hear, pcsc.StatusInUse}, func(s *session) (err error) {
 		if d.key.PINPolicy == PINNever {
 			return nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +69,44 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	held, err = pcsc.Lock(t.Context(), filepath.Join(b.locks, "12345678.lock"), nil)
 	must(t, err)
 	held.Unlock()
+}
+
+// TestStatusWhileAnotherProgramHasTheCard: also of those backends that find the lock taken by one that only looks, or that has a
+// request and waits for that program, too.
+func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
+	b := newBench(t, plain)
+	b.locks = t.TempDir()
+	all := []*piv.Backend{}
+	for range 3 {
+		all = append(all, b.open(t, secret.NewKeeper(source(testPIN), 0)))
+	}
+	k := backendtest.Generate(t, all[0], "keyward-x")
+	c, err := pcsc.Dial()
+	must(t, err)
+	defer c.Close()
+	_, err = c.Open(cardsim.ReaderName + " 00 00")
+	must(t, err)
+	states := func(of []*piv.Backend) {
+		t.Helper()
+		var asked sync.WaitGroup
+		for _, p := range of {
+			asked.Go(func() {
+				if st := p.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "in use by another program") {
+					t.Errorf("Status = %+v, want it to say that another program has the card", st)
+				}
+			})
+		}
+		asked.Wait()
+	}
+	states(all)
+	signed := make(chan error, 1)
+	go func() {
+		_, err := k.SignDigest(t.Context(), [32]byte{7})
+		signed <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	states(all[1:])
+	wantErr(t, "SignDigest", <-signed, backends.ErrBusy, "in use by another program")
 }
 
 // TestNoTimeForATouch: a request that had to wait does not begin to blink when it would be cut. Nor does one whose time is

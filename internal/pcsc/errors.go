@@ -1,6 +1,7 @@
 package pcsc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -45,9 +46,19 @@ const (
 	inUseStep = 5 * time.Millisecond
 )
 
+// How long a backend's status waits. Backends that share a card are asked for it at once, and none is to say that another
+// backend has the card while that one only waits for a program to leave it.
+const (
+	StatusInUse    = 200 * time.Millisecond           // for another program
+	StatusPatience = inUseWait + 500*time.Millisecond // for other operations: one that waits for a program, and a status or two
+)
+
 // WhenFree calls f, and again for a second as long as it returns [ErrInUse].
-func WhenFree[T any](f func() (T, error)) (result T, err error) {
-	for end := time.Now().Add(inUseWait); ; time.Sleep(inUseStep) {
+func WhenFree[T any](f func() (T, error)) (T, error) { return FreeWithin(0, f) }
+
+// FreeWithin is WhenFree for another time; 0: a second.
+func FreeWithin[T any](wait time.Duration, f func() (T, error)) (result T, err error) {
+	for end := time.Now().Add(cmp.Or(wait, inUseWait)); ; time.Sleep(inUseStep) {
 		if result, err = f(); !errors.Is(err, ErrInUse) || time.Now().After(end) {
 			return result, err
 		}
