@@ -187,6 +187,29 @@ func TestAdminPIN(t *testing.T) {
 	}
 }
 
+// refusing is a backend whose errors name it, as those of a backend do.
+type refusing struct{ *soft.Backend }
+
+var errRefusing = fmt.Errorf("piv memory: unlocking: %w", backends.ErrPINIncorrect)
+
+func (*refusing) Unlock(context.Context, []byte) error      { return errRefusing }
+func (*refusing) Lock(context.Context) error                { return nil }
+func (*refusing) UnlockAdmin(context.Context, []byte) error { return errRefusing }
+
+// The operator reads once which backend refuses.
+func TestUnlockNamesTheBackendOnce(t *testing.T) {
+	a := startAgent(t)
+	a.Backends["memory"] = Backend{Backend: &refusing{a.device}, Type: "soft"}
+	for what, err := range map[string]error{
+		"Unlock":      a.operator.Unlock(t.Context(), "memory", []byte("1")),
+		"UnlockAdmin": a.operator.UnlockAdmin(t.Context(), "memory", []byte("1")),
+	} {
+		if reply := goclient.Details(err); reply == nil || reply.Message != errRefusing.Error() {
+			t.Errorf("%s = %v, want %q alone", what, err, errRefusing)
+		}
+	}
+}
+
 // Lock waits for the signature that is being made.
 func TestLockWaits(t *testing.T) {
 	a := startAgent(t)

@@ -105,7 +105,6 @@ func TestReplyTo(t *testing.T) {
 	}
 }
 
-// viem gives errors with these words another meaning.
 // TestReasonsAreDocumented: an app's developer finds each reason.
 func TestReasonsAreDocumented(t *testing.T) {
 	guide, err := os.ReadFile("../docs/app-guide.md")
@@ -119,6 +118,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 	}
 }
 
+// viem gives errors with these words another meaning.
 func checkWords(t *testing.T, message string) {
 	t.Helper()
 	for _, words := range []string{"nonce too low", "execution reverted", "insufficient funds"} {

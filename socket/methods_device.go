@@ -250,7 +250,7 @@ func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin 
 		return nil, badParam("pin", "the admin PIN is missing")
 	}
 	if err := unlocker.UnlockAdmin(ctx, pin); err != nil {
-		return nil, fmt.Errorf("backend %q: %w", backend, err)
+		return nil, err // which names the backend
 	}
 	return s.done(ctx, c, audit.AdminPINGiven, map[string]any{"backend": backend})
 }

@@ -156,10 +156,11 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	return b, nil
 }
 
-// wrap says which backend failed at what, if the child's backend has not said it.
+// wrap says which backend failed at what, if the child's backend has not said it: those of this agent begin their errors
+// with their type and name.
 func (b *Backend) wrap(what string, err error) error {
 	var remote *remoteError
-	if errors.As(err, &remote) && strings.Contains(remote.text, " "+b.cfg.Name+": ") {
+	if errors.As(err, &remote) && strings.HasPrefix(remote.text, b.cfg.Type+" "+b.cfg.Name+": ") {
 		return err
 	}
 	return fmt.Errorf("%s: %s: %w", b.cfg.Name, what, err)
