@@ -28,10 +28,14 @@ func (u unlocker) Unlock(ctx context.Context, pin []byte) error {
 			return b.wrap("unlocking", err)
 		}
 	}
-	if err := b.do(ctx, opUnlock, pin, nil); err != nil {
-		return b.wrap("unlocking", err)
+	err := b.do(ctx, opUnlock, pin, nil)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if b.cfg.PINs != nil {
+		b.cfg.PINs.EndGrant()
+	}
+	return b.wrap("unlocking", err)
 }
 
 // unlock gives pins a PIN, which it wipes, or with nil the operator's leave to try.

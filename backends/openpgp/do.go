@@ -145,6 +145,9 @@ func (b *Backend) takeTurn(ctx context.Context) error {
 func onCard[T any](ctx context.Context, p patience, b *Backend, op func(*session) (T, error)) (v T, err error) {
 	held, err := pcsc.Lock(p, b.lock(), p.tell)
 	if err != nil {
+		if !errors.Is(err, backends.ErrUnavailable) { // its file
+			err = fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+		}
 		return v, fmt.Errorf("card %s: %w", b.cfg.Serial, err)
 	}
 	defer held.Unlock()

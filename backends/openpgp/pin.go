@@ -70,10 +70,10 @@ func (s *session) show(password byte, pin []byte, kdf *kdf) error {
 		shortest, longest = minAdmin, s.data.pw.maxAdmin
 	}
 	if len(pin) < shortest || (kdf == nil && len(pin) > longest) {
-		return fmt.Errorf("%w: it has %d bytes, the card wants %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), shortest, longest)
+		return secret.NotSpent(fmt.Errorf("%w: it has %d bytes, the card wants %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), shortest, longest))
 	}
 	if string(pin) == factoryPINs[password] {
-		return fmt.Errorf("%w: it is the factory default, which everybody knows, so it was not tried; change it with: gpg --card-edit, admin, passwd", backends.ErrPINIncorrect)
+		return secret.NotSpent(fmt.Errorf("%w: it is the factory default, which everybody knows, so it was not tried; change it with: gpg --card-edit, admin, passwd", backends.ErrPINIncorrect))
 	}
 	s.shown = password
 	sw, err := s.sendPIN(password, pin, kdf)

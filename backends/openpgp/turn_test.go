@@ -155,3 +155,14 @@ func TestNoTimeForATouch(t *testing.T) {
 		})
 	}
 }
+
+// TestLockThatCantBeTaken: what is wrong with its file may be over the next time, and is not the card's being busy.
+func TestLockThatCantBeTaken(t *testing.T) {
+	given(t, cardsim.OpenPGPConfig{})
+	cfg := config()
+	cfg.Locks = filepath.Join(t.TempDir(), "absent")
+	_, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+	if wantUnavailable(t, "Generate", err, "the card's lock"); errors.Is(err, backends.ErrBusy) {
+		t.Errorf("Generate = %v, ErrBusy", err)
+	}
+}

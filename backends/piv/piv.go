@@ -244,7 +244,7 @@ func (d *device) showPIN(ctx context.Context, s *session) error {
 	}
 	return d.cfg.PINs.Try(ctx, left, func(pin []byte) error {
 		if string(pin) == DefaultPIN {
-			return fmt.Errorf("%w: it is the factory's, which everybody knows, so it was not tried; change it with: ykman piv access change-pin", backends.ErrPINIncorrect)
+			return secret.NotSpent(fmt.Errorf("%w: it is the factory's, which everybody knows, so it was not tried; change it with: ykman piv access change-pin", backends.ErrPINIncorrect))
 		}
 		return s.verify(pin)
 	})

@@ -200,7 +200,10 @@ func (s *session) checkKey(key *AttestedKey) error {
 		return err
 	}
 	point, err := parseTLV(m[0x04])
-	if err != nil || !bytes.Equal(point[0x86], key.Public.Bytes()) {
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(point[0x86], key.Public.Bytes()) {
 		return holdsAnother(key.Slot)
 	}
 	return nil
@@ -279,7 +282,7 @@ const (
 // verify shows the PIN to the card; see [secret.PINs].
 func (s *session) verify(pin []byte) error {
 	if len(pin) < minPIN || len(pin) > maxPIN {
-		return fmt.Errorf("%w: it has %d bytes, a PIV PIN has %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), minPIN, maxPIN)
+		return secret.NotSpent(fmt.Errorf("%w: it has %d bytes, a PIV PIN has %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), minPIN, maxPIN))
 	}
 	apdu, err := secret.New(5 + maxPIN)
 	if err != nil {

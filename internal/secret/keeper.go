@@ -288,8 +288,13 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		k.holdLocked(pin)
 		return nil
 	case errors.Is(err, backends.ErrPINIncorrect):
-		k.before, k.doubt = k.doubt.left.Left, nil
-		wipe(&k.refused, pin)
+		if errors.Is(err, ErrNotSpent) && k.refused != nil { // it was not shown; the one that was must not be forgotten for it
+			_ = pin.Close()
+		} else {
+			k.before = k.doubt.left.Left
+			wipe(&k.refused, pin)
+		}
+		k.doubt = nil
 		k.dropLocked()
 		if k.stop == nil {
 			k.stop = fmt.Errorf("%w; it is not tried again: correct it, then run: %s", err, k.words.give)
@@ -359,6 +364,16 @@ func (k *Keeper) Unlock(ctx context.Context, pin *Buffer) error {
 	}
 	k.stop, k.doubt, k.granted = nil, nil, true
 	return nil
+}
+
+// EndGrant takes back what Unlock allowed, and wipes the PIN that it was given, if no try was made since: it
+// failed for another reason, and who gave the PIN does not expect it to be tried later.
+func (k *Keeper) EndGrant() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.granted {
+		k.endGrantLocked()
+	}
 }
 
 // Lock wipes the PIN at once. None is tried until Unlock.

@@ -177,6 +177,47 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
+// A call that has no time left, or is given up as it is sent, costs others of the connection nothing.
+func TestGivenUpCallLeavesOthersAlone(t *testing.T) {
+	created := make(chan struct{})
+	s := startScript(t, func(_ int, r request, nc net.Conn) bool {
+		if r.Method == "admin_createSession" {
+			go func() { <-created; reply(nc, r, `"result":true`) }()
+			return true
+		}
+		return reply(nc, r, `"result":true`)
+	})
+	c := dial(t, s.path)
+	done := make(chan error)
+	go func() { done <- c.Call(t.Context(), nil, "admin_createSession") }()
+	for len(s.methods()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	expired, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	if err := c.Call(expired, nil, "expired"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Call = %v, want DeadlineExceeded", err)
+	}
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(func() {
+			for i := range 300 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*time.Microsecond)
+				_ = c.Call(ctx, nil, "given up")
+				cancel()
+				if err := c.Call(t.Context(), nil, "not given up"); err != nil {
+					t.Errorf("Call = %v", err)
+				}
+			}
+		})
+	}
+	calls.Wait()
+	close(created)
+	if err := <-done; err != nil {
+		t.Errorf("the call that took long = %v", err)
+	}
+}
+
 // An agent that reads nothing: a call with a time limit does not wait longer behind one that has none.
 func TestCallBehindABlockedOne(t *testing.T) {
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -185,16 +186,31 @@ func (l *link) send(ctx context.Context, id, method string, params json.RawMessa
 		return err
 	}
 	defer func() { <-l.write }()
+	if err := ctx.Err(); err != nil { // nothing was sent, and others use the connection
+		return err
+	}
 	deadline, _ := ctx.Deadline() // the zero time is none
 	if err := l.nc.SetWriteDeadline(deadline); err != nil {
 		l.end(err)
 		return l.lost(false)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = l.nc.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		_ = l.nc.SetWriteDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-cut // or it would cut the next request
+		}
+	}()
 	n, err := l.nc.Write(request)
 	if err == nil {
 		return nil
+	}
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		<-ctx.Done()     // which alone sets a deadline, if a moment later
+		return ctx.Err() // nothing was sent, and others use the connection
 	}
 	if ctx.Err() == nil {
 		_ = l.nc.SetReadDeadline(time.Now().Add(lastWords))

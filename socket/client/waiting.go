@@ -67,7 +67,10 @@ func (l *link) notify(ctx context.Context, tell func(what string)) {
 	l.mu.Lock()
 	l.asking = id
 	l.mu.Unlock()
-	_ = l.send(ctx, id, notifyMethod, json.RawMessage("[]"))
+	if l.send(ctx, id, notifyMethod, json.RawMessage("[]")) != nil { // ctx ended, perhaps: the next call asks
+		l.asked = false
+		l.forget(id)
+	}
 }
 
 // take takes in a notification.

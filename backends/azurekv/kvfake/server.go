@@ -234,7 +234,8 @@ func (s *Server) transport(r *http.Request) *fake.ServerTransport {
 // do has the library's fake answer.
 func (s *Server) do(r *http.Request, operation string) (status int, body []byte) {
 	r.URL.Scheme, r.URL.Host = "https", s.host // a server's requests lack them, and links to pages are made of them
-	r = r.WithContext(context.WithValue(r.Context(), runtime.CtxAPINameKey{}, "Client."+operation))
+	// Not canceled with the client: the SDK's fake then sends to a channel that it has closed.
+	r = r.WithContext(context.WithValue(context.WithoutCancel(r.Context()), runtime.CtxAPINameKey{}, "Client."+operation))
 	resp, err := s.transport(r).Do(r)
 	var refused *azcore.ResponseError
 	if errors.As(err, &refused) {

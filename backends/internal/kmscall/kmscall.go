@@ -304,14 +304,13 @@ func (c *Caller) earn() {
 	c.budget = min(c.budget+earning, float64(c.cfg.Budget))
 }
 
-// gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err, unless that is just
-// that; then it is what the try before had.
+// gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err, and with the try
+// before, if there was one, before.
 func gaveUp(ctx context.Context, tries int, err, before error) error {
-	cause := context.Cause(ctx)
-	switch {
-	case !errors.Is(err, cause):
-		return fmt.Errorf("%w: %w: %w", backends.ErrUnavailable, cause, err)
-	case before != nil:
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	if before != nil {
 		return fmt.Errorf("%w: tried %d times, %w; the time before: %w", backends.ErrUnavailable, tries, err, before)
 	}
 	return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
