@@ -83,8 +83,12 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 		return nil, backends.Busy(fmt.Errorf("the creation of session %s was cut short, and its key is being destroyed or imported already: import it again in a minute", id))
 	}
 	defer end()
+	// Again, since Run may have destroyed it before it was claimed.
+	key, err := s.cfg.Backends[name].Key(ctx, found.Key.URI())
+	if err != nil {
+		return nil, fmt.Errorf("the key of signer %s: %w", spec.Signer, err)
+	}
 	now := s.cfg.Now().UTC()
-	key := found.Key
 	sess := &Session{
 		ID: id, Kind: AGW, Account: req.Account, ChainID: req.ChainID, Validator: validator,
 		Spec: spec, Hash: req.Hash, Clients: req.Clients,

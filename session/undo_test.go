@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ethereum/go-ethereum/crypto"
+
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/soft"
+	"github.com/keyward/keyward/policy"
 )
 
 // gated is a backend whose calls wait.
@@ -160,6 +163,36 @@ func TestImportAndUndoExclude(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	stop()
+	a.hasKeys(t)
+}
+
+// TestImportOfAKeyThatIsDestroyedMeanwhile: Run destroys it after it was found, and before it was claimed.
+func TestImportOfAKeyThatIsDestroyedMeanwhile(t *testing.T) {
+	a := newAgent(t)
+	id := newID()
+	if err := a.putIntent(t.Context(), id, intent{Backend: "soft"}); err != nil {
+		t.Fatal(err)
+	}
+	key, err := a.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + string(id)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := &gated{Backend: a.soft, listing: make(chan struct{}), list: make(chan struct{})}
+	a.cfg.Backends["soft"] = device
+	spec := a.testSpec()
+	spec.Signer = policy.Address(crypto.PubkeyToAddress(*key.Public()))
+	imported := make(chan error)
+	go func() {
+		_, err := a.importSession(t.Context(), operator, &ImportRequest{Account: account, ChainID: 11124, Clients: []Client{{ID: app.UID}}}, spec, &ChainView{}, vectorValidator)
+		imported <- err
+	}()
+	<-device.listing // it is found
+	a.cfg.Backends["soft"] = a.soft
+	a.sweep(t.Context(), map[ID]bool{})
+	close(device.list)
+	if err := <-imported; !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("importing = %v, want ErrKeyNotFound", err)
+	}
 	a.hasKeys(t)
 }
 

@@ -39,7 +39,7 @@ func (h *Held) Unlock() {
 // Tell tells who waits for the lock what a person has to do before that is given back, in one line; "": nothing.
 func (h *Held) Tell(what string) {
 	if h != nil {
-		// If that fails, nobody is told. There is no truncation, so that a reader sees the one or the other.
+		// If that fails, nobody is told. A reader that sees half of it reads again.
 		_, _ = h.file.WriteAt([]byte(what+"\n"), 0)
 	}
 }

@@ -106,7 +106,8 @@ var _ PINs = (*Keeper)(nil)
 
 // NewKeeper returns a Keeper that gets the PIN from source, which asks no person, or from Unlock alone if
 // source is nil. hold is how long a PIN that the device took stays in memory: 0 is for
-// that one try, [UntilLock] until Lock. A PIN from Unlock waits for its first try however long.
+// that one try, [UntilLock] until Lock. A PIN from Unlock waits for its first try however long, unless
+// the counter forbids that or [Keeper.EndGrant] comes first.
 func NewKeeper(source Source, hold time.Duration) *Keeper {
 	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
 		needed:  fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
