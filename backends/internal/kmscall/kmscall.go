@@ -147,7 +147,7 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 		}
 		switch {
 		case ctx.Err() != nil:
-			return none, gaveUp(ctx, tries, err, before)
+			return none, gaveUp(ctx, tries, withBefore(err, before))
 		case errors.Is(err, errClosed), errors.Is(err, errPanic):
 			return none, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 		}
@@ -159,7 +159,7 @@ func repeat[T any](ctx context.Context, c *Caller, twice bool, call func(context
 			return none, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 		}
 		if why := c.wait(ctx, tries, after); why != nil {
-			return none, fmt.Errorf("%w: tried %d times, %w: %w", backends.ErrUnavailable, tries, why, err)
+			return none, fmt.Errorf("%w: tried %d times, %w: %w", backends.ErrUnavailable, tries, why, withBefore(err, before))
 		}
 		before = err
 	}
@@ -304,14 +304,19 @@ func (c *Caller) earn() {
 	c.budget = min(c.budget+earning, float64(c.cfg.Budget))
 }
 
-// gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err, and with the try
-// before, if there was one, before.
-func gaveUp(ctx context.Context, tries int, err, before error) error {
+// gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err.
+func gaveUp(ctx context.Context, tries int, err error) error {
 	if cause := context.Cause(ctx); !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
-	if before != nil {
-		return fmt.Errorf("%w: tried %d times, %w; the time before: %w", backends.ErrUnavailable, tries, err, before)
+	return fmt.Errorf("%w: tried %d times: %w", backends.ErrUnavailable, tries, err)
+}
+
+// withBefore is the last try's error, and that of the one before if that was another. Of a try that is cut by
+// the end of time the SDK may say just that, even before ctx does, and not why it was made again.
+func withBefore(err, before error) error {
+	if before == nil || before.Error() == err.Error() {
+		return err
 	}
-	return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+	return fmt.Errorf("%w; the time before: %w", err, before)
 }

@@ -121,6 +121,22 @@ func TestDeadlineDuringAnotherTry(t *testing.T) {
 	})
 }
 
+// TestDeadlineThatTheSDKSawFirst: its error of that does not hide what was answered before.
+func TestDeadlineThatTheSDKSawFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := service{errs: []error{errQuota, errCut}}
+		_, err := Do(t.Context(), New(Config{Classify: func(err error) (Class, time.Duration) {
+			if errors.Is(err, errCut) {
+				return Unanswered, time.Hour // no time is left for another
+			}
+			return Throttled, 0
+		}}), s.call)
+		if !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, errQuota) || !errors.Is(err, errCut) {
+			t.Errorf("error %v, want ErrUnavailable and those of both tries", err)
+		}
+	})
+}
+
 func TestWaitsAsAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := service{errs: []error{errUseful, nil}}
