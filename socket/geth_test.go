@@ -15,6 +15,7 @@ import (
 	"github.com/ethereum/go-ethereum/rpc"
 
 	goclient "github.com/keyward/keyward/socket/client"
+	"github.com/keyward/keyward/socket/client/ethsigner"
 )
 
 // go-ethereum's own client, unchanged, over the stream: calls, errors with data, and batches.
@@ -108,7 +109,7 @@ func TestSigner(t *testing.T) {
 	a := startAgent(t)
 	sess := a.session("eoa", testSpec)
 	address, chain := common.Address(sess.Signer), big.NewInt(testChain)
-	signer := a.app.Signer(address)
+	signer := ethsigner.New(a.app, address)
 	opts := bind.TransactOpts{From: address, Signer: signer.SignerFn(t.Context(), chain)}
 	for name, data := range ethereumTransactions() {
 		signed, err := opts.Signer(address, types.NewTx(data))

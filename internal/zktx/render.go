@@ -3,7 +3,9 @@ package zktx
 import (
 	"encoding/json"
 
+	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/policy"
@@ -95,11 +97,65 @@ func (t *Transaction) RPCJSON(signature []byte) (json.RawMessage, error) {
 	if t.Type == TypeZKsync {
 		return t.rpcZKsync(signature)
 	}
-	signed, err := t.signedEthereum(signature)
+	return t.rpcEthereum(signature)
+}
+
+// rpcTuple is an [AccessTuple] there.
+type rpcTuple struct {
+	Address     common.Address `json:"address"` // in lower case
+	StorageKeys []policy.Hash  `json:"storageKeys"`
+}
+
+// rpcSigned is a signed transaction of type 0, 1 or 2, with the fields, their order and their spelling as in go-ethereum.
+type rpcSigned struct {
+	Type                 hexutil.Uint64  `json:"type"`
+	ChainID              hexutil.Uint64  `json:"chainId"`
+	Nonce                hexutil.Uint64  `json:"nonce"`
+	To                   common.Address  `json:"to"`
+	Gas                  hexutil.Uint64  `json:"gas"`
+	GasPrice             *hexutil.U256   `json:"gasPrice"`
+	MaxPriorityFeePerGas *hexutil.U256   `json:"maxPriorityFeePerGas"`
+	MaxFeePerGas         *hexutil.U256   `json:"maxFeePerGas"`
+	Value                *hexutil.U256   `json:"value"`
+	Input                hexutil.Bytes   `json:"input"`
+	AccessList           *[]rpcTuple     `json:"accessList,omitempty"`
+	V                    *hexutil.U256   `json:"v"`
+	R                    *hexutil.U256   `json:"r"`
+	S                    *hexutil.U256   `json:"s"`
+	YParity              *hexutil.Uint64 `json:"yParity,omitempty"`
+	Hash                 policy.Hash     `json:"hash"`
+}
+
+func (t *Transaction) rpcEthereum(signature []byte) (json.RawMessage, error) {
+	fields, err := t.signedFields(signature)
 	if err != nil {
 		return nil, err
 	}
-	return signed.MarshalJSON()
+	tx := rpcSigned{
+		Type: hexutil.Uint64(t.Type), ChainID: hexutil.Uint64(t.ChainID), Nonce: hexutil.Uint64(t.Nonce), To: common.Address(t.To),
+		Gas: hexutil.Uint64(t.GasLimit.Uint64()), Value: (*hexutil.U256)(&t.Value), Input: t.Data,
+		V: (*hexutil.U256)(&fields.v), R: (*hexutil.U256)(&fields.r), S: (*hexutil.U256)(&fields.s),
+		Hash: policy.Hash(crypto.Keccak256Hash(t.encodeEthereum(fields))),
+	}
+	if t.Type == TypeDynamicFee {
+		tx.MaxFeePerGas, tx.MaxPriorityFeePerGas = (*hexutil.U256)(&t.MaxFeePerGas), (*hexutil.U256)(&t.MaxPriorityFeePerGas)
+	} else {
+		tx.GasPrice = (*hexutil.U256)(&t.MaxFeePerGas)
+	}
+	if t.Type != TypeLegacy {
+		tx.AccessList, tx.YParity = rpcAccessList(t.AccessList), new(hexutil.Uint64(fields.v.Uint64()))
+	}
+	return json.Marshal(&tx)
+}
+
+// rpcAccessList returns list with nothing in it that JSON would have as null.
+func rpcAccessList(list []AccessTuple) *[]rpcTuple {
+	all := make([]rpcTuple, len(list))
+	for i, tuple := range list {
+		all[i] = rpcTuple{common.Address(tuple.Address), make([]policy.Hash, len(tuple.StorageKeys))}
+		copy(all[i].StorageKeys, tuple.StorageKeys)
+	}
+	return &all
 }
 
 func (t *Transaction) rpcZKsync(customSignature []byte) (json.RawMessage, error) {

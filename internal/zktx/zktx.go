@@ -11,6 +11,7 @@ package zktx
 import (
 	"errors"
 
+	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/policy"
@@ -110,7 +111,7 @@ func (t *Transaction) Digest() policy.Hash {
 	if t.Type == TypeZKsync {
 		return t.eip712Digest()
 	}
-	return policy.Hash(t.signer().Hash(t.ethereum()))
+	return t.digestEthereum()
 }
 
 // Raw returns the complete raw transaction. For type 0x71 signature is the customSignature,
@@ -120,11 +121,11 @@ func (t *Transaction) Raw(signature []byte) ([]byte, error) {
 	if t.Type == TypeZKsync {
 		return t.rawZKsync(signature)
 	}
-	signed, err := t.signedEthereum(signature)
+	fields, err := t.signedFields(signature)
 	if err != nil {
 		return nil, err
 	}
-	return signed.MarshalBinary()
+	return t.encodeEthereum(fields), nil
 }
 
 // Hash is the hash that the transaction has on chain. For type 0x71 it is
@@ -133,9 +134,6 @@ func (t *Transaction) Hash(signature []byte) (policy.Hash, error) {
 	if t.Type == TypeZKsync {
 		return t.hashZKsync(signature), nil
 	}
-	signed, err := t.signedEthereum(signature)
-	if err != nil {
-		return policy.Hash{}, err
-	}
-	return policy.Hash(signed.Hash()), nil
+	raw, err := t.Raw(signature)
+	return policy.Hash(crypto.Keccak256Hash(raw)), err
 }

@@ -43,6 +43,9 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	return c, nil
 }
 
+// Socket is the path that the Client was made with.
+func (c *Client) Socket() string { return c.path }
+
 // Close ends the connection; calls in flight fail.
 func (c *Client) Close() error {
 	c.mu.Lock()

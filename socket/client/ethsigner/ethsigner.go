@@ -1,4 +1,6 @@
-package client
+// Package ethsigner signs go-ethereum's transactions through a Keyward agent. It is a package of its own because
+// go-ethereum's types come with much code that other clients do not need.
+package ethsigner
 
 import (
 	"context"
@@ -12,6 +14,8 @@ import (
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/core/types"
+
+	"github.com/keyward/keyward/socket/client"
 )
 
 // signTimeout bounds a call where go-ethereum's interfaces have no context.
@@ -24,15 +28,15 @@ var errTransactionsOnly = fmt.Errorf("keyward: a session signs transactions only
 // It is an [accounts.Wallet] of one account, and its [Signer.SignerFn] is what
 // bind.TransactOpts takes.
 type Signer struct {
-	client  *Client
+	client  *client.Client
 	account accounts.Account
 }
 
 var _ accounts.Wallet = (*Signer)(nil)
 
-// Signer returns the signer with that address. Closing the Client ends it.
-func (c *Client) Signer(address common.Address) *Signer {
-	url := accounts.URL{Scheme: "keyward", Path: c.path}
+// New returns the signer with that address. Closing the Client ends it.
+func New(c *client.Client, address common.Address) *Signer {
+	url := accounts.URL{Scheme: "keyward", Path: c.Socket()}
 	return &Signer{client: c, account: accounts.Account{Address: address, URL: url}}
 }
 
