@@ -1,10 +1,11 @@
+//go:build !nogcp
+
 package main
 
 import (
 	"context"
 
 	"github.com/keyward/keyward/backends"
-	"github.com/keyward/keyward/backends/azurekv"
 	"github.com/keyward/keyward/backends/gcpkms"
 	"github.com/keyward/keyward/internal/config"
 )
@@ -13,14 +14,6 @@ func (a *agent) openGCPKMS(ctx context.Context, name string, b *config.Backend) 
 	c := b.Settings.(*config.GCPKMS)
 	return gcpkms.Open(ctx, gcpkms.Config{
 		Name: name, KeyRing: c.KeyRing, DestroyAfter: c.DestroyAfter, Endpoint: c.Endpoint,
-		InFlight: c.InFlight, OpTimeout: b.Timeout, Logger: a.log,
-	})
-}
-
-func (a *agent) openAzureKV(_ context.Context, name string, b *config.Backend) (backends.Backend, error) {
-	c := b.Settings.(*config.AzureKV)
-	return azurekv.Open(azurekv.Config{
-		Name: name, Vault: c.Vault, KeyType: c.KeyType, Purge: c.Purge,
 		InFlight: c.InFlight, OpTimeout: b.Timeout, Logger: a.log,
 	})
 }
