@@ -9,12 +9,18 @@ FUZZTIME ?= 3s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
+TAGS ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
 export CGO_ENABLED = 1
 
 .PHONY: build run test check testnode unit conformance-piv fuzz node demo bench lint clean deps deps-test
 
+# Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
+# Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
+# sources, or else what the go command knows of them.
 build:
-	go build -trimpath -o bin/keyward ./cmd/agent
+	go build -trimpath -tags "grpcnotrace urfave_cli_no_docs $(TAGS)" -ldflags "-s -w -X main.release=$(VERSION)" -o bin/keyward ./cmd/agent
 
 deps:
 	@scripts/deps
