@@ -4,7 +4,10 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"math"
 	"strings"
+
+	"github.com/holiman/uint256"
 )
 
 // RegistryCase is a session and what the registry says of its policies, in the format of
@@ -117,15 +120,21 @@ func (o jsonObjectReader) statuses(key string, into Registry, parse func(string)
 			o.d.fail(path, "%v", err)
 			return
 		}
-		status := o.d.uint64(&m.value, path)
-		if status > uint64(Blocked) {
-			o.d.fail(path, "%d is out of range: 0 to 2", status)
-		}
+		status := o.d.uint(&m.value, path)
 		if _, twice := into[q]; twice {
 			o.d.fail(path, "names the same policy twice")
 		}
-		into[q] = RegistryStatus(status)
+		into[q] = registryStatus(&status)
 	}
+}
+
+// registryStatus makes a status of a number. The SDK compares it with Allowed and has no word for any above
+// [Blocked], so one that is too large for the type stays unknown.
+func registryStatus(n *uint256.Int) RegistryStatus {
+	if n.GtUint64(math.MaxUint8) {
+		return math.MaxUint8
+	}
+	return RegistryStatus(n.Uint64())
 }
 
 var (

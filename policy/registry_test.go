@@ -175,6 +175,23 @@ func TestLintOnAnotherChain(t *testing.T) {
 	}
 }
 
+// The SDK has no word for a status above Denied, and whatever is not Allowed breaks the rule (agw-client,
+// assertSessionKeyPolicies).
+func TestLintOfAnUnknownStatus(t *testing.T) {
+	target := mustAddress("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359").String()
+	for _, status := range []string{"3", `"7"`, "255", "256", `"0x100000001"`, "18446744073709551617", strings.Repeat("9", 70)} {
+		c, err := ParseRegistryCase([]byte(strings.Replace(registryCaseLine, `0f19":1`, `0f19":`+status, 1)))
+		if err != nil {
+			t.Errorf("status %s: %v", status, err)
+			continue
+		}
+		want := `{false "Session key policy violation. Target: ` + target + `; Status: undefined" [paymasterUnbounded]}`
+		if got := lintText(c); got != want {
+			t.Errorf("status %s: %s, want %s", status, got, want)
+		}
+	}
+}
+
 func lintText(c *RegistryCase) string {
 	result := c.Lint(WarningRules{Now: sampleNow})
 	codes := []string{}
@@ -190,7 +207,6 @@ func TestParseRegistryCaseRefused(t *testing.T) {
 		{`"registry"`, `"Registry"`, "", `unknown key "Registry"; did you mean "registry"?`},
 		{`"approval":{}`, `"approval":[]`, "registry.approval", "must be an object, not an array"},
 		{`,"approval":{}`, ``, "registry.approval", "missing"},
-		{`0f19":1`, `0f19":3`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3..."`, "3 is out of range: 0 to 2"},
 		{`0f19":1`, `0f19":-1`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3..."`, errNotExact.Error()},
 		{`:0x40c10f19":1`, `":1`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3..."`, errCallKey.Error()},
 		{`"approval":{}`, `"approval":{"0x":1}`, `registry.approval."0x"`, errApprovalKey.Error()},

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -26,7 +27,8 @@ rules ask the policy registry, the chain's nodes answer if the configuration has
 FILE, in the format of a case's "registry". Without either, a spec that breaks no other rule ends with
 exit code 1, since nobody knows; --unchecked says that this is fine.
 
-With --cases: one verdict a case, and exit code 0 if all could be read.`,
+With --cases: one verdict a case. A line that holds no case is an error that names it, the cases after it
+are judged all the same, and the exit code is 1. It is 0 if every line could be read, whatever the verdicts.`,
 		Flags: []cli.Flag{
 			specFlag(),
 			casesFlag(),
@@ -68,26 +70,11 @@ func (t *tool) lintCases(c *cli.Context, rules policy.WarningRules) error {
 	if c.Bool("json") {
 		print, finish = lintLines(out)
 	}
-	for cs, err2 := range policy.ReadRegistryCases(in) {
-		if err = err2; err != nil {
-			break
-		}
+	err = eachCase(t, c.String("cases"), policy.ReadRegistryCases(in), func(cs *policy.RegistryCase) error {
 		result := cs.Lint(rules)
-		if err = print(&result); err != nil {
-			break
-		}
-	}
-	// What was found before a bad line is good, so it is printed anyway.
-	if err2 := finish(); err == nil {
-		err = err2
-	}
-	if err2 := out.Flush(); err == nil {
-		err = err2
-	}
-	if err != nil {
-		return inFile(c.String("cases"), err)
-	}
-	return nil
+		return print(&result)
+	})
+	return errors.Join(err, finish(), out.Flush())
 }
 
 // lintLines prints one JSON object a case.

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"text/tabwriter"
 
@@ -40,34 +42,35 @@ func (t *tool) policySimulate(c *cli.Context) error {
 	if c.Bool("json") {
 		print, finish = stepLines(out)
 	}
-	err = simulate(in, print)
-	// What was found before a bad line is good, so it is printed anyway.
-	if err2 := finish(); err == nil {
-		err = err2
-	}
-	if err2 := out.Flush(); err == nil {
-		err = err2
-	}
-	if err != nil {
-		return inFile(c.String("cases"), err)
-	}
-	return nil
-}
-
-// simulate judges every step of every case in r.
-func simulate(r io.Reader, print func(*simulated, *policy.StepResult) error) error {
-	for cs, err := range policy.ReadCases(r) {
-		if err != nil {
-			return err
-		}
+	err = eachCase(t, c.String("cases"), policy.ReadCases(in), func(cs *policy.Case) error {
 		for i, result := range cs.Run(config.SessionKeyValidator) {
 			s := &simulated{result.Case, result.Step, result.Allow, result.Reason, result.SessionHash, stepDigest(cs, i)}
 			if err := print(s, &result); err != nil {
 				return err
 			}
 		}
+		return nil
+	})
+	return errors.Join(err, finish(), out.Flush())
+}
+
+// eachCase judges the cases of the file name. A line that holds none does not end it: the error of
+// the last such line is returned, those of the lines before it are printed.
+func eachCase[C any](t *tool, name string, cases iter.Seq2[*C, error], judge func(*C) error) error {
+	var bad error
+	for cs, err := range cases {
+		if err == nil {
+			if err := judge(cs); err != nil {
+				return err
+			}
+			continue
+		}
+		if bad != nil {
+			t.note("error: %v", bad)
+		}
+		bad = inFile(name, err)
 	}
-	return nil
+	return bad
 }
 
 // stepDigest is the digest that a signature over the step's transaction is made of.
