@@ -43,10 +43,14 @@ func (l *UsageLimit) periodID(now uint64) uint64 {
 // lastUnix is the last second of the year 9999, beyond which no calendar date is given.
 const lastUnix = 253402300799
 
-// unixTime writes Unix seconds as a UTC time, and as the number beyond the year 9999.
+// unixTime writes Unix seconds as a UTC time, and beyond the year 9999 as the number with its year, if it has one.
 func unixTime(seconds *uint256.Int) string {
 	if seconds.GtUint64(lastUnix) {
-		return fmt.Sprintf("Unix time %s", seconds.Dec())
+		text := "Unix time " + seconds.Dec()
+		if year := yearIn(seconds, 1); year != 0 {
+			text += fmt.Sprintf(" (in the year %d)", year)
+		}
+		return text
 	}
 	return time.Unix(int64(seconds.Uint64()), 0).UTC().Format("2006-01-02 15:04:05 UTC")
 }

@@ -25,6 +25,8 @@ const (
 	WarnShortExpiry    = "shortExpiry"        // too little time is left
 	WarnExpired        = "expired"            // none is left
 	WarnExpiryTooFar   = "expiryTooFar"       // longer than the operator allows
+	WarnUnit           = "wrongUnit"          // a date or period that is not in seconds
+	WarnNeverExpires   = "neverExpires"       // an end beyond all dates
 	WarnPaymaster      = "paymasterUnbounded" // a paymaster's fees are not counted
 	WarnNothingAllowed = "nothingAllowed"     // no policies
 )
@@ -101,6 +103,7 @@ func (w *warner) expiry(expiresAt *uint256.Int) {
 		w.warn(WarnExpired, "expiresAt", "the session ended at %s", unixTime(expiresAt))
 		return
 	}
+	w.expiryUnit(expiresAt)
 	left := new(uint256.Int).Sub(expiresAt, now)
 	if margin := w.rules.Margin; !w.rules.EOA && !left.GtUint64(margin) {
 		w.warn(WarnShortExpiry, "expiresAt", "%s seconds are left, and nodes take nothing in the last %d", left.Dec(), margin)
@@ -133,6 +136,8 @@ func (w *warner) period(field string, l *UsageLimit) {
 	case !w.rules.EOA && !l.Period.GtUint64(margin):
 		w.warn(WarnShortPeriod, field+".period",
 			"a period of %s seconds never has more than %d left, and nodes take nothing in the last %d", l.Period.Dec(), margin, margin)
+	default:
+		w.periodUnit(field, &l.Period)
 	}
 }
 

@@ -141,6 +141,9 @@ func (s *Sessions) checkCreate(req *CreateRequest) error {
 	if probe := (&Session{Spec: req.Spec}); s.pastExpiry(probe, s.cfg.Now()) {
 		return fmt.Errorf("%w: expiresAt %s is past, or nearer than the margin of %v", ErrInvalid, req.Spec.ExpiresAt.Dec(), s.cfg.ExpiryMargin)
 	}
+	if err := req.Spec.CheckExpiryUnit(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
 	spec := *req.Spec
 	spec.Signer = policy.Address{19: 1} // any: what createSession checks must not wait for the key
 	return spec.Validate()

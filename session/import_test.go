@@ -6,11 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/chain/chaintest"
+	"github.com/keyward/keyward/policy"
 )
 
 func TestImport(t *testing.T) {
@@ -118,5 +120,35 @@ func TestRenewMovesClients(t *testing.T) {
 	// A client that may not use the successor is not moved.
 	if _, err := o.Sign(t.Context(), stranger, byID); !errors.Is(err, ErrUnknownSigner) {
 		t.Errorf("stranger: %v", err)
+	}
+}
+
+// A session that its owner has opened with an end in milliseconds is one that can be lost, too. Its
+// successor gets an end in seconds, which is earlier.
+func TestImportAndRenewOfMilliseconds(t *testing.T) {
+	o := startOnNode(t, WatchConfig{})
+	key, err := o.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + "00112233aabbccdd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := o.testSpec()
+	spec.Signer = policy.Address(crypto.PubkeyToAddress(*key.Public()))
+	meant := *uint256.NewInt(uint64(o.clock().Unix()) + 86400)
+	spec.ExpiresAt.Mul(&meant, uint256.NewInt(1000))
+	o.node.CreateSession(o.account, spec)
+	o.onTime()
+	sess, err := o.watcher.Import(t.Context(), operator, &ImportRequest{
+		ChainID: chaintest.ChainID, Account: o.account, Hash: spec.Hash(), Clients: []Client{{ID: app.UID}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = o.RenewSession(t.Context(), operator, sess.ID, *new(uint256.Int).AddUint64(&spec.ExpiresAt, 1), true)
+	if want := "if it is in milliseconds, write " + meant.Dec(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+		t.Errorf("renewed in milliseconds: %v, want %q", err, want)
+	}
+	next, _, err := o.RenewSession(t.Context(), operator, sess.ID, meant, true)
+	if err != nil || next.Spec.ExpiresAt != meant {
+		t.Errorf("renewed in seconds: %v", err)
 	}
 }

@@ -35,7 +35,8 @@ func (s *Sessions) renewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, e
 		return nil, fmt.Errorf("%w: session %s is %s: only an active one is renewed", ErrInvalid, id, old.Status)
 	case next != nil:
 		return nil, renewedAlready(next)
-	case expiresAt.Lt(&old.Spec.ExpiresAt):
+	// A session that was imported with an end in milliseconds can only get an earlier one.
+	case expiresAt.Lt(&old.Spec.ExpiresAt) && old.Spec.CheckExpiryUnit() == nil:
 		return nil, fmt.Errorf("%w: the successor would expire at %s, before the session does", ErrInvalid, expiresAt.Dec())
 	}
 	spec := *old.Spec

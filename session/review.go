@@ -23,6 +23,10 @@ type Review struct {
 // error of package chain, or [ErrInvalid] where nobody is there to be asked and req.Unchecked does not
 // say that this is fine. Other errors are those of [Sessions.Create].
 func (s *Signer) CreateSession(ctx context.Context, by audit.Peer, req *CreateRequest) (*Session, *Review, error) {
+	// A request that could never be used does not ask the registry.
+	if err := s.Sessions.checkCreate(req); err != nil {
+		return nil, nil, err
+	}
 	review, err := s.review(ctx, req)
 	if err != nil {
 		return nil, nil, err

@@ -211,6 +211,9 @@ func TestCreateRefuses(t *testing.T) {
 		{"signer given", func(r *CreateRequest) { r.Spec.Signer = account }, "names a signer"},
 		{"expired", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1) }, "is past"},
 		{"within the margin", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(uint64(a.clock().Unix()) + 59) }, "nearer than the margin"},
+		{"milliseconds", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1_798_761_600_123) }, "expiresAt: 1798761600123 seconds are in the year 58970; if it is in milliseconds, write 1798761600 ("},
+		{"10^11", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1e11) }, "write 100000000 ("},
+		{"10^14 - 1", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1e14 - 1) }, "write 99999999999 ("},
 		{"unlimited fee", func(r *CreateRequest) { r.Spec.FeeLimit = policy.UsageLimit{} }, "Unlimited fee allowance is not safe"},
 		{"eoa with account", func(r *CreateRequest) { r.Kind = EOA }, "leave the account out"},
 		{"chain 0", func(r *CreateRequest) { r.ChainID = 0 }, "chain id 0"},
@@ -223,6 +226,19 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	if keys, err := a.soft.Keys(t.Context(), ""); err != nil || len(keys) != 0 {
 		t.Errorf("%d keys, %v, were made for refused sessions", len(keys), err)
+	}
+}
+
+// "Never" is written as 2^48-1 or 2^256-1, in no unit.
+func TestCreateWithoutEnd(t *testing.T) {
+	a := newAgent(t)
+	for _, expiresAt := range []*uint256.Int{uint256.NewInt(1e11 - 1), uint256.NewInt(1e14), uint256.NewInt(1<<48 - 1), new(uint256.Int).SetAllOne()} {
+		req := a.createRequest()
+		req.Spec.ExpiresAt = *expiresAt
+		sess, err := a.Create(t.Context(), operator, req)
+		if err != nil || sess.Spec.ExpiresAt != *expiresAt {
+			t.Errorf("expiresAt %s: %v", expiresAt.Dec(), err)
+		}
 	}
 }
 

@@ -14,9 +14,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/soft"
+	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/socket/api"
 	goclient "github.com/keyward/keyward/socket/client"
 )
@@ -372,5 +374,32 @@ func TestBackendCheckAndLock(t *testing.T) {
 	}
 	if keys, err := a.device.Keys(ctx, ""); err != nil || len(keys) != 0 {
 		t.Errorf("keys %v, %v were made while locked", keys, err)
+	}
+}
+
+// An end in milliseconds makes no session, new or renewed; the answer says which field it is, and the seconds.
+func TestAdminMilliseconds(t *testing.T) {
+	a := startAgent(t)
+	account := policy.Address{}
+	if err := account.UnmarshalText([]byte(testAccount)); err != nil {
+		t.Fatal(err)
+	}
+	_, created := a.operator.CreateSession(t.Context(), &api.CreateSession{
+		Spec:  json.RawMessage(strings.Replace(testSpec, "4000000000", "4000000000000", 1)),
+		Chain: "abstract", Account: &account, Clients: []string{"uid:0"},
+	})
+	sess := a.session("agw", testSpec)
+	_, renewed := a.operator.RenewSession(t.Context(), &api.RenewSession{
+		ID: sess.ID, ExpiresAt: policy.Decimal(*uint256.NewInt(4_000_000_000_000)), Unchecked: true,
+	})
+	for what, err := range map[string]error{"created": created, "renewed": renewed} {
+		reply := goclient.Details(err)
+		if reply == nil || reply.Code != api.CodeInvalidParams || reply.Details().Path != "expiresAt" ||
+			!strings.Contains(reply.Message, "if it is in milliseconds, write 4000000000 (2096-10-02 07:06:40 UTC)") {
+			t.Errorf("%s: %v, want -32602 at expiresAt with the seconds", what, err)
+		}
+	}
+	if all, err := a.operator.AllSessions(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("AllSessions = %d sessions, %v, want 1", len(all), err)
 	}
 }

@@ -59,11 +59,13 @@ func (t *tool) policyShow(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	warnings := spec.UnitWarnings(unixNow())
 	if c.Bool("json") {
-		return t.printJSON(map[string]any{"session": spec, "sessionHash": spec.Hash(), "describe": spec.Describe()})
+		return t.printJSON(map[string]any{"session": spec, "sessionHash": spec.Hash(), "describe": spec.Describe(), "warnings": warnings})
 	}
 	for _, line := range spec.Describe() {
 		t.print("%s", line)
 	}
+	t.printWarnings(warnings)
 	return nil
 }

@@ -23,11 +23,22 @@ func (t *tool) policyRisk(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	risk := spec.Risk(unixNow())
+	now := unixNow()
+	risk, warnings := spec.Risk(now), spec.UnitWarnings(now)
 	if c.Bool("json") {
-		return t.printJSON(risk)
+		return t.printJSON(&warnedRisk{risk, warnings})
 	}
-	return t.printRisk(risk)
+	if err := t.printRisk(risk); err != nil {
+		return err
+	}
+	t.printWarnings(warnings)
+	return nil
+}
+
+// warnedRisk is what policy risk --json prints.
+type warnedRisk struct {
+	*policy.Risk
+	Warnings []policy.Warning `json:"warnings"` // of dates and periods only; policy lint has all of them
 }
 
 // printRisk prints the table and the sentence.

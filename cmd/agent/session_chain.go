@@ -57,6 +57,7 @@ func (t *tool) sessionImport(c *cli.Context) error {
 	if err := t.printSession(s); err != nil {
 		return err
 	}
+	t.printWarnings(s.Session.UnitWarnings(unixNow()))
 	t.note("what the lost agent had signed and has not landed is not known; see outstanding transactions of the account")
 	return nil
 }
@@ -92,6 +93,9 @@ func (t *tool) sessionRenew(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := old.Session.CheckExpiryUnit(); err != nil && lifetime == 0 {
+		return usageError("session %s: %v: say how long the successor is to last, with --lifetime", old.ID, err)
+	}
 	s, err := cl.RenewSession(c.Context, &api.RenewSession{ID: old.ID, ExpiresAt: renewedUntil(old, lifetime, time.Now()), Unchecked: c.Bool("unchecked")})
 	if err != nil {
 		return err
@@ -107,8 +111,11 @@ func (t *tool) sessionRenew(c *cli.Context) error {
 	return nil
 }
 
-// renewedUntil is when the successor expires, in Unix seconds. A lifetime of 0 is that of old.
+// renewedUntil is when the successor expires, in Unix seconds. A lifetime of 0 is that of old: never, if old never does.
 func renewedUntil(old *api.Session, lifetime time.Duration, now time.Time) policy.Decimal {
+	if lifetime == 0 && old.Session.NeverExpires() {
+		return policy.Decimal(old.Session.ExpiresAt)
+	}
 	seconds := uint256.NewInt(uint64(lifetime / time.Second))
 	if lifetime == 0 {
 		seconds = new(uint256.Int).Sub(&old.Session.ExpiresAt, uint256.NewInt(uint64(old.CreatedAt.Unix())))

@@ -77,8 +77,12 @@ func (t *tool) createRequest(c *cli.Context) (*api.CreateSession, error) {
 	var err error
 	// Parsed here only so that a mistake is reported with the file's name; the agent
 	// judges the very text.
-	if req.Spec, _, err = t.readSpec(c); err != nil {
+	var spec *policy.Spec
+	if req.Spec, spec, err = t.readSpec(c); err != nil {
 		return nil, err
+	}
+	if err := spec.CheckExpiryUnit(); err != nil {
+		return nil, inFile(c.String("spec"), err)
 	}
 	req.Clients, err = t.clients(c.StringSlice("client"))
 	return req, err

@@ -34,6 +34,7 @@ func (t *tool) sessionShow(c *cli.Context) error {
 	for _, line := range s.Session.Describe() {
 		t.print("  %s", line)
 	}
+	t.printWarnings(s.Session.UnitWarnings(unixNow()))
 	if len(s.Limits) == 0 {
 		return nil
 	}
