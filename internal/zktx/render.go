@@ -1,65 +1,96 @@
 package zktx
 
 import (
+	"encoding/hex"
 	"encoding/json"
+	"strconv"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/crypto"
-	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/policy"
 )
 
-// decoded is a transaction as the audit trail has it. Its names are those of a
-// transaction request; integers are decimal strings.
-type decoded struct {
-	Type                 hexutil.Uint64  `json:"type"`
-	ChainID              uint64          `json:"chainId"`
-	Nonce                uint64          `json:"nonce,string"`
-	From                 policy.Address  `json:"from"`
-	To                   policy.Address  `json:"to"`
-	Value                policy.Decimal  `json:"value"`
-	Data                 hexutil.Bytes   `json:"data,omitempty"`
-	Gas                  policy.Decimal  `json:"gas"`
-	GasPrice             *policy.Decimal `json:"gasPrice,omitempty"`
-	MaxFeePerGas         *policy.Decimal `json:"maxFeePerGas,omitempty"`
-	MaxPriorityFeePerGas *policy.Decimal `json:"maxPriorityFeePerGas,omitempty"`
-	AccessList           *[]AccessTuple  `json:"accessList,omitempty"`
-	GasPerPubdata        *policy.Decimal `json:"gasPerPubdata,omitempty"`
-	FactoryDepsHash      []policy.Hash   `json:"factoryDepsHash,omitempty"`
-	Paymaster            *policy.Address `json:"paymaster,omitempty"`
-	PaymasterInput       *hexutil.Bytes  `json:"paymasterInput,omitempty"`
-}
+// MarshalJSON returns the decoded form for the audit trail: the names are those of a transaction request, integers are
+// decimal strings. Without factory dependencies, which it has by their hashes only, it is also a request that
+// [ParseTransaction] reads.
+func (t *Transaction) MarshalJSON() ([]byte, error) { return t.AppendJSON(nil) }
 
-// MarshalJSON returns the decoded form for the audit trail. Without factory dependencies,
-// which it has by their hashes only, it is also a request that [ParseTransaction] reads.
-func (t *Transaction) MarshalJSON() ([]byte, error) {
-	d := decoded{
-		Type: hexutil.Uint64(t.Type), ChainID: t.ChainID, Nonce: t.Nonce,
-		From: t.From, To: t.To, Value: policy.Decimal(t.Value), Data: t.Data,
-		Gas: policy.Decimal(t.GasLimit), FactoryDepsHash: t.FactoryDepsHash,
+// AppendJSON appends what MarshalJSON returns to b. There is never an error.
+func (t *Transaction) AppendJSON(b []byte) ([]byte, error) {
+	if t == nil {
+		return append(b, "null"...), nil
 	}
-	switch t.Type {
-	case TypeLegacy, TypeAccessList:
-		d.GasPrice = decimal(&t.MaxFeePerGas)
-	default:
-		d.MaxFeePerGas, d.MaxPriorityFeePerGas = decimal(&t.MaxFeePerGas), decimal(&t.MaxPriorityFeePerGas)
+	b = append(b, `{"type":"`...)
+	b = strconv.AppendUint(append(b, "0x"...), uint64(t.Type), 16)
+	b = append(b, `","chainId":`...)
+	b = strconv.AppendUint(b, t.ChainID, 10)
+	b = append(b, `,"nonce":"`...)
+	b = strconv.AppendUint(b, t.Nonce, 10)
+	b = appendMember(b, `","from":"`, t.From)
+	b = appendMember(b, `","to":"`, t.To)
+	b = appendMember(b, `","value":"`, policy.Decimal(t.Value))
+	if len(t.Data) > 0 {
+		b = append(b, `","data":"0x`...)
+		b = hex.AppendEncode(b, t.Data)
 	}
+	b = appendMember(b, `","gas":"`, policy.Decimal(t.GasLimit))
+	b = t.appendFees(b)
+	b = append(b, '"')
 	// A type 1 transaction is one by its access list, even where that is empty.
 	if t.Type == TypeAccessList || len(t.AccessList) > 0 {
-		d.AccessList = &t.AccessList
+		b = append(b, `,"accessList":`...)
+		b = appendAccessList(b, t.AccessList)
 	}
-	if t.Type == TypeZKsync {
-		d.GasPerPubdata = decimal(&t.GasPerPubdata)
-	}
-	if t.paymasterParams() != nil {
-		d.Paymaster, d.PaymasterInput = &t.Paymaster, (*hexutil.Bytes)(&t.PaymasterInput)
-	}
-	return json.Marshal(&d)
+	return append(t.appendExtras(b), '}'), nil
 }
 
-func decimal(x *uint256.Int) *policy.Decimal { return (*policy.Decimal)(x) }
+// appendMember appends the name with what is before it, and the text of v, up to its closing quote. No text
+// has a character in it that JSON escapes.
+func appendMember[T interface{ AppendText([]byte) ([]byte, error) }](b []byte, name string, v T) []byte {
+	b, _ = v.AppendText(append(b, name...)) // addresses, hashes and decimals give no error
+	return b
+}
+
+func (t *Transaction) appendFees(b []byte) []byte {
+	if t.Type == TypeLegacy || t.Type == TypeAccessList {
+		return appendMember(b, `","gasPrice":"`, policy.Decimal(t.MaxFeePerGas))
+	}
+	b = appendMember(b, `","maxFeePerGas":"`, policy.Decimal(t.MaxFeePerGas))
+	return appendMember(b, `","maxPriorityFeePerGas":"`, policy.Decimal(t.MaxPriorityFeePerGas))
+}
+
+func appendAccessList(b []byte, list []AccessTuple) []byte {
+	if list == nil {
+		return append(b, "null"...)
+	}
+	encoded, _ := json.Marshal(list) // of addresses and hashes it never fails
+	return append(b, encoded...)
+}
+
+// appendExtras appends the members that only type 0x71 has.
+func (t *Transaction) appendExtras(b []byte) []byte {
+	if t.Type == TypeZKsync {
+		b = append(appendMember(b, `,"gasPerPubdata":"`, policy.Decimal(t.GasPerPubdata)), '"')
+	}
+	for i, h := range t.FactoryDepsHash {
+		name := `","`
+		if i == 0 {
+			name = `,"factoryDepsHash":["`
+		}
+		b = appendMember(b, name, h)
+	}
+	if len(t.FactoryDepsHash) > 0 {
+		b = append(b, `"]`...)
+	}
+	if t.paymasterParams() != nil {
+		b = appendMember(b, `,"paymaster":"`, t.Paymaster)
+		b = append(b, `","paymasterInput":"0x`...)
+		b = append(hex.AppendEncode(b, t.PaymasterInput), '"')
+	}
+	return b
+}
 
 // rpcTransaction is a signed type 0x71 transaction as a node's API shows one that is not in
 // a block (eth_getTransactionByHash), with the eip712Meta of the API's requests.

@@ -1,7 +1,6 @@
 package zktx
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -15,7 +14,8 @@ import (
 )
 
 // rawTransaction is what follows the type byte in a raw transaction of type 0x71, as
-// an RLP list (viem's ZKsync serializer; the node's TransactionRequest::from_bytes).
+// an RLP list (viem's ZKsync serializer; the node's TransactionRequest::from_bytes). It is for reading; what
+// writes the same fields is [Transaction.rawZKsync].
 type rawTransaction struct {
 	Nonce                uint64
 	MaxPriorityFeePerGas *uint256.Int
@@ -39,25 +39,34 @@ func (t *Transaction) rawZKsync(customSignature []byte) ([]byte, error) {
 	if len(t.FactoryDeps) != len(t.FactoryDepsHash) {
 		return nil, ErrUnknownBytecode
 	}
-	var out bytes.Buffer
-	out.WriteByte(TypeZKsync)
-	err := rlp.Encode(&out, &rawTransaction{
-		Nonce:                t.Nonce,
-		MaxPriorityFeePerGas: &t.MaxPriorityFeePerGas,
-		MaxFeePerGas:         &t.MaxFeePerGas,
-		GasLimit:             &t.GasLimit,
-		To:                   t.To,
-		Value:                &t.Value,
-		Data:                 t.Data,
-		ChainID:              t.ChainID,
-		ChainIDAgain:         t.ChainID,
-		From:                 t.From,
-		GasPerPubdata:        &t.GasPerPubdata,
-		FactoryDeps:          t.FactoryDeps,
-		CustomSignature:      customSignature,
-		PaymasterParams:      t.paymasterParams(),
-	})
-	return out.Bytes(), err
+	w := rlp.NewEncoderBuffer(nil)
+	list := w.List()
+	w.WriteUint64(t.Nonce)
+	w.WriteUint256(&t.MaxPriorityFeePerGas)
+	w.WriteUint256(&t.MaxFeePerGas)
+	w.WriteUint256(&t.GasLimit)
+	w.WriteBytes(t.To[:])
+	w.WriteUint256(&t.Value)
+	w.WriteBytes(t.Data)
+	w.WriteUint64(t.ChainID)
+	w.WriteBytes(nil) // R and S, where other types have the signature
+	w.WriteBytes(nil)
+	w.WriteUint64(t.ChainID)
+	w.WriteBytes(t.From[:])
+	w.WriteUint256(&t.GasPerPubdata)
+	writeBytesList(w, t.FactoryDeps)
+	w.WriteBytes(customSignature)
+	writeBytesList(w, t.paymasterParams())
+	w.ListEnd(list)
+	return w.AppendToBytes([]byte{TypeZKsync}), nil
+}
+
+func writeBytesList(w rlp.EncoderBuffer, items [][]byte) {
+	list := w.List()
+	for _, b := range items {
+		w.WriteBytes(b)
+	}
+	w.ListEnd(list)
 }
 
 // paymasterParams returns nothing only where the digest has zeros for both: an input

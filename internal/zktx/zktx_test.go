@@ -108,7 +108,7 @@ func TestTypeHashes(t *testing.T) {
 	const want = "Transaction(uint256 txType,uint256 from,uint256 to,uint256 gasLimit,uint256 gasPerPubdataByteLimit," +
 		"uint256 maxFeePerGas,uint256 maxPriorityFeePerGas,uint256 paymaster,uint256 nonce,uint256 value,bytes data," +
 		"bytes32[] factoryDeps,bytes paymasterInput)"
-	if transactionTypeHash != crypto.Keccak256Hash([]byte(want)) {
+	if transactionTypeHash != policy.Hash(crypto.Keccak256Hash([]byte(want))) {
 		t.Error("transactionTypeHash is not that of the ZKsync transaction type")
 	}
 }
