@@ -16,16 +16,6 @@ type Head struct {
 	Size int64    // of the file up to and with its newline, in bytes
 }
 
-// Body renders rec for [Head.Seal]. It needs no lock, so that many callers can
-// do this part of the work side by side.
-func Body(rec *Record) ([]byte, error) {
-	body, err := json.Marshal(rec)
-	if err != nil {
-		return nil, fmt.Errorf("encoding audit record: %w", err)
-	}
-	return body, nil
-}
-
 // Seal makes the line that follows h, newline included, and the head after it:
 //
 //	{"seq":N,"prev":"<hex SHA-256 of the line before>",<body's fields>}

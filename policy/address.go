@@ -33,18 +33,22 @@ func encodeHex(b []byte) string { return "0x" + hex.EncodeToString(b) }
 func (a Address) IsZero() bool { return a == Address{} }
 
 // String returns 0x-hex with the checksum of EIP-55.
-func (a Address) String() string { return string(a.checksummed()) }
+func (a Address) String() string {
+	var room [42]byte
+	text, _ := a.AppendText(room[:0])
+	return string(text)
+}
 
 // MarshalText returns what String does. There is never an error.
-func (a Address) MarshalText() ([]byte, error) { return a.checksummed(), nil }
+func (a Address) MarshalText() ([]byte, error) { return a.AppendText(make([]byte, 0, 42)) }
 
-// checksummed writes a letter as a capital where the hash of the lower-case
-// digits has a nibble of 8 or more in its place (EIP-55).
-func (a Address) checksummed() []byte {
-	text := make([]byte, 42)
-	copy(text, "0x")
-	digits := text[2:]
-	hex.Encode(digits, a[:])
+// AppendText appends what String returns to b. There is never an error.
+//
+// A letter is a capital where the hash of the lower-case digits has a nibble of 8 or more in its place (EIP-55).
+func (a Address) AppendText(b []byte) ([]byte, error) {
+	b = append(b, "0x"...)
+	b = hex.AppendEncode(b, a[:])
+	digits := b[len(b)-2*len(a):]
 	sum := keccak256(digits)
 	for i, c := range digits {
 		nibble := sum[i/2] >> 4
@@ -55,7 +59,7 @@ func (a Address) checksummed() []byte {
 			digits[i] = c - 'a' + 'A'
 		}
 	}
-	return text
+	return b, nil
 }
 
 var errChecksum = errors.New("mixed-case address with a wrong EIP-55 checksum")
@@ -87,7 +91,12 @@ func mixedCase(digits []byte) bool {
 func (h Hash) String() string { return encodeHex(h[:]) }
 
 // MarshalText returns what String does. There is never an error.
-func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+func (h Hash) MarshalText() ([]byte, error) { return h.AppendText(nil) }
+
+// AppendText appends what String returns to b. There is never an error.
+func (h Hash) AppendText(b []byte) ([]byte, error) {
+	return hex.AppendEncode(append(b, "0x"...), h[:]), nil
+}
 
 // UnmarshalText reads 0x and 64 hex digits in any case.
 func (h *Hash) UnmarshalText(text []byte) error {

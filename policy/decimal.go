@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/holiman/uint256"
@@ -24,7 +25,16 @@ func (d Decimal) String() string { return (*uint256.Int)(&d).Dec() }
 
 // MarshalText returns what String does, so that JSON has a decimal string.
 // There is never an error.
-func (d Decimal) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+func (d Decimal) MarshalText() ([]byte, error) { return d.AppendText(nil) }
+
+// AppendText appends what String returns to b. There is never an error.
+func (d Decimal) AppendText(b []byte) ([]byte, error) {
+	x := (*uint256.Int)(&d)
+	if x.IsUint64() {
+		return strconv.AppendUint(b, x.Uint64(), 10), nil
+	}
+	return append(b, x.Dec()...), nil
+}
 
 // UnmarshalText reads decimal digits or 0x-hex.
 func (d *Decimal) UnmarshalText(text []byte) error {

@@ -14,6 +14,30 @@ type Charge struct {
 	Amount  Decimal `json:"amount"`
 }
 
+// Charges is a list that writes its own JSON.
+type Charges []Charge
+
+// AppendJSON appends what encoding/json makes of the charges to b. The error is for a tracker of unknown kind.
+func (c Charges) AppendJSON(b []byte) ([]byte, error) {
+	if c == nil {
+		return append(b, "null"...), nil
+	}
+	b = append(b, '[')
+	for i, charge := range c {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		var err error
+		if b, err = charge.Tracker.AppendText(append(b, `{"tracker":"`...)); err != nil {
+			return nil, err
+		}
+		b, _ = charge.Limit.AppendText(append(b, `","limit":"`...))
+		b, _ = charge.Amount.AppendText(append(b, `","amount":"`...))
+		b = append(b, `"}`...)
+	}
+	return append(b, ']'), nil
+}
+
 // Apply returns used plus the charge, or a *[Denial] where that is more than the limit
 // or overflows.
 func (c Charge) Apply(used uint256.Int) (uint256.Int, error) {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -42,7 +43,8 @@ var errTracker = errors.New("not the text form of a usage tracker")
 
 // String returns the text form of t; see [Tracker.MarshalText].
 func (t Tracker) String() string {
-	text, err := t.MarshalText()
+	var room [96]byte
+	text, err := t.AppendText(room[:0])
 	if err != nil {
 		return fmt.Sprintf("tracker of unknown kind %d", t.Kind)
 	}
@@ -52,20 +54,22 @@ func (t Tracker) String() string {
 // MarshalText returns the one text form of t: the kind and what it counts for,
 // separated by colons, hex in lower case, and @ and the period id where t is an
 // allowance's. An unknown kind is an error.
-func (t Tracker) MarshalText() ([]byte, error) {
+func (t Tracker) MarshalText() ([]byte, error) { return t.AppendText(make([]byte, 0, 96)) }
+
+// AppendText appends what MarshalText returns to b.
+func (t Tracker) AppendText(b []byte) ([]byte, error) {
 	if int(t.Kind) >= len(trackerKinds) {
 		return nil, fmt.Errorf("unknown kind %d of usage tracker", t.Kind)
 	}
-	b := make([]byte, 0, 96)
 	b = append(b, trackerKinds[t.Kind]...)
 	if t.Kind != FeeTracker {
 		b = append(b, ':')
 		// Lower case, not EIP-55: this text is a key on disk.
-		b = append(b, encodeHex(t.Target[:])...)
+		b = hex.AppendEncode(append(b, "0x"...), t.Target[:])
 	}
 	if t.Kind == CallValueTracker || t.Kind == CallParamTracker {
 		b = append(b, ':')
-		b = append(b, encodeHex(t.Selector[:])...)
+		b = hex.AppendEncode(append(b, "0x"...), t.Selector[:])
 	}
 	if t.Kind == CallParamTracker {
 		b = append(b, ':')

@@ -1,0 +1,81 @@
+package audit
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// list writes its own JSON, and by encoding/json the same.
+type list []string
+
+func (l list) AppendJSON(b []byte) ([]byte, error) {
+	if len(l) > 2 {
+		return nil, errors.New("too long")
+	}
+	encoded, err := json.Marshal([]string(l))
+	return append(b, encoded...), err
+}
+
+// wantJSON checks that Body renders rec as encoding/json does.
+func wantJSON(t *testing.T, rec *Record) {
+	t.Helper()
+	want, wantErr := json.Marshal(rec)
+	got, err := Body(rec)
+	if (err == nil) != (wantErr == nil) || string(got) != string(want) {
+		t.Errorf("Body(%+v) = %s, %v, want %s, %v", rec, got, err, want, wantErr)
+	}
+}
+
+func TestBodyIsEncodingJSON(t *testing.T) {
+	at := time.Date(2026, 11, 28, 9, 0, 0, 120_000_000, time.UTC)
+	for _, rec := range []*Record{
+		{},
+		{Time: at, Event: SignGranted},
+		{Time: at.In(time.FixedZone("", 19800)), Event: "<&>"},
+		{Time: at.Truncate(time.Second), Event: SessionCreated, Detail: map[string]any{"b": 1, "a": "<x>"}},
+		{Time: at, Event: SignGranted, Peer: &Peer{}},
+		{Time: at, Event: SignGranted, Peer: &Peer{UID: 1<<32 - 1, GID: 7, Groups: []uint32{1}, PID: -1, Exe: "/bin/\xff\u2028\"é"}},
+		{Time: at, Event: SignGranted, Method: "m", Session: "s", Signer: "0x1", Digest: "0x2", KeyURI: "pkcs11:a;b&c", Protection: "resident",
+			Transaction: json.RawMessage(` {"a": 1}`), Verdict: &Verdict{Allow: true, Charges: list{"x"}, Replaces: true, Repeat: true}},
+		{Time: at, Event: SignDenied, Verdict: &Verdict{Reason: "r", Message: "line\nbreak\ttab\x00\x7f"}},
+		{Time: at, Event: SignFailed, Detail: "text <b>", Transaction: []int(nil), Verdict: &Verdict{Charges: list(nil)}},
+		{Time: at, Detail: list{}},
+		{Time: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		{Time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.FixedZone("", 25*3600))},
+		{Time: at, Detail: make(chan int)},
+		{Time: at, Verdict: &Verdict{Charges: func() {}}, Detail: "behind an error"},
+	} {
+		wantJSON(t, rec)
+	}
+	if _, err := Body(&Record{Time: at, Detail: list{"1", "2", "3"}}); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("Body with a value that can't be written = %v, want its error", err)
+	}
+}
+
+func FuzzBody(f *testing.F) {
+	f.Add(int64(1e18), "sign.granted", "pkcs11:object=é;id=%01", uint32(1000), int32(-5), true)
+	f.Add(int64(-1), "\x00<&>\u2029", "\\\"\xff", uint32(0), int32(0), false)
+	f.Fuzz(func(t *testing.T, nanos int64, a, b string, uid uint32, pid int32, flag bool) {
+		rec := &Record{
+			Time: time.Unix(0, nanos).UTC(), Event: Event(a), Peer: &Peer{UID: uid, GID: uid / 2, PID: pid, Exe: b}, Method: b, Session: a,
+			Signer: b, Digest: a, Transaction: list{a, b}, KeyURI: a, Protection: b, Detail: b,
+			Verdict: &Verdict{Allow: flag, Reason: a, Message: b, Charges: list{b}, Replaces: flag, Repeat: !flag},
+		}
+		wantJSON(t, rec)
+		wantJSON(t, &Record{Time: rec.Time, Event: rec.Event, Detail: []string{a, b}})
+	})
+}
+
+func BenchmarkBody(b *testing.B) {
+	rec := &Record{Time: time.Now().UTC(), Event: SignGranted, Peer: &Peer{UID: 1, PID: 2, Exe: "/usr/bin/node"}, Method: "eth_signTypedData_v4",
+		Session: "0123456789abcdef", Signer: "0x2222222222222222222222222222222222222222", Digest: strings.Repeat("0", 66), Verdict: &Verdict{Allow: true}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Body(rec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
