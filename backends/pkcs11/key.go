@@ -67,15 +67,12 @@ func (k *key) handle(c *conn, s p11Session) (p11.ObjectHandle, error) {
 // sign makes the signature. CKM_ECDSA signs what it gets, and returns r ‖ s with
 // either s (PKCS #11 v2.40 mechanisms, 2.3.1).
 func (c *conn) sign(s p11Session, h p11.ObjectHandle, digest [32]byte) (backends.Signature, error) {
-	if err := c.mod.SignInit(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}, h); err != nil {
-		return backends.Signature{}, err
-	}
-	raw, err := c.mod.Sign(s, digest[:])
+	raw, n, err := c.mod.signDigest(s, h, digest)
 	if err != nil {
 		return backends.Signature{}, err
 	}
-	if len(raw) != 64 {
-		return backends.Signature{}, fmt.Errorf("%w: %d bytes, want 64", backends.ErrBadSignature, len(raw))
+	if n != len(raw) {
+		return backends.Signature{}, fmt.Errorf("%w: %d bytes, want 64", backends.ErrBadSignature, n)
 	}
 	return backends.Normalize(raw[:32], raw[32:])
 }

@@ -13,6 +13,7 @@ import (
 // module is a PKCS#11 library that one Backend has to itself.
 type module struct {
 	*p11.Ctx
+	functions
 	path string
 	env  map[string]string
 
@@ -65,7 +66,11 @@ func acquireModule(path string, env map[string]string) (*module, error) {
 		}
 		process.loaded[real] = ctx
 	}
-	m := &module{Ctx: ctx, path: real, env: env}
+	fns, err := findFunctions(real)
+	if err != nil {
+		return nil, err
+	}
+	m := &module{Ctx: ctx, functions: fns, path: real, env: env}
 	if err := m.setEnv(); err != nil {
 		return nil, err
 	}
