@@ -20,7 +20,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		kills   = 50
 		workers = 8
 	)
-	a := newPlainAgent(t, t.TempDir())
+	a := NewPlainAgent(t, t.TempDir())
 	sess := a.ActiveSession(transferSpec(1_000_000_000), userAccount)
 	var nonces [workers]uint64 // each worker has its own range
 	for w := range nonces {

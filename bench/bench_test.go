@@ -19,15 +19,19 @@ import (
 // slice is how long one iteration measures one thing.
 const slice = time.Second / 2
 
-// BenchmarkSoft measures the agent with a device that costs nothing. Agent and client are in this process.
-// Metrics:
+// BenchmarkSoft measures the agent with a device that costs nothing but the signature itself.
+func BenchmarkSoft(b *testing.B) { benchmarkInProcess(b, &soft.Backend{}) }
+
+// BenchmarkSealed measures it with keys that are sealed to a device and kept open.
+func BenchmarkSealed(b *testing.B) { benchmarkInProcess(b, openSealed(b)) }
+
+// benchmarkInProcess measures an agent that is in this process, as its clients are. Metrics:
 //
 //	sig/s           durable signatures through the socket
 //	cpu-µs/sig      of this process, client included
 //	B/sig, allocs/sig  that the process allocates
 //	p50-µs, p99-µs  of one request
-func BenchmarkSoft(b *testing.B) {
-	device := &soft.Backend{}
+func benchmarkInProcess(b *testing.B, device backends.Backend) {
 	a := startAgent(b, device)
 	for _, conns := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
@@ -44,7 +48,7 @@ func BenchmarkSoft(b *testing.B) {
 			cpu = ownCPU() - cpu
 			runtime.ReadMemStats(&after)
 			report(b, all, "sig")
-			b.ReportMetric(float64(cpu.Microseconds())/float64(all.Done), "cpu-µs/sig")
+			b.ReportMetric(micros(cpu, all), "cpu-µs/sig")
 			b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/float64(all.Done), "B/sig")
 			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/float64(all.Done), "allocs/sig")
 		})

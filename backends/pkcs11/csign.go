@@ -1,0 +1,84 @@
+package pkcs11
+
+/*
+#cgo linux LDFLAGS: -ldl
+#include <dlfcn.h>
+#include <stddef.h>
+
+typedef unsigned long ulong_t; // CK_ULONG, and so CK_RV, session and object handles
+
+typedef struct {
+	ulong_t mechanism;
+	void *parameter;
+	ulong_t length;
+} mechanism_t;
+
+// CK_FUNCTION_LIST (PKCS #11 v2.40, 3.6): the version, then the functions in the order of pkcs11f.h.
+typedef struct {
+	unsigned char major, minor;
+	void (*functions[68])(void);
+} list_t;
+
+enum { C_SIGN_INIT = 42, C_SIGN = 43 };
+
+// function_list returns the function list of the library at path, which is loaded already; NULL: there is none.
+static list_t *function_list(const char *path)
+{
+	void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+	list_t *list = NULL;
+	if (handle == NULL)
+		return NULL;
+	ulong_t (*get)(list_t **) = (ulong_t (*)(list_t **))dlsym(handle, "C_GetFunctionList");
+	if (get == NULL || get(&list) != 0)
+		list = NULL;
+	dlclose(handle); // the library stays: it was loaded before
+	return list;
+}
+
+// sign_digest signs 32 bytes with one C_SignInit and one C_Sign. What the device writes beyond 64 bytes is an error of
+// its own (CKR_BUFFER_TOO_SMALL).
+static ulong_t sign_digest(list_t *list, ulong_t session, ulong_t mechanism, ulong_t key,
+			   unsigned char *digest, unsigned char *signature, ulong_t *length)
+{
+	mechanism_t m = { mechanism, NULL, 0 };
+	ulong_t rv = ((ulong_t (*)(ulong_t, mechanism_t *, ulong_t))list->functions[C_SIGN_INIT])(session, &m, key);
+	if (rv != 0)
+		return rv;
+	*length = 64;
+	return ((ulong_t (*)(ulong_t, unsigned char *, ulong_t, unsigned char *, ulong_t *))list->functions[C_SIGN])(
+		session, digest, 32, signature, length);
+}
+*/
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+
+	p11 "github.com/miekg/pkcs11"
+)
+
+// functions are a module's own. Package p11 asks C_Sign for the length before each signature, which a device
+// behind a network may answer with a round trip; here the length is known.
+type functions struct{ list *C.list_t }
+
+// findFunctions returns the functions of the module at path, which is loaded.
+func findFunctions(path string) (functions, error) {
+	name := append([]byte(path), 0)
+	list := C.function_list((*C.char)(unsafe.Pointer(&name[0])))
+	if list == nil {
+		return functions{}, fmt.Errorf("module %q has no C_GetFunctionList", path)
+	}
+	return functions{list}, nil
+}
+
+// signDigest returns what CKM_ECDSA makes of digest, and how many bytes that is. Errors are a [p11.Error].
+func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte) (signature [64]byte, n int, err error) {
+	length := C.ulong_t(len(signature))
+	rv := C.sign_digest(f.list, C.ulong_t(s), p11.CKM_ECDSA, C.ulong_t(key),
+		(*C.uchar)(&digest[0]), (*C.uchar)(&signature[0]), &length)
+	if rv != p11.CKR_OK {
+		return signature, 0, p11.Error(rv)
+	}
+	return signature, int(length), nil
+}
