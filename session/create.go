@@ -39,9 +39,12 @@ type CreateRequest struct {
 }
 
 // Create makes a key and a pending session around it; an EOA session, which nobody
-// else has to approve, is active at once. Errors wrap [ErrInvalid], a *policy.Denial,
-// or one of package backends.
+// else has to approve, is active at once. Errors wrap [ErrInvalid], [ErrLocked], a
+// *policy.Denial, or one of package backends.
 func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest) (*Session, error) {
+	if s.locked() {
+		return nil, ErrLocked
+	}
 	backend, name, err := s.backend(req.Backend)
 	if err != nil {
 		return nil, err

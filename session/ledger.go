@@ -30,6 +30,10 @@ type Ledger struct {
 	halted   error      // not nil: nothing is signed any more
 	closed   bool       // nothing new gets in line
 
+	locked      bool                 // by the operator
+	lockVersion uint64               // raised by each lock
+	writers     map[*writer]struct{} // of signatures, under way
+
 	wake     chan struct{}
 	closing  chan struct{}
 	stopped  chan struct{}
@@ -47,6 +51,9 @@ type book struct {
 
 	chain *settled // what the chain was last seen to say; nil: never. Replaced, never changed
 	ahead int      // entries of Settle and of carrying that are not on disk yet
+
+	version  uint64 // raised when the session stops signing; see Pass
+	inDevice int    // charged signatures on which the device still works
 }
 
 // openNonce is the state of a nonce ahead of the disk.
@@ -75,6 +82,15 @@ type Grant struct {
 type Reservation struct {
 	Counted []policy.Charge // what was added, beyond what the nonce had cost already
 	entry   *entry
+	pass    *Pass
+	ledger  *Ledger
+}
+
+// leftDevice says that the device is done with the signature, whatever came of it.
+func (r *Reservation) leftDevice() {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	r.ledger.books[r.pass.id].inDevice--
 }
 
 // Durable returns nil once the charge and its audit record are on disk. After an
@@ -82,14 +98,17 @@ type Reservation struct {
 func (r *Reservation) Durable(ctx context.Context) error { return r.entry.wait(ctx) }
 
 // Reserve counts g's charges against session id: all or none. The error is a
-// *policy.Denial, the chain's own first refusal, or ErrHalted.
+// *policy.Denial, the chain's own first refusal, ErrLocked or ErrHalted.
 //
 // rec is recorded with it; Reserve fills in its verdict.
 func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.books[id]
-	if b == nil || b.sess.Status != Active || b.sess.Blocked != "" {
+	switch {
+	case l.locked:
+		return nil, ErrLocked
+	case b == nil || !b.sess.signs():
 		return nil, notActive(b)
 	}
 	n, known, c, err := l.weighLocked(b, &g)
@@ -97,7 +116,7 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 		return nil, err
 	}
 	rec.Verdict = &audit.Verdict{Allow: true, Charges: c.counted, Repeat: known, Replaces: !known && n.signed}
-	r := &Reservation{Counted: c.counted, entry: &entry{
+	r := &Reservation{Counted: c.counted, ledger: l, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
 		rec:   rec,
 		apply: func(tx *bolt.Tx) error { return c.put(tx, id, g) },
 		after: func() { b.committed(g.Nonce, n) },
@@ -108,6 +127,7 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	c.take(b, n)
 	n.sign(g.Digest)
 	b.open[g.Nonce] = n
+	b.inDevice++
 	return r, nil
 }
 
@@ -116,7 +136,7 @@ func (l *Ledger) Preview(id ID, g Grant) ([]policy.Charge, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.books[id]
-	if b == nil || b.sess.Status != Active || b.sess.Blocked != "" {
+	if b == nil || !b.sess.signs() {
 		return nil, notActive(b)
 	}
 	_, _, c, err := l.weighLocked(b, &g)

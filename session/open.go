@@ -40,6 +40,7 @@ func openLedger(ledgerPath, auditPath string) (*Ledger, error) {
 		books:    map[ID]*book{},
 		bySigner: map[policy.Address]ID{},
 		renewals: map[ID][]ID{},
+		writers:  map[*writer]struct{}{},
 		wake:     make(chan struct{}, 1),
 		closing:  make(chan struct{}),
 		stopped:  make(chan struct{}),

@@ -42,6 +42,7 @@ const (
 type Config struct {
 	LedgerPath   string                      // bbolt file, made together with the audit trail if both are missing
 	AuditPath    string                      // JSON lines
+	LockPath     string                      // file whose existence says that the agent is locked; "": a lock ends with the process
 	Backends     map[string]backends.Backend // by name in the configuration
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration               // an ended session's key is destroyed after this
@@ -79,6 +80,7 @@ func Open(cfg Config) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.locked = LockedOnDisk(cfg.LockPath)
 	return &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}, nil
 }
 
@@ -90,7 +92,7 @@ func (s *Sessions) Activate(ctx context.Context, by audit.Peer, id ID) (*Session
 	return s.move(ctx, &by, id, Active, audit.SessionActive, nil)
 }
 
-// Revoke ends a session here: nothing more is signed once it returns.
+// Revoke ends a session here: no signature is released once it returns.
 func (s *Sessions) Revoke(ctx context.Context, by audit.Peer, id ID) (*Session, error) {
 	return s.move(ctx, &by, id, Revoked, audit.SessionRevoked, nil)
 }
@@ -131,7 +133,8 @@ func (s Status) mayBecome(to Status) bool {
 }
 
 // change edits a copy of a session and makes it the session, in memory at once and on
-// disk with its record when change returns.
+// disk with its record when change returns. If the session stops signing, no signature
+// of it is handed to write(2) after that.
 func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audit.Event, detail any, edit func(*Session) error) (*Session, error) {
 	l := s.ledger
 	l.mu.Lock()
@@ -151,14 +154,22 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 	}
 	e.rec.Detail = detail
 	err := l.enqueueLocked(e)
+	stops := err == nil && b.sess.signs() && !next.signs()
 	if err == nil {
 		b.sess = &next
+	}
+	if stops {
+		b.version++
 	}
 	l.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	return &next, e.wait(ctx)
+	err = e.wait(ctx)
+	if stops {
+		l.awaitWriters(id)
+	}
+	return &next, err
 }
 
 // record starts an audit record about sess.
@@ -267,6 +278,14 @@ func (s *Sessions) SignsUntil(sess *Session) time.Time {
 // pastExpiry compares whole seconds, as the chain does with block times.
 func (s *Sessions) pastExpiry(sess *Session, now time.Time) bool {
 	return now.Unix() > s.SignsUntil(sess).Unix()
+}
+
+// expired is the denial for a session past its end.
+func (s *Sessions) expired(sess *Session) *policy.Denial {
+	d := policy.SessionNotActive(fmt.Sprintf("session %s signs until %s, %v before it expires on chain",
+		sess.ID, s.SignsUntil(sess).Format(time.RFC3339), s.cfg.ExpiryMargin))
+	d.Reason = policy.ReasonSessionExpired
+	return d
 }
 
 // notActive is the denial for a session that can't sign in its present state; b may be nil.

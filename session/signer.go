@@ -13,9 +13,6 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// ErrLocked: the operator has locked the agent; nothing is signed until it is unlocked.
-var ErrLocked = errors.New("the agent is locked by its operator")
-
 // SignRequest asks for a signature over a transaction. Session or Signer names the
 // key; with neither, From and ChainID of Tx have to fit one session only.
 type SignRequest struct {
@@ -31,6 +28,7 @@ type Signed struct {
 	Digest    policy.Hash
 	Signature [65]byte // R ‖ S ‖ V, low S, V 27 or 28
 	PeriodIDs []uint64 // at the time of signing
+	Pass      *Pass    // for [Signer.Release], before the signature is written to the client
 }
 
 // Verdict is what [Signer.Simulate] finds.
@@ -52,15 +50,8 @@ type Signer struct {
 	Sessions *Sessions
 	Watcher  *Watcher // nil: the agent is offline
 
-	locked                  atomic.Bool
 	granted, denied, failed atomic.Uint64
 }
-
-// SetLocked locks or unlocks the agent. A request that is past the lock is still answered.
-func (s *Signer) SetLocked(locked bool) { s.locked.Store(locked) }
-
-// Locked reports whether the agent is locked.
-func (s *Signer) Locked() bool { return s.locked.Load() }
 
 // Counts returns what was granted, denied and failed so far.
 func (s *Signer) Counts() Counts {
@@ -70,8 +61,9 @@ func (s *Signer) Counts() Counts {
 // Sign judges, counts, records and signs: this function is the order of these steps.
 //
 // The digest that is signed is computed here from the very transaction that the policy
-// judged. The signature is released once the charge and the audit record are on disk and it
-// recovers to the session's key; the device signs while they are being written.
+// judged. Sign returns the signature once the charge and the audit record are on disk and it
+// recovers to the session's key; the device signs while they are being written. The caller hands
+// it to the client by [Signer.Release].
 //
 // Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], a *policy.Denial, [ErrClock], [ErrRegistryStale], [ErrHalted],
 // those of package backends, or the context's.
@@ -96,6 +88,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		return nil, s.deny(ctx, rec, err)
 	}
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
+	res.leftDevice()
 	if err := res.Durable(ctx); err != nil {
 		return nil, err
 	}
@@ -103,7 +96,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		return nil, s.fail(ctx, rec, signErr)
 	}
 	s.granted.Add(1)
-	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs}, nil
+	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Pass: res.pass}, nil
 }
 
 // Simulate gives the verdict that Sign would give now. Nothing is counted or recorded.
@@ -158,13 +151,10 @@ func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) e
 	}
 	zk := tx.Type == zktx.TypeZKsync
 	switch {
-	case sess.Status != Active || sess.Blocked != "":
+	case !sess.signs():
 		return notActive(&book{sess: sess})
 	case now.Unix() < 0 || s.Sessions.pastExpiry(sess, now):
-		d := policy.SessionNotActive(fmt.Sprintf("session %s signs until %s, %v before it expires on chain",
-			sess.ID, s.Sessions.SignsUntil(sess).Format(time.RFC3339), s.Sessions.cfg.ExpiryMargin))
-		d.Reason = policy.ReasonSessionExpired
-		return d
+		return s.Sessions.expired(sess)
 	case tx.ChainID != sess.ChainID:
 		return refuse("wrongChain", "the session is for chain %d, the transaction for chain %d", sess.ChainID, tx.ChainID)
 	case tx.From != sess.Account:

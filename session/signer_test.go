@@ -379,11 +379,15 @@ func TestLimitDenialsNameTheirPolicy(t *testing.T) {
 func TestLockedSignsNothing(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
-	a.SetLocked(true)
+	if err := a.Lock(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); !errors.Is(err, ErrLocked) {
 		t.Errorf("Sign = %v, want ErrLocked", err)
 	}
-	a.SetLocked(false)
+	if err := a.Unlock(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); err != nil {
 		t.Errorf("unlocked: Sign = %v", err)
 	}

@@ -126,7 +126,7 @@ func TestLockAndUnlock(t *testing.T) {
 	device := &pinned{Backend: a.device, pin: `12"34`}
 	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
 	sess := a.session("agw", testSpec)
-	if err := a.operator.Lock(ctx); err != nil {
+	if _, err := a.operator.Lock(ctx, api.Lock{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); got != "-32000 lockedByOperator" || !device.locked {
@@ -175,7 +175,7 @@ func TestAdminPIN(t *testing.T) {
 	a := startAgent(t)
 	device := &administered{pinned: &pinned{Backend: a.device}}
 	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
-	if err := a.operator.Lock(t.Context()); err != nil {
+	if _, err := a.operator.Lock(t.Context(), api.Lock{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.operator.UnlockAdmin(t.Context(), "memory", []byte("12345678")); err != nil {
@@ -209,36 +209,6 @@ func TestUnlockNamesTheBackendOnce(t *testing.T) {
 		if reply := goclient.Details(err); reply == nil || reply.Message != errRefusing.Error() {
 			t.Errorf("%s = %v, want %q alone", what, err, errRefusing)
 		}
-	}
-}
-
-// Lock waits for the signature that is being made.
-func TestLockWaits(t *testing.T) {
-	a := startAgent(t)
-	sess := a.session("agw", testSpec)
-	signing, goOn := make(chan struct{}), make(chan struct{})
-	a.device.OnSign = func(context.Context, [32]byte) (*backends.Signature, error) {
-		close(signing)
-		<-goOn
-		return nil, nil
-	}
-	answered := make(chan string, 1)
-	go func() { answered <- a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)) }()
-	<-signing
-	locked := make(chan error, 1)
-	go func() { locked <- a.operator.Lock(t.Context()) }()
-	waitFor(t, "the lock", a.signing.Closed)
-	select {
-	case err := <-locked:
-		t.Errorf("admin_lock returned (%v) while a signature was being made", err)
-	default:
-	}
-	close(goOn)
-	if err := <-locked; err != nil {
-		t.Error(err)
-	}
-	if got := <-answered; len(got) != 134 {
-		t.Errorf("the request before the lock: %s", got)
 	}
 }
 
@@ -282,7 +252,8 @@ func TestAdminAudit(t *testing.T) {
 	a := startAgent(t)
 	a.Reload = func(context.Context) ([]string, error) { return nil, nil }
 	reload := func() error { _, err := a.operator.Reload(t.Context()); return err }
-	for _, err := range []error{a.operator.Lock(t.Context()), a.operator.Unlock(t.Context(), "", nil), reload()} {
+	lock := func() error { _, err := a.operator.Lock(t.Context(), api.Lock{}); return err }
+	for _, err := range []error{lock(), a.operator.Unlock(t.Context(), "", nil), reload()} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +318,7 @@ func TestBackendCheckAndLock(t *testing.T) {
 	}()
 	<-reached
 	locked := make(chan error, 1)
-	go func() { locked <- a.operator.Lock(ctx) }()
+	go func() { _, err := a.operator.Lock(ctx, api.Lock{Wait: true}); locked <- err }()
 	gate := &a.Server.signing
 	gate.mu.Lock()
 	inside := gate.inside

@@ -46,15 +46,16 @@ type agent struct {
 	app       *goclient.Client
 	operator  *goclient.Client
 	appPath   string
+	auditPath string
 	ahead     atomic.Int64 // of the real time, in ns, is the sessions' clock
 }
 
 func startAgent(t *testing.T) *agent {
 	t.Helper()
 	dir := t.TempDir()
-	a := &agent{t: t, device: &soft.Backend{}, appPath: filepath.Join(dir, "agent.sock")}
+	a := &agent{t: t, device: &soft.Backend{}, appPath: filepath.Join(dir, "agent.sock"), auditPath: filepath.Join(dir, "audit")}
 	sessions, err := session.Open(session.Config{
-		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: filepath.Join(dir, "audit"),
+		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: a.auditPath, LockPath: filepath.Join(dir, "locked"),
 		Backends: map[string]backends.Backend{"memory": a.device}, ExpiryMargin: time.Minute, KeyGrace: time.Hour,
 		Now: func() time.Time { return time.Now().Add(time.Duration(a.ahead.Load())) },
 	})
@@ -88,6 +89,8 @@ func startAgent(t *testing.T) *agent {
 	})
 	return a
 }
+
+func (a *agent) lockPath() string { return filepath.Join(filepath.Dir(a.auditPath), "locked") }
 
 func (a *agent) listen(path string) net.Listener {
 	a.t.Helper()

@@ -28,6 +28,7 @@ type client struct {
 	// push sends a notification, without waiting for the client to take it; nil: there is no way to, as over HTTP.
 	push   func(line []byte)
 	notify atomic.Bool // the client wants notifications
+	cut    func()      // ends the connection; a write that is under way fails
 }
 
 // conn is one connection. One goroutine reads it; every call has its own, and
@@ -43,15 +44,15 @@ type conn struct {
 	answer sync.WaitGroup // calls whose answer is not written
 
 	mu      sync.Mutex
-	out     net.Buffers // answers that nobody writes yet
-	pending int         // bytes of answers in out and being written
-	writing bool        // somebody writes
-	dead    bool        // writing failed: the client gets no more
-	drained sync.Cond   // pending has fallen, or dead
+	out     []output  // answers that nobody writes yet
+	pending int       // bytes of answers in out and being written
+	writing bool      // somebody writes
+	dead    bool      // writing failed: the client gets no more
+	drained sync.Cond // pending has fallen, or dead
 }
 
 func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
-	c := &conn{client: client{peer: peer, socket: e}, server: s, nc: nc, since: time.Now()}
+	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }}, server: s, nc: nc, since: time.Now()}
 	c.drained.L = &c.mu
 	c.scan = scanner{
 		max:      s.limits.MaxMessage,
@@ -102,7 +103,7 @@ func (c *conn) readMessages() error {
 		doc, bad := c.scan.Next()
 		switch {
 		case bad != nil:
-			c.send(encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+			c.sendBad(bad)
 		case doc != nil:
 			c.handle(doc)
 		default:
@@ -124,7 +125,7 @@ func (c *conn) readMessages() error {
 func (c *conn) finishInput() {
 	doc, bad := c.scan.End()
 	if bad != nil {
-		c.send(encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+		c.sendBad(bad)
 	}
 	if doc != nil {
 		c.handle(doc)
@@ -135,7 +136,7 @@ func (c *conn) finishInput() {
 func (c *conn) handle(doc []byte) {
 	msg, bad := parseMessage(doc, c.server.limits.MaxBatch)
 	if bad != nil {
-		c.send(encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
+		c.sendBad(bad)
 		return
 	}
 	release, err := c.server.admit(&c.client, msg)
@@ -144,9 +145,9 @@ func (c *conn) handle(doc []byte) {
 		return
 	}
 	answer := func() {
-		line := c.server.run(&c.client, msg)
+		out := c.server.run(&c.client, msg)
 		release() // before writing: a client that does not read holds up itself only
-		c.send(line)
+		c.send(out)
 	}
 	if c.socket.inOrder(msg) {
 		answer()
@@ -155,16 +156,21 @@ func (c *conn) handle(doc []byte) {
 	c.answer.Go(answer)
 }
 
-// send queues line and writes the queue, unless somebody does so already. A client that does not
+// sendBad answers what is no request.
+func (c *conn) sendBad(bad *badMessage) {
+	c.send(newOutput(false, answerTo(bad.id, nil, bad.reply())))
+}
+
+// send queues out and writes the queue, unless another call does so already. A client that does not
 // take its answers, by size or by time, loses the connection.
-func (c *conn) send(line []byte) {
+func (c *conn) send(out output) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dead || len(line) == 0 {
+	if c.dead || len(out.line) == 0 {
 		return
 	}
-	c.out = append(c.out, line)
-	c.pending += len(line)
+	c.out = append(c.out, out)
+	c.pending += len(out.line)
 	if c.pending > c.server.limits.MaxPendingOutput {
 		c.giveUpLocked("holds too many answers that the client does not read")
 		return
@@ -182,7 +188,7 @@ func (c *conn) sendAside(line []byte) {
 	if c.dead || c.pending+len(line) > min(busyOutput, c.server.limits.MaxPendingOutput) {
 		return
 	}
-	c.out = append(c.out, line)
+	c.out = append(c.out, output{line: line})
 	c.pending += len(line)
 	if c.writing {
 		return
@@ -199,12 +205,15 @@ func (c *conn) sendAside(line []byte) {
 func (c *conn) writeLocked() {
 	c.writing = true
 	for len(c.out) > 0 {
-		out := c.out
+		outs, size := c.out, 0
+		for i := range outs {
+			size += len(outs[i].line)
+		}
 		c.out = nil
 		c.mu.Unlock()
-		n, err := c.write(out)
+		err := c.write(outs)
 		c.mu.Lock()
-		c.pending -= n
+		c.pending -= size
 		if err != nil {
 			c.giveUpLocked(err.Error())
 		}
@@ -213,13 +222,17 @@ func (c *conn) writeLocked() {
 	c.writing = false
 }
 
-// write writes all of out within the time that a client has to take it.
-func (c *conn) write(out net.Buffers) (int, error) {
+// write writes all of outs within the time that a client has to take it. Of signatures it writes only those that
+// may still be released.
+func (c *conn) write(outs []output) error {
 	if err := c.nc.SetWriteDeadline(time.Now().Add(c.server.limits.WriteTimeout)); err != nil {
-		return 0, err
+		return err
 	}
-	n, err := out.WriteTo(c.nc)
-	return int(n), err
+	lines, done := c.server.release(outs, c.socket.admin, c.cut)
+	defer done()
+	buffers := net.Buffers(lines)
+	_, err := buffers.WriteTo(c.nc)
+	return err
 }
 
 // giveUpLocked ends a connection that can't be written to. Its reader, if it still waits, finds it closed.

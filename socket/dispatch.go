@@ -35,20 +35,20 @@ func (s *Server) admit(from *client, msg *message) (release func(), err error) {
 }
 
 // refuse answers every request of a message with err.
-func (s *Server) refuse(from *client, msg *message, err error) []byte {
+func (s *Server) refuse(from *client, msg *message, err error) output {
 	var answers []answer
 	for i := range msg.requests {
 		if r := &msg.requests[i]; r.bad != nil || r.id != nil {
 			answers = append(answers, answerTo(r.id, nil, replyTo(err, from.socket.admin)))
 		}
 	}
-	return encodeAnswers(msg.batch, answers...)
+	return newOutput(msg.batch, answers...)
 }
 
 // run makes the calls of a message, all at once, and returns the line to answer with. Calls do not
 // end when the client goes away: what was signed is charged, and the same digest asked
 // for again costs nothing more.
-func (s *Server) run(from *client, msg *message) []byte {
+func (s *Server) run(from *client, msg *message) output {
 	replies := make([]*answer, len(msg.requests))
 	var calls sync.WaitGroup
 	for i := range msg.requests {
@@ -61,7 +61,7 @@ func (s *Server) run(from *client, msg *message) []byte {
 			answers = append(answers, *r)
 		}
 	}
-	return encodeAnswers(msg.batch, answers...)
+	return newOutput(msg.batch, answers...)
 }
 
 // answer makes one call. A notification has no answer (JSON-RPC 2.0, section 4.1), so
@@ -74,9 +74,10 @@ func (s *Server) answer(from *client, r *request) *answer {
 	if r.id == nil {
 		return nil
 	}
-	result, err := s.call(from, r)
+	result, pass, err := s.call(from, r)
 	if err == nil {
 		reply := answerTo(r.id, result, nil)
+		reply.pass = pass
 		return &reply
 	}
 	refusal := replyTo(err, from.socket.admin)
@@ -88,33 +89,35 @@ func (s *Server) answer(from *client, r *request) *answer {
 	return &reply
 }
 
-// call finds the method and calls it, if there is nothing against that.
-func (s *Server) call(from *client, r *request) (json.RawMessage, error) {
+// call finds the method and calls it, if there is nothing against that. pass is that of the signature
+// in the result, nil if there is none.
+func (s *Server) call(from *client, r *request) (result json.RawMessage, pass *session.Pass, err error) {
 	if from.refuse != nil {
-		return nil, from.refuse
+		return nil, nil, from.refuse
 	}
 	if from.socket.refusals.exhausted(from.peer.UID) {
-		return nil, errRefusals
+		return nil, nil, errRefusals
 	}
 	if !s.calls.Enter() {
-		return nil, errRestarting
+		return nil, nil, errRestarting
 	}
 	defer s.calls.Leave()
 	method, err := from.socket.find(r.method)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &call{peer: from.peer, socket: from.socket, from: from, method: method, params: r.params}
 	if err := c.checkParams(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if method.signs {
 		if !s.signing.Enter() {
-			return nil, session.ErrLocked
+			return nil, nil, session.ErrLocked
 		}
 		defer s.signing.Leave()
 	}
-	return s.do(from.tellWaiting(s.base, r.id), c)
+	result, err = s.do(from.tellWaiting(s.base, r.id), c)
+	return result, c.pass, err
 }
 
 // do runs the method within the time that a call has, and encodes its result.

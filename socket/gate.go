@@ -36,6 +36,13 @@ func (g *gate) Leave() {
 	}
 }
 
+// Shut lets nobody in from now on, and does not wait.
+func (g *gate) Shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+}
+
 // Close lets nobody in from now on and waits until all have left.
 func (g *gate) Close(ctx context.Context) error {
 	g.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -122,15 +123,22 @@ func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, from *client
 	}
 	release, err := w.server.admit(from, msg)
 	if err != nil {
-		writeHTTP(rw, http.StatusOK, w.server.refuse(from, msg, err))
+		writeHTTP(rw, http.StatusOK, w.server.refuse(from, msg, err).line)
 		return
 	}
-	line := w.server.run(from, msg)
+	out := w.server.run(from, msg)
 	release()
-	if err := http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(w.server.limits.WriteTimeout)); err != nil {
+	rc := http.NewResponseController(rw)
+	if err := rc.SetWriteDeadline(time.Now().Add(w.server.limits.WriteTimeout)); err != nil {
 		w.server.log.Debug("write deadline", "error", err)
 	}
-	writeHTTP(rw, http.StatusOK, line)
+	lines, done := w.server.release([]output{out}, from.socket.admin, from.cut)
+	defer done()
+	writeHTTP(rw, http.StatusOK, lines[0])
+	// The answer has left only when the response writer's buffer is flushed.
+	if err := rc.Flush(); err != nil {
+		w.server.log.Debug("writing an answer over HTTP", "error", err)
+	}
 }
 
 // readBody reads the one message of a request, with the bounds that a stream has.
@@ -166,6 +174,7 @@ func writeHTTP(rw http.ResponseWriter, status int, line []byte) {
 		return
 	}
 	rw.Header().Set("Content-Type", "application/json")
+	rw.Header().Set("Content-Length", strconv.Itoa(len(line)))
 	rw.WriteHeader(status)
 	_, _ = rw.Write(line)
 }

@@ -202,7 +202,7 @@ func TestAdminPeer(t *testing.T) {
 	}
 	from := &client{socket: s.admin, refuse: errNotOperator}
 	msg, _ := parseMessage([]byte(`{"jsonrpc":"2.0","id":1,"method":"admin_status"}`), 1)
-	if got := code(t, string(s.run(from, msg))); got != 4100 {
+	if got := code(t, string(s.run(from, msg).line)); got != 4100 {
 		t.Errorf("a stranger gets code %d, want 4100", got)
 	}
 }

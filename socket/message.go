@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -218,6 +219,8 @@ type answer struct {
 	ID      json.RawMessage `json:"id"`
 	Result  json.RawMessage `json:"result,omitempty"` // exactly one of Result and Error is there
 	Error   *api.Error      `json:"error,omitempty"`
+
+	pass *session.Pass // of the signature in Result; nil: there is none
 }
 
 // answerTo makes the reply to the request with that id, nil if it is not known.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/session"
 )
 
 // Method is one method of a socket: how it is called and what does it. The
@@ -45,6 +46,7 @@ type call struct {
 	from   *client
 	method *Method
 	params []json.RawMessage
+	pass   *session.Pass // of the signature that the call has made; nil: none yet
 }
 
 // checkParams holds the number of parameters to the method's table.

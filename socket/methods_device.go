@@ -1,20 +1,15 @@
 package socket
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
 
-	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/suggest"
 	"github.com/keyward/keyward/policy"
@@ -45,11 +40,13 @@ func deviceMethods() []Method {
 		Params: []Param{{"request", true, "CheckBackend", "backend: its name in the configuration"}},
 		Result: Result{"test", "BackendCheck", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, signs: true, do: adminCheckBackend,
 	}, {
-		Name: "admin_lock", Summary: "Stop signing, and have the devices forget their PINs",
-		Result: Result{"done", "Done", "once the last signature is out"}, Errors: []int{api.CodeUnavailable}, do: adminLock,
+		Name: "admin_lock", Summary: "Stop signing until admin_unlock, also over a restart, and have the devices forget their PINs",
+		Params: []Param{{"request", false, "Lock", "wait: until the devices have logged out; else the answer comes within 2 s"}},
+		Result: Result{"locked", "Locked", "no signature is released any more; backends: loggedOut, busy (logs out when its call ends) or an error, by name"},
+		Errors: []int{api.CodeUnavailable}, do: adminLock,
 	}, {
 		Name: "admin_unlock", Summary: "Sign again; give devices their PINs",
-		Params: []Param{{"request", false, "Unlock", "pin is tried once; without it the configured source is asked. With adminPin it waits for the next key that is made or destroyed, and nothing is unlocked"}},
+		Params: []Param{{"request", false, "Unlock", "pin is tried once; without it the configured source is asked. With adminPin it waits for the next key that is made or destroyed, and nothing is unlocked. The agent's own lock ends without backend, or with its only one, even if a device fails; agent: ends it and touches no device"}},
 		Result: Result{"done", "Done", ""}, Errors: []int{api.CodeUnavailable}, do: adminUnlock,
 	}}
 }
@@ -179,135 +176,4 @@ func (s *Server) keysOf(ctx context.Context, backend string) ([]api.Key, error) 
 		}
 	}
 	return keys, nil
-}
-
-// adminLock stops signing at once, then waits for what is under way, then has the devices
-// log out. When it returns, no signature that was not out before can come out.
-func adminLock(s *Server, ctx context.Context, c *call) (any, error) {
-	s.Signer.SetLocked(true)
-	if err := s.signing.Close(ctx); err != nil {
-		return nil, fmt.Errorf("locked, but what was being signed is not finished: %w", err)
-	}
-	var failed error
-	for name, unlocker := range s.unlockers() {
-		if err := unlocker.Lock(ctx); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("locked, but backend %q may not be: %w", name, err))
-		}
-	}
-	result, err := s.done(ctx, c, audit.AgentLocked, nil)
-	if err := errors.Join(failed, err); err != nil {
-		return nil, err
-	}
-	return result, nil
-}
-
-// adminUnlock unlocks the devices first: as long as one of them refuses, nothing changes.
-func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
-	defer clear(c.param(0)) // it may hold a PIN
-	var params api.Unlock
-	if err := c.object(&params); err != nil {
-		return nil, err
-	}
-	defer clear(params.PIN)
-	pin, err := decodePIN(params.PIN)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(pin)
-	if params.AdminPIN {
-		return s.keepAdminPIN(ctx, c, params.Backend, pin)
-	}
-	unlockers, err := s.unlockersFor(&params)
-	if err != nil {
-		return nil, err
-	}
-	for _, unlocker := range unlockers {
-		if err := unlocker.Unlock(ctx, pin); err != nil {
-			return nil, err // which names the backend
-		}
-	}
-	detail := map[string]any{"backends": slices.Sorted(maps.Keys(unlockers))}
-	result, err := s.done(ctx, c, audit.AgentUnlocked, detail)
-	if err != nil {
-		return nil, err
-	}
-	s.Signer.SetLocked(false)
-	s.signing.Open()
-	return result, nil
-}
-
-// ifNewer says why a backend may be missing that is in the configuration.
-const ifNewer = "; if it was configured since the agent started, start the agent anew"
-
-// keepAdminPIN gives a backend its admin PIN. No device is shown it yet, and nothing is unlocked.
-func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin []byte) (any, error) {
-	unlocker, ok := s.Backends[backend].Backend.(backends.AdminUnlocker)
-	if !ok {
-		return nil, badParam("backend", "the agent has no backend %q with an admin PIN%s%s", shorten(backend), ifNewer,
-			suggest.DidYouMean(shorten(backend), namesOf[backends.AdminUnlocker](s.Backends)))
-	}
-	if pin == nil {
-		return nil, badParam("pin", "the admin PIN is missing")
-	}
-	if err := unlocker.UnlockAdmin(ctx, pin); err != nil {
-		return nil, err // which names the backend
-	}
-	return s.done(ctx, c, audit.AdminPINGiven, map[string]any{"backend": backend})
-}
-
-// namesOf are the names of those backends that are a T, in order.
-func namesOf[T any](all map[string]Backend) (names []string) {
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if _, ok := all[name].Backend.(T); ok {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// unlockers are the backends that have a PIN.
-func (s *Server) unlockers() map[string]backends.Unlocker {
-	found := make(map[string]backends.Unlocker)
-	for name, backend := range s.Backends {
-		if unlocker, ok := backend.Backend.(backends.Unlocker); ok {
-			found[name] = unlocker
-		}
-	}
-	return found
-}
-
-// unlockersFor are those that the request means. A PIN is for one: tried on several, it
-// would cost the others a try.
-func (s *Server) unlockersFor(params *api.Unlock) (map[string]backends.Unlocker, error) {
-	all := s.unlockers()
-	if params.Backend == "" {
-		if params.PIN != nil && len(all) != 1 {
-			return nil, badParam("backend", "%d backends have a PIN, %s: say which one this is for", len(all), strings.Join(namesOf[backends.Unlocker](s.Backends), " and "))
-		}
-		return all, nil
-	}
-	unlocker, ok := all[params.Backend]
-	if !ok {
-		return nil, badParam("backend", "the agent has no backend %q with a PIN%s%s", shorten(params.Backend), ifNewer,
-			suggest.DidYouMean(shorten(params.Backend), namesOf[backends.Unlocker](s.Backends)))
-	}
-	return map[string]backends.Unlocker{params.Backend: unlocker}, nil
-}
-
-// decodePIN reads a JSON string into bytes that can be wiped, nil for none. The usual PIN, which needs
-// no escapes, never becomes a Go string.
-func decodePIN(value json.RawMessage) ([]byte, error) {
-	switch {
-	case value == nil:
-		return nil, nil
-	case len(value) < 3 || value[0] != '"':
-		return nil, badParam("pin", "want a string that is not empty")
-	case bytes.IndexByte(value, '\\') < 0:
-		return bytes.Clone(value[1 : len(value)-1]), nil
-	}
-	var text string
-	if err := json.Unmarshal(value, &text); err != nil {
-		return nil, badParam("pin", "want a string")
-	}
-	return []byte(text), nil
 }

@@ -125,7 +125,7 @@ func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Addre
 	case err != nil:
 		return nil, err
 	}
-	signed, err := s.Signer.Sign(ctx, c.peer, &session.SignRequest{Signer: signer, Tx: tx, Method: c.method.Name})
+	signed, err := s.sign(ctx, c, &session.SignRequest{Signer: signer, Tx: tx, Method: c.method.Name})
 	if err != nil {
 		return nil, err
 	}

@@ -134,7 +134,8 @@ func (s *Server) showWhole(sess *session.Session) (*api.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	shown.Outstanding = &outstanding
+	inDevice := s.Signer.Sessions.InDevice(sess.ID)
+	shown.Outstanding, shown.InDevice = &outstanding, &inDevice
 	shown.Chain, shown.Waiting = s.onChain(sess), s.waitsFor(sess.Backend)
 	if sess.Kind == session.AGW {
 		shown.CreateSessionCalldata = api.Bytes(sess.Spec.CreateSessionCalldata()).String()
@@ -185,13 +186,23 @@ type signedTransaction struct {
 	reply        api.SignedTransaction
 }
 
+// sign signs and keeps the signature's pass for the answer.
+func (s *Server) sign(ctx context.Context, c *call, req *session.SignRequest) (*session.Signed, error) {
+	signed, err := s.Signer.Sign(ctx, c.peer, req)
+	if err != nil {
+		return nil, err
+	}
+	c.pass = signed.Pass
+	return signed, nil
+}
+
 // signTransaction reads the first parameter, has it signed, and puts the raw transaction together.
 func (s *Server) signTransaction(ctx context.Context, c *call) (*signedTransaction, error) {
 	req, err := s.parseTransaction(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	signed, err := s.Signer.Sign(ctx, c.peer, &req.sign)
+	signed, err := s.sign(ctx, c, &req.sign)
 	if err != nil {
 		return nil, err
 	}

@@ -73,6 +73,9 @@ type Server struct {
 	accepting    sync.WaitGroup
 	readers      sync.WaitGroup // only accepting goroutines add to it
 
+	lockMu sync.Mutex
+	logout *logout // of the last lock; nil: there was none
+
 	mu          sync.Mutex
 	closing     bool // no more connections
 	inputClosed bool // nothing more is read from them
@@ -104,6 +107,9 @@ func New(cfg Config) *Server {
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.Signer != nil && s.Signer.Locked() { // before the agent was started
+		s.signing.Shut()
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.web = newWebServer(s)

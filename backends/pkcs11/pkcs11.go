@@ -59,6 +59,7 @@ type Config struct {
 	Sessions  int           // p11Sessions, and so calls at a time; 0: 6
 	OpTimeout time.Duration // of one operation, reconnecting included; 0: 10 s
 	Logger    *slog.Logger  // nil: nothing is logged
+	Locked    bool          // as Lock leaves it: no login and no PIN is fetched until Unlock
 }
 
 const (
@@ -122,6 +123,10 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("pkcs11 %s: %w", cfg.Name, err)
 	}
 	b := newBackend(cfg, mod)
+	if cfg.Locked {
+		b.refused = errLockedByOperator
+		return b, nil
+	}
 	if err := b.unlock(ctx, nil, automatic); errors.Is(err, errTokenAmbiguous) {
 		return nil, errors.Join(err, b.Close())
 	} else if err != nil {

@@ -59,7 +59,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 	}
 	return isolated.Open(ctx, isolated.Config{
 		Name: name, Type: "piv", Settings: s,
-		PINs:    pivPINs(a.dirs, c),
+		PINs:    a.asLocked(pivPINs(a.dirs, c)),
 		Timeout: timeout,
 		HideEnv: a.pinEnv(),
 		Logger:  a.log,

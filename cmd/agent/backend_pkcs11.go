@@ -19,6 +19,7 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 		PIN:         pinSource(a.dirs, &c.PIN),
 		Sessions:    c.Sessions,
 		OpTimeout:   b.Timeout,
+		Locked:      a.locked,
 		Logger:      a.log,
 	})
 }

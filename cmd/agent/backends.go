@@ -42,6 +42,14 @@ func (a *agent) openBackends(ctx context.Context) error {
 	return nil
 }
 
+// asLocked locks a device's PIN if the agent starts locked: none is fetched until unlock. k may be nil.
+func (a *agent) asLocked(k *secret.Keeper) *secret.Keeper {
+	if k != nil && a.locked {
+		k.Lock()
+	}
+	return k
+}
+
 // protection is that of the keys that the backend makes. No type has one by default: a new one must not
 // be shown as better than it is.
 func protection(b *config.Backend) backends.Protection {

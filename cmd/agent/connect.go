@@ -15,12 +15,23 @@ import (
 
 // place is where a command's agent is.
 type place struct {
-	dirs config.Dirs
-	conf *config.Config // nil if this user can't read it, or there is none
+	dirs  config.Dirs
+	conf  *config.Config // nil if this user can't read it, it has a mistake, or there is none
+	fault error          // the mistake
 }
 
-// findPlace finds the agent that a command is about.
+// findPlace finds the agent that a command is about, and its configuration.
 func findPlace(c *cli.Context) (*place, error) {
+	p, err := findAgent(c)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.fault
+}
+
+// findAgent finds the agent that a command talks to. A mistake in the configuration is no error: the agent may run with an
+// older version of the file, and has to be reached to be locked.
+func findAgent(c *cli.Context) (*place, error) {
 	dirs, err := config.FindDirs(c.String("dir"), true)
 	if err != nil {
 		return nil, err
@@ -29,16 +40,13 @@ func findPlace(c *cli.Context) (*place, error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return &place{dirs: dirs}, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &place{dirs, conf}, nil
+	return &place{dirs: dirs, conf: conf, fault: err}, nil
 }
 
 // agent is the part of the configuration that says where the sockets are.
 func (p *place) agent() config.Agent {
 	if p.conf == nil {
-		return config.Defaults().Agent
+		return config.Sockets(p.dirs.ConfigFile())
 	}
 	return p.conf.Agent
 }
@@ -61,7 +69,7 @@ func (p *place) chain(name string) (string, *config.Chain, error) {
 
 // dialAgent connects to the apps' socket.
 func (t *tool) dialAgent(c *cli.Context) (*client.Client, error) {
-	p, err := findPlace(c)
+	p, err := t.findRunning(c)
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +78,20 @@ func (t *tool) dialAgent(c *cli.Context) (*client.Client, error) {
 
 // dialAdmin connects to the operator's socket.
 func (t *tool) dialAdmin(c *cli.Context) (*client.Client, error) {
-	p, err := findPlace(c)
+	p, err := t.findRunning(c)
 	if err != nil {
 		return nil, err
 	}
 	return t.told(p.dial(c.Context, p.agent().AdminSocket))
+}
+
+// findRunning is findAgent, which says on stderr that the configuration has a mistake.
+func (t *tool) findRunning(c *cli.Context) (*place, error) {
+	p, err := findAgent(c)
+	if err == nil && p.fault != nil {
+		t.note("warning: %v; asking the running agent all the same", p.fault)
+	}
+	return p, err
 }
 
 // told has stderr say what the person has to do while a command waits for that.

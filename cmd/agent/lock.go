@@ -4,20 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
 
 func (t *tool) lockCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "lock",
-		Usage:  "stop signing at once and forget the PINs, until unlock",
+		Usage:  "stop signing and forget the PINs until unlock; also while the agent is down",
+		Flags:  []cli.Flag{&cli.BoolFlag{Name: "wait", Usage: "until every device has logged out"}},
 		Action: t.lock,
 	}
 }
@@ -34,15 +40,49 @@ func (t *tool) lock(c *cli.Context) error {
 	if err := required(c); err != nil {
 		return err
 	}
-	cl, err := t.dialAdmin(c)
+	p, err := t.findRunning(c)
 	if err != nil {
 		return err
 	}
+	cl, dialErr := t.told(p.dial(c.Context, p.agent().AdminSocket))
+	if dialErr != nil {
+		if cl, err = p.lockStopped(c, dialErr); err != nil {
+			return err
+		}
+		if cl == nil {
+			t.note("no agent is running: one that starts later starts locked")
+			return t.done(c, "locked")
+		}
+	}
 	defer cl.Close()
-	if err := cl.Lock(c.Context); err != nil {
+	locked, err := cl.Lock(c.Context, api.Lock{Wait: c.Bool("wait")})
+	if err != nil {
 		return err
 	}
+	if c.Bool("json") {
+		return t.printJSON(locked)
+	}
+	for _, name := range slices.Sorted(maps.Keys(locked.Backends)) {
+		if locked.Backends[name] == api.Busy {
+			t.note("backend %s is busy and logs out when its call ends (keyward lock --wait waits for that)", name)
+		}
+	}
 	return t.done(c, "locked")
+}
+
+// lockStopped locks an agent that can't be reached, by its lock file. The client is not nil if the agent has started meanwhile:
+// it may have looked for the file before that was written, and has to be told.
+func (p *place) lockStopped(c *cli.Context, unreachable error) (*client.Client, error) {
+	if errors.Is(unreachable, fs.ErrPermission) || !p.dirs.Used() {
+		return nil, unreachable
+	}
+	if err := session.WriteLock(p.dirs.LockFile(), time.Now()); err != nil {
+		return nil, errors.Join(unreachable, fmt.Errorf("locking it for its next start: %w", err))
+	}
+	if cl, err := p.dial(c.Context, p.agent().AdminSocket); err == nil {
+		return cl, nil
+	}
+	return nil, nil
 }
 
 func (t *tool) reload(c *cli.Context) error {
@@ -100,7 +140,7 @@ func (t *tool) unlock(c *cli.Context) error {
 	if err := harden(); err != nil { // it will hold PINs
 		return err
 	}
-	p, err := findPlace(c)
+	p, err := t.findRunning(c)
 	if err != nil {
 		return err
 	}
@@ -124,14 +164,27 @@ func (t *tool) unlock(c *cli.Context) error {
 		switch {
 		case err == nil:
 			continue
-		case len(names) == 1 || !isOneBackends(err):
+		case only != "" || name == "" || !isOneBackends(err):
 			return err
 		}
 		t.report(err)
 		failed = append(failed, name)
 	}
+	if only == "" && names[0] != "" {
+		if err := cl.UnlockAgent(c.Context); err != nil {
+			return err
+		}
+	}
 	if failed != nil {
 		return fmt.Errorf("not unlocked: backend %s", strings.Join(failed, ", "))
+	}
+	status, err := cl.Status(c.Context)
+	if err != nil {
+		return err
+	}
+	if status.State == "locked" {
+		t.note("backend %s is unlocked; the agent stays locked until: keyward unlock", only)
+		return t.done(c, "backend unlocked")
 	}
 	return t.done(c, "unlocked")
 }

@@ -39,6 +39,7 @@ type agent struct {
 	level    slog.LevelVar
 	log      *slog.Logger
 	notify   *notifier
+	locked   bool // by the operator, before this start
 	backends map[string]socket.Backend
 	sessions *session.Sessions
 	clients  []*chain.Client // of the chains that are watched
@@ -89,6 +90,7 @@ func (a *agent) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.locked = session.LockedOnDisk(a.dirs.LockFile())
 	if err := a.openBackends(ctx); err != nil {
 		return err
 	}
@@ -113,6 +115,7 @@ func (a *agent) openSessions() error {
 	sessions, err := session.Open(session.Config{
 		LedgerPath:   a.dirs.Ledger(),
 		AuditPath:    a.dirs.AuditTrail(),
+		LockPath:     a.dirs.LockFile(),
 		Backends:     devices,
 		ExpiryMargin: a.conf.Session.ExpiryMargin,
 		KeyGrace:     a.conf.Session.KeyGrace,
@@ -159,6 +162,12 @@ func (a *agent) listen(appPath, adminPath string) error {
 // finish; the second does not.
 func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	a.server = socket.New(a.serverConfig())
+	// "keyward lock" finds no agent until the sockets are there, and may have written its file after open looked.
+	if !a.locked && session.LockedOnDisk(a.dirs.LockFile()) {
+		if err := a.server.Lock(); err != nil {
+			return err
+		}
+	}
 	if err := a.record(ctx, audit.AgentStarted); err != nil {
 		return err
 	}

@@ -50,6 +50,9 @@ func (t *tool) sessionMove(name, usage string, move func(*client.Client, context
 			return t.printJSON(s)
 		}
 		t.print("session %s is %s", s.ID, s.Status)
+		if s.InDevice != nil && *s.InDevice > 0 {
+			t.note("%d charged signatures are still in the device; none of them is released", *s.InDevice)
+		}
 		if name == "revoke" && s.RevokeKeysCalldata != "" {
 			t.print("revokeKeys calldata  %s", s.RevokeKeysCalldata)
 			t.note("what was signed before can still be sent: to end the session on chain %d too, its owner sends the calldata from %v to the validator %v",

@@ -90,6 +90,9 @@ func (d Dirs) Ledger() string { return filepath.Join(d.State, "ledger.db") }
 // AuditTrail is the audit trail's path.
 func (d Dirs) AuditTrail() string { return filepath.Join(d.State, "audit.jsonl") }
 
+// LockFile is the path of the file whose existence says that the operator has locked the agent.
+func (d Dirs) LockFile() string { return filepath.Join(d.State, "locked") }
+
 // Keys is where a backend keeps the keys that it seals.
 func (d Dirs) Keys(backend string) string { return filepath.Join(d.State, "keys", backend) }
 

@@ -2,7 +2,9 @@
 package durable
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -11,7 +13,20 @@ import (
 // WriteFile puts data at path, whole or not at all: a temporary file beside it is
 // written and synced, renamed over path, and the directory synced.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
-	return write(path, data, perm, -1)
+	return write(path, data, perm, -1, -1)
+}
+
+// WriteOwned is WriteFile for a file that belongs to uid and gid; -1 leaves either as the system makes it.
+func WriteOwned(path string, data []byte, perm os.FileMode, uid, gid int) error {
+	return write(path, data, perm, uid, gid)
+}
+
+// Remove deletes the file at path, durably. A file that is not there is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
 }
 
 // Rewrite is WriteFile for a file that is there. Its permissions and its group stay, and so does a symbolic
@@ -25,11 +40,11 @@ func Rewrite(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return write(path, data, info.Mode().Perm(), int(info.Sys().(*syscall.Stat_t).Gid))
+	return write(path, data, info.Mode().Perm(), -1, int(info.Sys().(*syscall.Stat_t).Gid))
 }
 
-// write leaves the group as the system makes it if gid is -1.
-func write(path string, data []byte, perm os.FileMode, gid int) (err error) {
+// write leaves the owner or the group as the system makes it if uid or gid is -1.
+func write(path string, data []byte, perm os.FileMode, uid, gid int) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -39,7 +54,7 @@ func write(path string, data []byte, perm os.FileMode, gid int) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if err := writeAndClose(f, data, perm, gid); err != nil {
+	if err := writeAndClose(f, data, perm, uid, gid); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
@@ -48,9 +63,9 @@ func write(path string, data []byte, perm os.FileMode, gid int) (err error) {
 	return SyncDir(filepath.Dir(path))
 }
 
-func writeAndClose(f *os.File, data []byte, perm os.FileMode, gid int) error {
+func writeAndClose(f *os.File, data []byte, perm os.FileMode, uid, gid int) error {
 	defer f.Close() // a second Close is harmless
-	if err := f.Chown(-1, gid); err != nil {
+	if err := f.Chown(uid, gid); err != nil {
 		return err
 	}
 	if err := f.Chmod(perm); err != nil {

@@ -63,6 +63,25 @@ type Unlock struct {
 	// AdminPIN says that PIN is Backend's admin PIN, which waits there for the next key that is
 	// generated or destroyed. Nothing is unlocked.
 	AdminPIN bool `json:"adminPin,omitempty"`
+	// Agent ends the agent's own lock and touches no device. It goes without Backend and PIN.
+	Agent bool `json:"agent,omitempty"`
+}
+
+// Lock is the parameter of admin_lock.
+type Lock struct {
+	Wait bool `json:"wait,omitempty"` // until the devices have logged out
+}
+
+// States of a backend in [Locked]. Any other is an error.
+const (
+	LoggedOut = "loggedOut"
+	Busy      = "busy" // it logs out when its call ends
+)
+
+// Locked is the result of admin_lock.
+type Locked struct {
+	OK       bool              `json:"ok"`
+	Backends map[string]string `json:"backends"` // of those with a PIN, by name
 }
 
 // Client is one user's process that is connected.

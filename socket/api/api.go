@@ -54,6 +54,7 @@ type Session struct {
 	Waiting               string   `json:"waiting,omitempty"` // what a person has to do for the key's device to go on; absent: nothing
 	Limits                []Limit  `json:"limits,omitempty"`
 	Outstanding           *int     `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
+	InDevice              *int     `json:"inDevice,omitempty"`              // charged signatures on which the device still works; of an ended session none is released
 	CreateSessionCalldata string   `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
 	RevokeKeysCalldata    string   `json:"revokeKeysCalldata,omitempty"`    // agw: the same, to end it there
 

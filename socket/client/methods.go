@@ -108,11 +108,20 @@ func (c *Client) Clients(ctx context.Context) ([]api.Client, error) {
 	return call[[]api.Client](ctx, c, "admin_clients")
 }
 
-// Lock stops signing and has the devices forget their PINs.
-func (c *Client) Lock(ctx context.Context) error { return c.Call(ctx, nil, "admin_lock") }
+// Lock stops signing until Unlock, also over a restart, and has the devices forget their PINs. The result says how each
+// device is. With req.Wait it comes when all have logged out.
+func (c *Client) Lock(ctx context.Context, req api.Lock) (*api.Locked, error) {
+	return call[*api.Locked](ctx, c, "admin_lock", req)
+}
 
-// Unlock lets the agent sign again and has backend, or with "" all backends, log in: with pin, which is
-// tried once and wiped, or with nil from where the configuration says.
+// UnlockAgent ends the agent's own lock and touches no device.
+func (c *Client) UnlockAgent(ctx context.Context) error {
+	return c.Call(ctx, nil, "admin_unlock", api.Unlock{Agent: true})
+}
+
+// Unlock lets the agent sign again and has all backends log in, if backend is "". Otherwise it has backend log in, and
+// the agent stays locked unless it has no other. A device takes pin, which is
+// tried once and wiped, or with nil the one from where the configuration says.
 func (c *Client) Unlock(ctx context.Context, backend string, pin []byte) error {
 	return c.givePIN(ctx, api.Unlock{Backend: backend}, pin)
 }
