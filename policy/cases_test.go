@@ -46,7 +46,7 @@ func TestParseCaseRefused(t *testing.T) {
 		{`"value":"60"`, `"data":"0x1"`, "steps[0].tx.data", "must be 0x and an even number of hex digits"},
 		{`"value":"60"`, `"data":"00"`, "steps[0].tx.data", "must be 0x and an even number of hex digits"},
 		{`"value":"60"`, `"input":"0x"`, "steps[0].tx", `unknown key "input"`},
-		{`"condition":1`, `"condition":256`, "session.callPolicies[0].constraints[0].condition", "256 is out of range: 0 to 6"},
+		{`"condition":1`, `"condition":256`, "session.callPolicies[0].constraints[0].condition", "256 is out of range: 0 to 6; known are Unconstrained (0), Equal (1), Greater (2), Less (3), GreaterOrEqual (4), LessOrEqual (5) and NotEqual (6)"},
 	} {
 		_, err := ParseCase([]byte(strings.Replace(caseLine, c.old, c.new, 1)))
 		var malformed *SpecError

@@ -16,6 +16,8 @@ type decoder struct {
 	// anyEnum takes enum numbers that the contract can't decode, as far as a byte goes,
 	// to rehearse what it then does.
 	anyEnum bool
+	// named are the selectors that were given as signatures.
+	named []NamedSelector
 }
 
 func (d *decoder) fail(path, format string, args ...any) {
@@ -122,44 +124,6 @@ func (d *decoder) uint64(v *jsonValue, path string) uint64 {
 		d.fail(path, "does not fit into 64 bits")
 	}
 	return x.Uint64()
-}
-
-func (o jsonObjectReader) limit(key string) (l UsageLimit) {
-	v := o.member(key)
-	if v == nil {
-		return l
-	}
-	in := o.d.object(v, o.at(key), "limitType", "limit", "period")
-	l.LimitType = LimitType(in.enum("limitType", limitTypeNames))
-	l.Limit = in.uint("limit")
-	l.Period = in.uint("period")
-	return l
-}
-
-// enum reads a number or one of the names.
-func (o jsonObjectReader) enum(key string, names [][]string) uint8 {
-	v := o.member(key)
-	if v == nil {
-		return 0
-	}
-	switch v.kind {
-	case jsonNumber:
-		n := o.d.uint64(v, o.at(key))
-		if n < uint64(len(names)) || o.d.anyEnum && n <= 0xff {
-			return uint8(n)
-		}
-		o.d.fail(o.at(key), "%d is out of range: 0 to %d", n, len(names)-1)
-	case jsonString:
-		for n, words := range names {
-			if slices.Contains(words, v.text) {
-				return uint8(n)
-			}
-		}
-		o.d.fail(o.at(key), "unknown name %s", quoted(v.text))
-	default:
-		o.d.fail(o.at(key), "must be a number or a name, not %v", v.kind)
-	}
-	return 0
 }
 
 // array calls each for every item, with the item's path.

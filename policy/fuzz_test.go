@@ -20,10 +20,19 @@ func FuzzParseSpec(f *testing.F) {
 	f.Add([]byte(strings.Replace(sampleJSON, `"5000000000000000"`, `5e15`, 1)))
 	f.Add([]byte(`{"expiresAt":"0x0","feeLimit":{"limitType":0,"limit":0,"period":0},"callPolicies":[],"transferPolicies":[]}`))
 	f.Add([]byte(`{"a":[[[[{"\ud800":"\"}"}]]]], "b" : [ -0.1e5 , true,false , null ] }`))
+	for _, name := range formFiles {
+		f.Add([]byte(formFile(f, name)))
+	}
+	f.Add([]byte(strings.Replace(sampleJSON, `0x40c10f19`, `function mint(address to, tuple(uint a)[2]) external`, 1)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		spec, err := ParseSpec(data, false)
+		spec, named, err := ReadSpec(data, false)
 		if err != nil {
 			return
+		}
+		for _, n := range named {
+			if canonical, err := ParseSignature(n.Signature); err != nil || canonical != n.Signature || SelectorOf(canonical) != n.Selector {
+				t.Fatalf("%+v is read again as %q, %v", n, canonical, err)
+			}
 		}
 		text, err := json.Marshal(spec)
 		if err != nil {

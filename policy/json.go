@@ -8,6 +8,9 @@ import (
 // maxSpecBytes bounds a spec's JSON: as long as a message on the socket may be.
 const maxSpecBytes = 1 << 20
 
+// maxPathMembers bounds the paths in superjson's lists: a spec has two or more for each limit.
+const maxPathMembers = maxRegistryMembers
+
 // Names of the enums, by number. Where the SDK and the contract differ both are read.
 var (
 	limitTypeNames = [][]string{{"Unlimited"}, {"Lifetime"}, {"Allowance"}}
@@ -31,20 +34,37 @@ func enumName(names [][]string, n uint8) string {
 }
 
 // ParseSpec reads a spec in the SDK's JSON shape, strictly: every key of the shape once
-// and no other. Integers are decimal strings, 0x-hex strings or JSON numbers written as plain
-// digits; enums are numbers or names. requireSigner false accepts a spec without
-// "signer" (Signer is then zero). The error is always a *[SpecError].
+// and no other. Values are read in the forms that apps write:
+//
+//   - an integer is a decimal string, a 0x-hex string, a JSON number of plain digits, or a bigint as libraries
+//     write it: "123n", "__bigint__123", {"__type":"bigint","value":"123"};
+//   - an enum is its number or its name, in any case;
+//   - a selector is 0x-hex or a signature, see [ParseSignature];
+//   - the whole may be {"session": SPEC}, or superjson's {"json": SPEC, "meta": {...}}.
+//
+// A document with a private key anywhere is refused. requireSigner false accepts a spec without
+// "signer" (Signer is then zero). The error is always a *[SpecError]; it shows no value that could be a key.
 func ParseSpec(data []byte, requireSigner bool) (*Spec, error) {
-	v, err := parseJSON(data, maxSpecBytes, maxMembers)
+	spec, _, err := ReadSpec(data, requireSigner)
+	return spec, err
+}
+
+// ReadSpec is [ParseSpec]. It also returns the selectors that are given as signatures, for a person to see.
+func ReadSpec(data []byte, requireSigner bool) (*Spec, []NamedSelector, error) {
+	v, err := parseJSON(data, maxSpecBytes, maxPathMembers)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	v, path, wrong := unwrapSpec(v)
+	if wrong != nil {
+		return nil, nil, wrong
 	}
 	var d decoder
-	spec := d.spec(v, "", requireSigner)
+	spec := d.spec(v, path, requireSigner)
 	if d.err != nil {
-		return nil, d.err
+		return nil, nil, d.err
 	}
-	return &spec, nil
+	return &spec, d.named, nil
 }
 
 // UnmarshalJSON is [ParseSpec] without a required signer.
@@ -125,11 +145,11 @@ func shapeLimit(l UsageLimit) limitJSON {
 }
 
 func (d *decoder) spec(v *jsonValue, path string, requireSigner bool) (s Spec) {
-	o := d.object(v, path, "signer", "expiresAt", "feeLimit", "callPolicies", "transferPolicies")
+	o := d.specObject(v, path, "signer", "expiresAt", "feeLimit", "callPolicies", "transferPolicies")
 	if requireSigner || o.has("signer") {
-		o.text("signer", &s.Signer)
+		o.specText("signer", &s.Signer)
 	}
-	s.ExpiresAt = o.uint("expiresAt")
+	s.ExpiresAt = o.specUint("expiresAt")
 	s.FeeLimit = o.limit("feeLimit")
 	o.array("callPolicies", func(item *jsonValue, path string) {
 		s.CallPolicies = append(s.CallPolicies, d.callSpec(item, path))
@@ -141,10 +161,10 @@ func (d *decoder) spec(v *jsonValue, path string, requireSigner bool) (s Spec) {
 }
 
 func (d *decoder) callSpec(v *jsonValue, path string) (p CallSpec) {
-	o := d.object(v, path, "target", "selector", "maxValuePerUse", "valueLimit", "constraints")
-	o.text("target", &p.Target)
-	o.text("selector", &p.Selector)
-	p.MaxValuePerUse = o.uint("maxValuePerUse")
+	o := d.specObject(v, path, "target", "selector", "maxValuePerUse", "valueLimit", "constraints")
+	o.specText("target", &p.Target)
+	p.Selector = o.selector("selector")
+	p.MaxValuePerUse = o.specUint("maxValuePerUse")
 	p.ValueLimit = o.limit("valueLimit")
 	o.array("constraints", func(item *jsonValue, path string) {
 		p.Constraints = append(p.Constraints, d.constraint(item, path))
@@ -153,18 +173,30 @@ func (d *decoder) callSpec(v *jsonValue, path string) (p CallSpec) {
 }
 
 func (d *decoder) transferSpec(v *jsonValue, path string) (p TransferSpec) {
-	o := d.object(v, path, "target", "maxValuePerUse", "valueLimit")
-	o.text("target", &p.Target)
-	p.MaxValuePerUse = o.uint("maxValuePerUse")
+	o := d.specObject(v, path, "target", "maxValuePerUse", "valueLimit")
+	o.specText("target", &p.Target)
+	p.MaxValuePerUse = o.specUint("maxValuePerUse")
 	p.ValueLimit = o.limit("valueLimit")
 	return p
 }
 
 func (d *decoder) constraint(v *jsonValue, path string) (c Constraint) {
-	o := d.object(v, path, "condition", "index", "refValue", "limit")
-	c.Condition = Condition(o.enum("condition", conditionNames))
-	c.Index = o.uint64("index")
-	o.text("refValue", &c.RefValue)
+	o := d.specObject(v, path, "condition", "index", "refValue", "limit")
+	c.Condition = Condition(o.specEnum("condition", conditionNames))
+	c.Index = o.specUint64("index")
+	o.specText("refValue", &c.RefValue)
 	c.Limit = o.limit("limit")
 	return c
+}
+
+func (o jsonObjectReader) limit(key string) (l UsageLimit) {
+	v := o.member(key)
+	if v == nil {
+		return l
+	}
+	in := o.d.specObject(v, o.at(key), "limitType", "limit", "period")
+	l.LimitType = LimitType(in.specEnum("limitType", limitTypeNames))
+	l.Limit = in.specUint("limit")
+	l.Period = in.specUint("period")
+	return l
 }

@@ -37,16 +37,19 @@ func casesFlag() cli.Flag {
 	return &cli.StringFlag{Name: "cases", TakesFile: true, Usage: "`FILE` of cases, one JSON object a line, or - for stdin; gzip is fine"}
 }
 
-// readSpec reads the spec that --spec names. Its signer may be missing.
+// readSpec reads the spec that --spec names. Its signer may be missing. It says what selectors its signatures have.
 func (t *tool) readSpec(c *cli.Context) (data []byte, spec *policy.Spec, err error) {
 	name := c.String("spec")
 	data, err = t.readInput(name)
 	if err != nil {
 		return nil, nil, err
 	}
-	spec, err = policy.ParseSpec(data, false)
+	spec, named, err := policy.ReadSpec(data, false)
 	if err != nil {
 		return nil, nil, inFile(name, err)
+	}
+	for _, n := range named {
+		t.note("%s: %s has the selector %v", n.Path, n.Signature, n.Selector)
 	}
 	return data, spec, nil
 }
