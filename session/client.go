@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,4 +45,23 @@ func (c Client) Is(peer audit.Peer) bool {
 		return peer.GID == c.ID || slices.Contains(peer.Groups, c.ID)
 	}
 	return peer.UID == c.ID
+}
+
+// identities are the clients that peer is.
+func identities(peer audit.Peer) iter.Seq[Client] {
+	return func(yield func(Client) bool) {
+		if !yield(Client{ID: peer.UID}) || !yield(Client{Group: true, ID: peer.GID}) {
+			return
+		}
+		for _, gid := range peer.Groups {
+			if gid != peer.GID && !yield(Client{Group: true, ID: gid}) {
+				return
+			}
+		}
+	}
+}
+
+// allows reports whether peer is one of the session's clients.
+func (s *Session) allows(peer audit.Peer) bool {
+	return slices.ContainsFunc(s.Clients, func(c Client) bool { return c.Is(peer) })
 }

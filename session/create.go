@@ -192,13 +192,13 @@ func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session, even
 		e.after = func() { s.ledger.books[sess.ID].carried(c) }
 	}
 	s.ledger.mu.Lock()
-	if next := s.successorLocked(sess.Predecessor); sess.Predecessor != "" && next != nil { // made while this one's key was
+	if next := s.ledger.index.successor(sess.Predecessor); sess.Predecessor != "" && next != nil { // made while this one's key was
 		s.ledger.mu.Unlock()
 		return renewedAlready(next)
 	}
-	if other, taken := s.ledger.bySigner[sess.Signer()]; taken {
+	if other := s.ledger.index.signer(sess.Signer()); other != nil {
 		s.ledger.mu.Unlock()
-		return fmt.Errorf("backend %q gave the key of session %s again; it must make a fresh one each time", sess.Backend, other)
+		return fmt.Errorf("backend %q gave the key of session %s again; it must make a fresh one each time", sess.Backend, other.ID)
 	}
 	err := s.ledger.enqueueLocked(e)
 	if err == nil {

@@ -2,82 +2,154 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/policy"
 )
 
-// find returns the session that a request means. ErrUnknownSigner if there is none that
-// peer may use, whether or not there is one at all. A session that has been renewed
-// stands for its successor, unless the request asks for its very signer.
-func (s *Signer) find(peer audit.Peer, req *SignRequest) (*Session, error) {
-	switch {
-	case req.Session != "":
-		sess, err := s.visible(peer, req.Session)
-		if err != nil {
-			return nil, err
-		}
-		return s.Sessions.renewed(peer, sess), nil
-	case req.Signer != (policy.Address{}):
-		return s.Lookup(peer, req.Signer)
-	}
-	return s.FindAccount(peer, req.Tx.From, req.Tx.ChainID)
+// Ref is what a request names a session by: its ID, or its Signer, or its Account. The first that is given counts.
+type Ref struct {
+	ID      ID
+	Signer  policy.Address
+	Account policy.Address // as a transaction's from
+	ChainID uint64         // of the transaction, for Account; 0: not given
 }
 
-func (s *Signer) visible(peer audit.Peer, id ID) (*Session, error) {
-	sess, err := s.Sessions.Get(id)
-	if err != nil || !sess.allows(peer) {
+// maxNamed is how many sessions [ErrAmbiguous] names.
+const maxNamed = 10
+
+// Find returns the session that peer means by ref. Nothing else decides that, and nothing else checks that peer
+// may use it.
+//
+// A signer means its very session. An id means that session, or the one that has been approved to renew it. An account
+// means the one session that can sign for it: it is active, not blocked, not past its end, and no other session stands in
+// for it. Where none can, it means the newest one, and where there is none on the chain, one on another chain: signing is then
+// refused with the reason. An account that is the address of a session's signer means that session, for the same purpose.
+//
+// Errors: [ErrUnknownSigner], whether there is no such session or peer may not use it; [ErrAmbiguous] if several sessions can
+// sign, naming those that peer may use.
+func (s *Sessions) Find(peer audit.Peer, ref Ref) (*Session, error) {
+	x := s.ledger.index
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	now := s.cfg.Now()
+	switch {
+	case ref.ID != "":
+		sess := x.byID[ref.ID].session()
+		if sess == nil || !sess.allows(peer) {
+			return nil, ErrUnknownSigner
+		}
+		return s.renewedLocked(peer, sess, now), nil
+	case !ref.Signer.IsZero():
+		return usable(peer, x.bySigner[ref.Signer].session())
+	}
+	var some [4]*onChainOf // spares an allocation
+	held := x.heldLocked(some[:0], peer, ref.Account)
+	for _, chainID := range []uint64{ref.ChainID, 0} { // its own chain first, then any
+		acting := s.actingLocked(peer, held, chainID, now)
+		switch {
+		case len(acting) == 1 || len(acting) > 1 && chainID != ref.ChainID:
+			return acting[0], nil
+		case len(acting) > 1:
+			return nil, ambiguous(ref.Account, acting)
+		}
+		if sess := newest(held, chainID); sess != nil {
+			return sess, nil
+		}
+	}
+	return usable(peer, x.bySigner[ref.Account].session())
+}
+
+// GetFor returns the very session that peer names by its id or its signer, whatever its state and whoever renews it.
+// ErrUnknownSigner if there is none or peer may not use it.
+func (s *Sessions) GetFor(peer audit.Peer, ref Ref) (*Session, error) {
+	if ref.ID != "" {
+		return usable(peer, s.ledger.index.get(ref.ID))
+	}
+	return usable(peer, s.ledger.index.signer(ref.Signer))
+}
+
+// usable returns sess, or ErrUnknownSigner if it is nil or peer may not use it.
+func usable(peer audit.Peer, sess *Session) (*Session, error) {
+	if sess == nil || !sess.allows(peer) {
 		return nil, ErrUnknownSigner
 	}
 	return sess, nil
 }
 
-// Lookup finds the session that peer means by a signer's address. One that has ended
-// is found too, so that the answer can say so.
-func (s *Signer) Lookup(peer audit.Peer, signer policy.Address) (*Session, error) {
-	l := s.Sessions.ledger
-	l.mu.Lock()
-	id, ok := l.bySigner[signer]
-	l.mu.Unlock()
-	if !ok {
-		return nil, ErrUnknownSigner
-	}
-	return s.visible(peer, id)
+// canSign reports whether the state of sess lets it sign at all.
+func (s *Sessions) canSign(sess *Session, now time.Time) bool {
+	return sess.signs() && !s.pastExpiry(sess, now)
 }
 
-// FindAccount finds the one session, not ended, that peer may use for an account; if all have
-// ended, the last one, so that the answer can say so. ErrAmbiguous names them if there are several. Of a
-// session and the one that renews it, the one that signs now counts.
-func (s *Signer) FindAccount(peer audit.Peer, account policy.Address, chainID uint64) (*Session, error) {
-	var live []string
-	var found, ended *Session
-	for _, sess := range s.Sessions.List() {
-		switch {
-		case sess.Account != account || sess.ChainID != chainID || !sess.allows(peer):
-		case sess.Status.Ended():
-			ended = sess // the last one
-		case !s.stoodInFor(peer, sess):
-			live, found = append(live, string(sess.ID)), sess
+// actingLocked returns the sessions among held that can sign and that no other stands in for, oldest first; no more
+// than maxNamed and one. A chainID of 0 means any.
+func (s *Sessions) actingLocked(peer audit.Peer, held []*onChainOf, chainID uint64, now time.Time) (acting []*Session) {
+	for _, on := range held {
+		if chainID != 0 && on.chainID != chainID {
+			continue
+		}
+		n := 0 // of this list
+		for _, listed := range on.active {
+			sess := listed.Load()
+			if !s.canSign(sess, now) || s.renewedLocked(peer, sess, now) != sess {
+				continue
+			}
+			acting = append(acting, sess)
+			if n++; n > maxNamed {
+				break
+			}
 		}
 	}
-	switch {
-	case len(live) > 1:
-		return nil, fmt.Errorf("%w (session): account %s has %s", ErrAmbiguous, account, strings.Join(live, ", "))
-	case found != nil:
-		return found, nil
-	case ended != nil:
-		return ended, nil
+	if len(acting) > 1 { // of several clients or chains: in order, each once
+		slices.SortFunc(acting, byAge)
+		acting = slices.CompactFunc(acting, func(a, b *Session) bool { return a.ID == b.ID })
 	}
-	return nil, ErrUnknownSigner
+	return acting[:min(len(acting), maxNamed+1)]
 }
 
-// stoodInFor reports whether another session signs in the place of sess: its active successor, or while
-// sess is pending, its active predecessor.
-func (s *Signer) stoodInFor(peer audit.Peer, sess *Session) bool {
-	if s.Sessions.renewed(peer, sess) != sess {
-		return true
+// renewedLocked returns the session that stands in for sess: the last of those that renew it, or renew one that
+// does, that is active and that peer may use. One that can't sign stands in for none that can. It is sess itself if there is none.
+func (s *Sessions) renewedLocked(peer audit.Peer, sess *Session, now time.Time) *Session {
+	found := sess
+	for _, n := range s.ledger.index.renewals[sess.ID] {
+		next := s.renewedLocked(peer, n.Load(), now)
+		if next.Status == Active && next.allows(peer) && (s.canSign(next, now) || !s.canSign(found, now)) {
+			found = next
+		}
 	}
-	before, err := s.Sessions.Get(sess.Predecessor)
-	return err == nil && sess.Status == Pending && before.Status == Active && before.allows(peer)
+	return found
+}
+
+// ambiguous is the error for an account of which several sessions can sign.
+func ambiguous(account policy.Address, acting []*Session) error {
+	chains := slices.ContainsFunc(acting, func(sess *Session) bool { return sess.ChainID != acting[0].ChainID })
+	var names []string
+	for _, sess := range acting[:min(len(acting), maxNamed)] {
+		name := string(sess.ID)
+		if chains {
+			name = fmt.Sprintf("%s on chain %d", name, sess.ChainID)
+		}
+		names = append(names, name)
+	}
+	if len(acting) > maxNamed {
+		names = append(names, "and more")
+	}
+	hint := `give one of them in the transaction as "session"`
+	if chains {
+		hint += `, or the chain as "chainId"`
+	}
+	return fmt.Errorf("%w: account %s has %s: %s", ErrAmbiguous, account, strings.Join(names, ", "), hint)
+}
+
+// find returns the session that a request for a signature means.
+func (s *Signer) find(peer audit.Peer, req *SignRequest) (*Session, error) {
+	ref := Ref{ID: req.Session, Signer: req.Signer}
+	if req.Tx != nil {
+		ref.Account, ref.ChainID = req.Tx.From, req.Tx.ChainID
+	}
+	return s.Sessions.Find(peer, ref)
 }

@@ -67,11 +67,8 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 	if s.pastExpiry(&Session{Spec: spec}, s.cfg.Now()) {
 		return nil, fmt.Errorf("%w: the session has expired, or will within the margin of %v", ErrInvalid, s.cfg.ExpiryMargin)
 	}
-	s.ledger.mu.Lock()
-	other, taken := s.ledger.bySigner[spec.Signer]
-	s.ledger.mu.Unlock()
-	if taken {
-		return nil, fmt.Errorf("%w: session %s is the one with signer %s", ErrInvalid, other, spec.Signer)
+	if other := s.ledger.index.signer(spec.Signer); other != nil {
+		return nil, fmt.Errorf("%w: session %s is the one with signer %s", ErrInvalid, other.ID, spec.Signer)
 	}
 	found, name, err := s.findKey(ctx, req.Backend, spec.Signer)
 	if err != nil {

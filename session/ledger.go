@@ -21,14 +21,13 @@ type Ledger struct {
 
 	settling sync.Mutex // one Settle at a time; held across the disk, never the network
 
-	mu       sync.Mutex
-	books    map[ID]*book
-	bySigner map[policy.Address]ID
-	renewals map[ID][]ID // a session → those that renew it
-	queue    []*entry
-	head     audit.Head // of the last record on disk
-	halted   error      // not nil: nothing is signed any more
-	closed   bool       // nothing new gets in line
+	mu     sync.Mutex
+	books  map[ID]*book
+	index  *index // of the sessions in books
+	queue  []*entry
+	head   audit.Head // of the last record on disk
+	halted error      // not nil: nothing is signed any more
+	closed bool       // nothing new gets in line
 
 	locked      bool                 // by the operator
 	lockVersion uint64               // raised by each lock

@@ -36,15 +36,14 @@ func openLedger(ledgerPath, auditPath string) (*Ledger, error) {
 		return nil, err
 	}
 	l := &Ledger{
-		db:       db,
-		books:    map[ID]*book{},
-		bySigner: map[policy.Address]ID{},
-		renewals: map[ID][]ID{},
-		writers:  map[*writer]struct{}{},
-		wake:     make(chan struct{}, 1),
-		closing:  make(chan struct{}),
-		stopped:  make(chan struct{}),
-		trim:     true, // OpenTrail syncs
+		db:      db,
+		books:   map[ID]*book{},
+		index:   newIndex(),
+		writers: map[*writer]struct{}{},
+		wake:    make(chan struct{}, 1),
+		closing: make(chan struct{}),
+		stopped: make(chan struct{}),
+		trim:    true, // OpenTrail syncs
 	}
 	if err := l.load(auditPath); err != nil {
 		db.Close()
@@ -66,8 +65,9 @@ func (l *Ledger) load(auditPath string) error {
 		if err != nil {
 			return err
 		}
+		l.index.load(sessions)
 		for _, s := range sessions {
-			l.addLocked(s)
+			l.bookLocked(s)
 			l.books[s.ID].chain = chain[s.ID]
 		}
 		journal = getJournal(tx)
@@ -81,12 +81,14 @@ func (l *Ledger) load(auditPath string) error {
 	return err
 }
 
+// addLocked adds a new session.
 func (l *Ledger) addLocked(s *Session) {
+	l.bookLocked(s)
+	l.index.put(s)
+}
+
+func (l *Ledger) bookLocked(s *Session) {
 	l.books[s.ID] = &book{sess: s, used: map[policy.Tracker]uint256.Int{}, open: map[uint64]*openNonce{}}
-	l.bySigner[s.Signer()] = s.ID
-	if s.Predecessor != "" {
-		l.renewals[s.Predecessor] = append(l.renewals[s.Predecessor], s.ID)
-	}
 }
 
 // openStore opens the bbolt file, or makes it if there is no trail either.

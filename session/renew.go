@@ -28,7 +28,7 @@ func (s *Sessions) renewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, e
 	if err != nil {
 		return nil, err
 	}
-	switch next := s.successor(id); {
+	switch next := s.ledger.index.successor(id); {
 	case old.Kind != AGW:
 		return nil, fmt.Errorf("%w: session %s is of kind %q: its key is the account, so it has no successor", ErrInvalid, id, old.Kind)
 	case old.Status != Active:
@@ -51,41 +51,12 @@ func renewedAlready(by *Session) error {
 	return fmt.Errorf("%w: session %s is being renewed by %s, which is %s", ErrInvalid, by.Predecessor, by.ID, by.Status)
 }
 
-// successor returns the session that renews id and has not ended; nil if there is none.
-func (s *Sessions) successor(id ID) *Session {
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	return s.successorLocked(id)
-}
-
-// successorLocked is successor while the ledger's lock is held.
-func (s *Sessions) successorLocked(id ID) *Session {
-	for _, next := range s.ledger.renewals[id] {
-		if sess := s.ledger.books[next].sess; !sess.Status.Ended() {
-			return sess
-		}
-	}
-	return nil
-}
-
 // Successor returns the id of the session that renews id and has not ended, or "".
 func (s *Sessions) Successor(id ID) ID {
-	if next := s.successor(id); next != nil {
+	if next := s.ledger.index.successor(id); next != nil {
 		return next.ID
 	}
 	return ""
-}
-
-// renewed returns the last active successor that peer may use, or sess itself. Each has been
-// created after the one before, so there is no circle.
-func (s *Sessions) renewed(peer audit.Peer, sess *Session) *Session {
-	for {
-		next := s.successor(sess.ID)
-		if next == nil || next.Status != Active || !next.allows(peer) {
-			return sess
-		}
-		sess = next
-	}
 }
 
 // succeeded records that requests move over from a session's predecessor.

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +22,9 @@ var (
 	// ErrUnknownSigner: no session of that name, signer or account that this peer may use.
 	// One error for both, so that a peer can't probe for sessions of others.
 	ErrUnknownSigner = errors.New("unknown signer, or not one this client may use")
-	// ErrAmbiguous: several sessions fit; the request has to name one.
-	ErrAmbiguous = errors.New("several sessions fit: name one")
+	// ErrAmbiguous: several sessions can sign for the account; the request has to name one. What wraps it
+	// names those that the client may use, and no others.
+	ErrAmbiguous = errors.New("several sessions fit")
 	// ErrInvalid wraps what is wrong with an operator's request.
 	ErrInvalid = errors.New("invalid request")
 	// ErrHalted: the ledger or the audit trail could not be written, so nothing is
@@ -157,6 +157,7 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 	stops := err == nil && b.sess.signs() && !next.signs()
 	if err == nil {
 		b.sess = &next
+		l.index.put(&next)
 	}
 	if stops {
 		b.version++
@@ -183,42 +184,29 @@ func (s *Sessions) record(event audit.Event, by *audit.Peer, sess *Session) *aud
 
 // Get returns the session with that ID, or ErrUnknownSigner.
 func (s *Sessions) Get(id ID) (*Session, error) {
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	if b := s.ledger.books[id]; b != nil {
-		return b.sess, nil
+	if sess := s.ledger.index.get(id); sess != nil {
+		return sess, nil
 	}
 	return nil, fmt.Errorf("session %q: %w", id, ErrUnknownSigner)
 }
 
-// List returns all sessions, oldest first.
-func (s *Sessions) List() []*Session {
-	return s.filter(func(*Session) bool { return true })
+// BySigner returns the session with that signer, or ErrUnknownSigner.
+func (s *Sessions) BySigner(signer policy.Address) (*Session, error) {
+	if sess := s.ledger.index.signer(signer); sess != nil {
+		return sess, nil
+	}
+	return nil, fmt.Errorf("signer %s: %w", signer, ErrUnknownSigner)
 }
+
+// List returns all sessions, oldest first.
+func (s *Sessions) List() []*Session { return s.ledger.index.list() }
 
 // VisibleTo returns the sessions that peer may use and that have not ended, oldest first.
-func (s *Sessions) VisibleTo(peer audit.Peer) []*Session {
-	return s.filter(func(sess *Session) bool { return !sess.Status.Ended() && sess.allows(peer) })
-}
+func (s *Sessions) VisibleTo(peer audit.Peer) []*Session { return s.ledger.index.listFor(peer) }
 
+// filter returns the sessions to keep, oldest first.
 func (s *Sessions) filter(keep func(*Session) bool) []*Session {
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	var all []*Session
-	for _, b := range s.ledger.books {
-		if keep(b.sess) {
-			all = append(all, b.sess)
-		}
-	}
-	slices.SortFunc(all, func(a, b *Session) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
-	})
-	return all
-}
-
-// allows reports whether peer is one of the session's clients.
-func (s *Session) allows(peer audit.Peer) bool {
-	return slices.ContainsFunc(s.Clients, func(c Client) bool { return c.Is(peer) })
+	return slices.DeleteFunc(s.List(), func(sess *Session) bool { return !keep(sess) })
 }
 
 // Outstanding is the number of nonces that were signed for and not settled on chain.

@@ -14,7 +14,7 @@ import (
 )
 
 // SignRequest asks for a signature over a transaction. Session or Signer names the
-// key; with neither, From and ChainID of Tx have to fit one session only.
+// key; with neither, From and ChainID of Tx do. See [Sessions.Find].
 type SignRequest struct {
 	Session ID             // "": not given
 	Signer  policy.Address // zero: not given
@@ -144,21 +144,24 @@ func (s *Signer) judge(sess *Session, tx *zktx.Transaction) *judgement {
 	return j
 }
 
-// checkFits refuses a transaction that is not the session's, or comes too early or too late.
+// checkFits refuses a transaction that is not the session's, or comes too early or too late. Chain and account come first: what
+// the request got wrong does not change with the session's state.
 func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) error {
 	refuse := func(reason, format string, args ...any) error {
 		return &policy.Denial{Reason: reason, Detail: fmt.Sprintf(format, args...), Policy: -1, Constraint: -1}
 	}
 	zk := tx.Type == zktx.TypeZKsync
 	switch {
+	case tx.ChainID != sess.ChainID:
+		return refuse("wrongChain", "the session is for chain %d, the transaction for chain %d", sess.ChainID, tx.ChainID)
+	case tx.From == sess.Signer() && sess.Kind == AGW:
+		return refuse("wrongAccount", "from is the address of the session's signer, %s: give the session's account there, %s", tx.From, sess.Account)
+	case tx.From != sess.Account:
+		return refuse("wrongAccount", "the session is for account %s, the transaction is from %s", sess.Account, tx.From)
 	case !sess.signs():
 		return notActive(&book{sess: sess})
 	case now.Unix() < 0 || s.Sessions.pastExpiry(sess, now):
 		return s.Sessions.expired(sess)
-	case tx.ChainID != sess.ChainID:
-		return refuse("wrongChain", "the session is for chain %d, the transaction for chain %d", sess.ChainID, tx.ChainID)
-	case tx.From != sess.Account:
-		return refuse("wrongAccount", "the session is for account %s, the transaction is from %s", sess.Account, tx.From)
 	case zk != (sess.Kind == AGW):
 		return refuse("wrongType", "transaction type 0x%02x is not one that a session of kind %q signs", tx.Type, sess.Kind)
 	}
@@ -244,7 +247,7 @@ const (
 // Refuse records that peer asked for a signature over what no session signs, and returns the
 // error to answer with: ErrUnknownSigner or a *policy.Denial.
 func (s *Signer) Refuse(ctx context.Context, peer audit.Peer, signer policy.Address, method, reason, detail string) error {
-	sess, err := s.Lookup(peer, signer)
+	sess, err := s.Sessions.Find(peer, Ref{Signer: signer})
 	if err != nil {
 		return s.refuseAccess(ctx, peer, &SignRequest{Signer: signer, Method: method}, err)
 	}

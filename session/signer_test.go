@@ -413,6 +413,7 @@ func TestAnotherKeyUnderTheURIIsNotUsed(t *testing.T) {
 	swapped := *one
 	swapped.KeyURI = two.KeyURI
 	a.ledger.books[one.ID].sess = &swapped
+	a.ledger.index.put(&swapped)
 	a.ledger.mu.Unlock()
 	a.keepKey(one.ID, nil)
 	if _, err := a.Sign(t.Context(), app, transfer(&swapped, 1)); !errors.Is(err, backends.ErrKeyNotFound) {

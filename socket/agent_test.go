@@ -292,7 +292,7 @@ func TestRefusals4001And4100(t *testing.T) {
 		{"unknown account, not even complete", "eth_signTransaction", []any{map[string]any{"from": testOther}}, "4100 unknownSigner"},
 		{"unknown session", "session_get", []any{"0123456789abcdef"}, "4100 unknownSigner"},
 		{"unknown session, signing", "session_signTransaction", []any{tx(map[string]any{"session": "0123456789abcdef"})}, "4100 unknownSigner"},
-		{"other chain", "eth_signTransaction", []any{tx(map[string]any{"chainId": 5})}, "4100 unknownSigner"},
+		{"other chain", "eth_signTransaction", []any{tx(map[string]any{"chainId": 5})}, "4001 wrongChain"},
 
 		{"no address", "eth_signTypedData_v4", []any{nil, typedData(nil)}, "-32602 invalidParams"},
 		{"parameters swapped", "personal_sign", []any{sess.Signer, "0x00"}, "-32602 invalidParams"},
@@ -305,7 +305,6 @@ func TestRefusals4001And4100(t *testing.T) {
 		{"factoryDeps [null]", "eth_signTypedData_v4", []any{sess.Signer, typedData(map[string]any{"factoryDeps": []any{nil}})}, "-32602 invalidParams"},
 		{"unknown field", "eth_signTransaction", []any{tx(map[string]any{"extra": 1})}, "-32602 invalidParams"},
 		{"duplicate field", "eth_signTransaction", []any{json.RawMessage(`{"from":"` + testAccount + `","from":"` + testOther + `"}`)}, "-32602 invalidParams"},
-		{"session is not eth_'s", "eth_signTransaction", []any{tx(map[string]any{"session": sess.ID})}, "-32602 invalidParams"},
 		{"no object", "eth_signTransaction", []any{"0x00"}, "-32602 invalidParams"},
 		{"hooks without the validator", "session_signTransaction", []any{tx(map[string]any{"hooks": []string{testOther}})}, "-32602 invalidParams"},
 		{"hooks twice", "session_signTransaction", []any{tx(map[string]any{"hooks": []any{a.validator, a.validator}})}, "-32602 invalidParams"},
@@ -418,18 +417,5 @@ func TestSimulate(t *testing.T) {
 	list, err := a.app.Sessions(t.Context())
 	if err != nil || len(list) != 1 || list[0].ID != sess.ID || list[0].Validator == nil || *list[0].Validator != a.validator {
 		t.Errorf("Sessions = %v, %v", list, err)
-	}
-}
-
-// Two sessions of one account: a request has to say which.
-func TestAmbiguousSession(t *testing.T) {
-	a := startAgent(t)
-	a.session("agw", testSpec)
-	second := a.session("agw", testSpec)
-	if got := a.ask("eth_signTransaction", tx(nil)); got != "-32602 ambiguousSession" {
-		t.Errorf("without a session: %s", got)
-	}
-	if signed, err := a.app.SignTransaction(t.Context(), tx(map[string]any{"session": second.ID})); err != nil || signed.Session != second.ID {
-		t.Errorf("with a session: %v, %v", signed, err)
 	}
 }

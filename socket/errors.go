@@ -66,7 +66,7 @@ var replies = []struct {
 	{session.ErrUnknownSigner, api.CodeUnauthorized, session.ErrUnknownSigner.Error(), api.ErrorData{Reason: "unknownSigner"}},
 	{errNoSession, api.CodeUnauthorized, "", api.ErrorData{Reason: "noSession"}},
 	{errNotOperator, api.CodeUnauthorized, "", api.ErrorData{Reason: "notOperator"}},
-	{session.ErrAmbiguous, api.CodeInvalidParams, session.ErrAmbiguous.Error(), api.ErrorData{Reason: "ambiguousSession"}},
+	{session.ErrAmbiguous, api.CodeInvalidParams, "", api.ErrorData{Reason: "ambiguousSession", Path: "session"}},
 	{session.ErrInvalid, api.CodeInvalidParams, "", api.ErrorData{Reason: "invalidParams"}},
 
 	{session.ErrHalted, api.CodeUnavailable, session.ErrHalted.Error(),

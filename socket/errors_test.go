@@ -47,7 +47,7 @@ func TestReplyTo(t *testing.T) {
 		{"spec", fmt.Errorf("spec: %w", &policy.SpecError{Path: "feeLimit", Msg: "is missing"}), -32602, "invalid params: spec: feeLimit: is missing",
 			`{"reason":"invalidParams","path":"feeLimit"}`},
 		{"parameter", badParam("hooks", "want an array"), -32602, "invalid params: hooks: want an array", `{"reason":"invalidParams","path":"hooks"}`},
-		{"ambiguous", fmt.Errorf("%w: a, b", session.ErrAmbiguous), -32602, "several sessions fit", `{"reason":"ambiguousSession"}`},
+		{"ambiguous", fmt.Errorf("%w: a, b", session.ErrAmbiguous), -32602, "several sessions fit: a, b", `{"reason":"ambiguousSession","path":"session"}`},
 		{"operator's mistake", fmt.Errorf("%w: no client", session.ErrInvalid), -32602, "invalid request: no client", `{"reason":"invalidParams"}`},
 		{"halted", fmt.Errorf("%w: disk full at /var/lib", session.ErrHalted), -32000, session.ErrHalted.Error(),
 			`{"reason":"halted","hint":"see the agent's log, repair what it names, start the agent again"}`},

@@ -175,8 +175,9 @@ func (s *Server) lifecycle(c *call, step func(id session.ID) (*session.Session, 
 
 // sessionID is the id of the session with that signer, or name itself.
 func (s *Server) sessionID(name string) session.ID {
-	for _, sess := range s.Signer.Sessions.List() {
-		if strings.EqualFold(name, sess.Signer().String()) {
+	var signer policy.Address
+	if signer.UnmarshalText([]byte(strings.ToLower(name))) == nil {
+		if sess, err := s.Signer.Sessions.BySigner(signer); err == nil {
 			return sess.ID
 		}
 	}

@@ -55,7 +55,7 @@ func signData(s *Server, ctx context.Context, c *call) (any, error) {
 	if mime != mimeTypedData {
 		return s.refuseParam(ctx, c, 1, "data of type "+shorten(mime))
 	}
-	signer, err := addressParam(c, 1)
+	signer, err := signerParam(c, 1)
 	if err != nil {
 		return nil, err
 	}

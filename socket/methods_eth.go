@@ -67,8 +67,10 @@ func typedDataParams() []Param {
 	}
 }
 
+// transactionParam is that of every method that signs or tries a transaction.
 var transactionParam = Param{"transaction", true, "Transaction",
-	"from is the account; chainId may be left out if the session is clear without it"}
+	"from is the account; chainId may be left out if the session is clear without it; session (an id or a signer; or signer, an address) names the session, " +
+		"and hooks the account's validation hooks (default: the session's validator alone)"}
 
 func listSigners(s *Server, _ context.Context, c *call) (any, error) {
 	signers := []policy.Address{}
@@ -103,7 +105,7 @@ func clientVersion(s *Server, _ context.Context, _ *call) (any, error) {
 }
 
 func signTypedData(s *Server, ctx context.Context, c *call) (any, error) {
-	signer, err := addressParam(c, 0)
+	signer, err := signerParam(c, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +153,7 @@ func refuseEthSign(s *Server, ctx context.Context, c *call) (any, error) {
 // refuseParam has the refusal of anything that is no transaction recorded. The signer is the
 // parameter at that position.
 func (s *Server) refuseParam(ctx context.Context, c *call, signerAt int, what string) (any, error) {
-	signer, err := addressParam(c, signerAt)
+	signer, err := signerParam(c, signerAt)
 	if err != nil {
 		return nil, err
 	}
@@ -163,9 +165,18 @@ func (s *Server) refuseMessage(ctx context.Context, c *call, signer policy.Addre
 		what+" is not signed: a session key signs transactions only")
 }
 
-// addressParam reads the parameter at that position as an address.
-func addressParam(c *call, i int) (policy.Address, error) {
-	return parseAddress("params["+strconv.Itoa(i)+"]", c.param(i))
+// signerParam reads the parameter at that position as a signer's address.
+func signerParam(c *call, i int) (policy.Address, error) {
+	return parseSigner("params["+strconv.Itoa(i)+"]", c.param(i))
+}
+
+// parseSigner reads the address of a signer. Zero, which package session takes for none, is no key's.
+func parseSigner(path string, value json.RawMessage) (policy.Address, error) {
+	signer, err := parseAddress(path, value)
+	if err == nil && signer.IsZero() {
+		err = badParam(path, "the zero address is no signer's")
+	}
+	return signer, err
 }
 
 // parseAddress reads a JSON string that is an address.

@@ -3,11 +3,9 @@ package socket
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -19,8 +17,6 @@ const maxHooks = 16
 
 // sessionMethods are the agent's own.
 func sessionMethods() []Method {
-	transaction := Param{"transaction", true, "SessionTransaction",
-		"as for eth_signTransaction, and optionally session (an id or a signer; or signer, an address) and hooks (the account's validation hooks; default: the session's validator alone)"}
 	return []Method{{
 		Name: "session_list", Summary: "Sessions that this client may use and that have not ended",
 		Result: Result{"sessions", "Sessions", "oldest first"}, do: sessionList,
@@ -30,11 +26,11 @@ func sessionMethods() []Method {
 		Result: Result{"session", "Session", "also one that has ended"}, Errors: []int{api.CodeUnauthorized}, do: sessionGet,
 	}, {
 		Name: "session_simulate", Summary: "The verdict that signing would get now; nothing is counted",
-		Params: []Param{transaction},
+		Params: []Param{transactionParam},
 		Result: Result{"verdict", "Verdict", "a denial is a result here, no error"}, Errors: []int{api.CodeUnauthorized}, do: simulate,
 	}, {
 		Name: "session_signTransaction", Summary: "Sign a transaction, and give all that there is to it",
-		Params: []Param{transaction},
+		Params: []Param{transactionParam},
 		Result: Result{"signed", "SignedTransaction", "the raw transaction and its parts"},
 		Errors: signingErrors, signs: true, do: sessionSign,
 	}}
@@ -60,31 +56,30 @@ func sessionList(s *Server, _ context.Context, c *call) (any, error) {
 }
 
 func sessionGet(s *Server, _ context.Context, c *call) (any, error) {
-	name, err := parseString("params[0]", c.param(0))
+	name, err := parseName("params[0]", c.param(0))
 	if err != nil {
 		return nil, err
 	}
-	sess, err := s.named(c.peer, name)
+	sess, err := s.Signer.Sessions.GetFor(c.peer, name)
 	if err != nil {
 		return nil, err
 	}
 	return s.showWhole(sess)
 }
 
-// named finds a session, also an ended one, that peer may use, by its id or signer.
-func (s *Server) named(peer audit.Peer, name string) (*session.Session, error) {
-	if strings.HasPrefix(name, "0x") {
-		signer, err := parseAddress("session", quote(name))
-		if err != nil {
-			return nil, err
-		}
-		return s.Signer.Lookup(peer, signer)
+// parseName reads a session's name: its id, or its signer's address. Of an address ID is "".
+func parseName(path string, value json.RawMessage) (session.Ref, error) {
+	text, err := parseString(path, value)
+	switch {
+	case err != nil:
+		return session.Ref{}, err
+	case strings.HasPrefix(text, "0x"):
+		signer, err := parseSigner(path, value)
+		return session.Ref{Signer: signer}, err
+	case text == "":
+		return session.Ref{}, badParam(path, "want an id or a signer's address")
 	}
-	sess, err := s.Signer.Sessions.Get(session.ID(name))
-	if err != nil || !slices.ContainsFunc(sess.Clients, func(c session.Client) bool { return c.Is(peer) }) {
-		return nil, session.ErrUnknownSigner
-	}
-	return sess, nil
+	return session.Ref{ID: session.ID(text)}, nil
 }
 
 // quote writes a string as JSON.

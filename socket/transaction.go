@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -21,83 +20,75 @@ type transactionRequest struct {
 	hooks []policy.Address // nil: the validator alone
 }
 
-// clue is what says which session a transaction request means, read ahead of it: the kind of session
-// decides how the rest is to be read. It decides nothing else: package session finds
-// the session again from the transaction.
-type clue struct {
-	from    policy.Address
-	chainID uint64 // 0: not given
-	session string // "": not given
-}
-
-// parseTransaction reads a transaction request.
+// parseTransaction reads a transaction request, finds the session that it means, which decides how the rest is to be
+// read, and names that session in the request by its signer.
 func (s *Server) parseTransaction(ctx context.Context, c *call) (*transactionRequest, error) {
 	fields, err := members(c.param(0))
 	if err != nil {
 		return nil, badParam("params[0]", "a transaction is %v", err)
 	}
 	req := &transactionRequest{sign: session.SignRequest{Method: c.method.Name}}
-	if strings.HasPrefix(c.method.Name, "session_") {
-		if fields, err = req.takeOwn(fields); err != nil {
-			return nil, err
-		}
+	if fields, err = req.takeOwn(fields); err != nil {
+		return nil, err
 	}
-	hint, err := readClue(fields, req.sign)
+	ref, err := req.ref(fields)
 	if err != nil {
 		return nil, err
 	}
-	sess, chainID := s.candidate(c.peer, hint, &req.sign)
+	sess, err := s.Signer.Sessions.Find(c.peer, ref)
+	if errors.Is(err, session.ErrAmbiguous) {
+		return nil, err
+	}
+	if sess == nil {
+		req.sign.Tx, err = parseUnknown(object(fields))
+		return req, err
+	}
+	req.sign.Session, req.sign.Signer = "", sess.Signer()
 	if err := req.checkHooks(sess); err != nil {
 		return nil, err
 	}
-	req.sign.Tx, err = parseFor(sess, object(fields), chainID)
-	if errors.Is(err, zktx.ErrRefusedType) && sess != nil {
+	req.sign.Tx, err = parseFor(sess, object(fields))
+	if errors.Is(err, zktx.ErrRefusedType) {
 		return nil, s.Signer.Refuse(ctx, c.peer, sess.Signer(), c.method.Name, session.ReasonType, err.Error())
 	}
-	if err != nil {
-		return nil, err
-	}
-	return req, nil
+	return req, err
 }
 
-// takeOwn takes the members that are ours and no transaction's.
+// takeOwn takes the members that are ours and no transaction's; null is as if they were not there.
 func (r *transactionRequest) takeOwn(fields []member) (rest []member, err error) {
+	named := false
 	for _, f := range fields {
-		switch f.key {
-		case "session":
-			err = r.readSession(f.value)
-		case "signer":
-			r.sign.Signer, err = parseAddress("signer", f.value)
-		case "hooks":
-			r.hooks, err = readHooks(f.value)
-		default:
+		switch {
+		case f.key != "session" && f.key != "signer" && f.key != "hooks":
 			rest = append(rest, f)
+			continue
+		case string(f.value) == "null":
+			continue
+		case f.key == "hooks":
+			r.hooks, err = readHooks(f.value)
+		case named:
+			err = badParam("session", "give a session or a signer, not both")
+		default:
+			named = true
+			err = r.readName(f)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	if r.sign.Session != "" && !r.sign.Signer.IsZero() {
-		return nil, badParam("session", "give a session or a signer, not both")
-	}
 	return rest, nil
 }
 
-// readSession reads an id, or the address of a signer.
-func (r *transactionRequest) readSession(value json.RawMessage) error {
-	text, err := parseString("session", value)
-	if err != nil {
-		return err
+// readName reads the member that names the session.
+func (r *transactionRequest) readName(f member) (err error) {
+	var name session.Ref
+	if f.key == "signer" {
+		name.Signer, err = parseSigner(f.key, f.value)
+	} else {
+		name, err = parseName(f.key, f.value)
 	}
-	if strings.HasPrefix(text, "0x") {
-		r.sign.Signer, err = parseAddress("session", value)
-		return err
-	}
-	if text == "" {
-		return badParam("session", "want an id or a signer's address")
-	}
-	r.sign.Session = session.ID(text)
-	return nil
+	r.sign.Session, r.sign.Signer = name.ID, name.Signer
+	return err
 }
 
 // readHooks reads the account's list of validation hooks, in its order (listHooks(true)).
@@ -133,78 +124,43 @@ func (r *transactionRequest) checkHooks(sess *session.Session) error {
 	return nil
 }
 
-// readClue reads ahead. What is wrong with from and chainId the parser says, in its own words.
-func readClue(fields []member, named session.SignRequest) (clue, error) {
-	var hint clue
+// ref is what says which session the request means. What is wrong with chainId the parser says, in its own words.
+func (r *transactionRequest) ref(fields []member) (session.Ref, error) {
+	ref := session.Ref{ID: r.sign.Session, Signer: r.sign.Signer}
+	named := ref != session.Ref{}
 	for _, f := range fields {
 		switch f.key {
 		case "from":
 			from, err := parseAddress("from", f.value)
 			if err != nil {
-				return clue{}, err
+				return ref, err
 			}
-			hint.from = from
+			ref.Account, named = from, true
 		case "chainId":
 			text := strings.Trim(string(f.value), `"`)
-			hint.chainID, _ = strconv.ParseUint(text, 0, 64)
+			ref.ChainID, _ = strconv.ParseUint(text, 0, 64)
 		}
 	}
-	if named.Session != "" {
-		hint.session = string(named.Session)
-	} else if !named.Signer.IsZero() {
-		hint.session = named.Signer.String()
+	if !named {
+		return ref, badParam("from", "missing: it is the account, and says which session is meant")
 	}
-	return hint, nil
+	return ref, nil
 }
 
-// candidate finds the session whose kind the request is read as, or nil, and the chain that a
-// request without chainId means, 0 if that is not clear.
-func (s *Server) candidate(peer audit.Peer, hint clue, req *session.SignRequest) (*session.Session, uint64) {
-	if hint.session != "" {
-		return withChain(s.named(peer, hint.session))
+// parseFor reads the transaction as sess's kind has it. Without chainId it is for the session's chain.
+func parseFor(sess *session.Session, data []byte) (*zktx.Transaction, error) {
+	kind := uint8(zktx.TypeZKsync)
+	if sess.Kind == session.EOA {
+		kind = zktx.TypeDynamicFee
 	}
-	var found *session.Session
-	for _, sess := range s.Signer.Sessions.VisibleTo(peer) {
-		if sess.Account != hint.from || (hint.chainID != 0 && sess.ChainID != hint.chainID) {
-			continue
-		}
-		if found != nil && found.ChainID != sess.ChainID {
-			return found, 0
-		}
-		found = sess
-	}
-	if found != nil {
-		return found, found.ChainID
-	}
-	// An ended session's account, or a signer in place of its account: named so, it is
-	// refused with the reason, and recorded.
-	if sess, err := s.Signer.FindAccount(peer, hint.from, hint.chainID); err == nil {
-		return sess, sess.ChainID
-	}
-	req.Signer = hint.from
-	return withChain(s.Signer.Lookup(peer, hint.from))
+	return zktx.ParseTransaction(data, kind, sess.ChainID)
 }
 
-// withChain adds the session's chain to a lookup's result.
-func withChain(sess *session.Session, err error) (*session.Session, uint64) {
-	if err != nil {
-		return nil, 0
-	}
-	return sess, sess.ChainID
-}
-
-// parseFor reads the transaction as sess's kind has it. Without a session it only
-// has to be a transaction of some kind, for the record of the refusal that follows.
-func parseFor(sess *session.Session, data []byte, chainID uint64) (*zktx.Transaction, error) {
-	if sess != nil {
-		kind := uint8(zktx.TypeZKsync)
-		if sess.Kind == session.EOA {
-			kind = zktx.TypeDynamicFee
-		}
-		return zktx.ParseTransaction(data, kind, chainID)
-	}
+// parseUnknown reads the transaction of a request that means no session. It only has to be a transaction of some
+// kind, for the record of the refusal that follows.
+func parseUnknown(data []byte) (*zktx.Transaction, error) {
 	for _, kind := range []uint8{zktx.TypeZKsync, zktx.TypeDynamicFee} {
-		if tx, err := zktx.ParseTransaction(data, kind, chainID); err == nil {
+		if tx, err := zktx.ParseTransaction(data, kind, 0); err == nil {
 			return tx, nil
 		}
 	}
