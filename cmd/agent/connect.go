@@ -121,8 +121,10 @@ func (p *place) dial(ctx context.Context, socket string) (*client.Client, error)
 	switch {
 	case err == nil:
 		return cl, nil
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission) && socket == p.agent().AdminSocket:
 		return nil, withHint(withCode(exitUnreachable, err), "run this as the user that the agent runs as")
+	case errors.Is(err, fs.ErrPermission): // says which group to ask for
+		return nil, withCode(exitUnreachable, err)
 	case !p.dirs.Configured():
 		return nil, withHint(withCode(exitUnreachable, fmt.Errorf("no agent: %w", err)), "keyward init --dir %s", p.dirs.Config)
 	}

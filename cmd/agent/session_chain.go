@@ -51,6 +51,7 @@ func (t *tool) sessionImport(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	t.warnUnreachable(c, s.Clients)
 	if c.Bool("json") {
 		return t.printJSON(s)
 	}

@@ -48,6 +48,7 @@ func (t *tool) sessionCreate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	t.warnUnreachable(c, s.Clients)
 	if c.Bool("json") {
 		return t.printJSON(s)
 	}

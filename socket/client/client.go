@@ -34,7 +34,8 @@ type Client struct {
 	closed bool
 }
 
-// Dial connects to the socket at path. ctx is for connecting only.
+// Dial connects to the socket at path. ctx is for connecting only. An error of a socket that this user may not use
+// wraps fs.ErrPermission and says which group to ask the operator for; calls that connect again return the same.
 func Dial(ctx context.Context, path string) (*Client, error) {
 	c := &Client{path: path}
 	if _, err := c.connected(ctx, nil); err != nil {
@@ -125,7 +126,7 @@ func (c *Client) connected(ctx context.Context, lost *link) (*link, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", c.path)
 	if err != nil {
-		return nil, err
+		return nil, explain(c.path, err)
 	}
 	c.link = newLink(nc)
 	return c.link, nil
