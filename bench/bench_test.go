@@ -57,7 +57,7 @@ func benchmarkInProcess(b *testing.B, device backends.Backend) {
 
 func startAgent(b *testing.B, device backends.Backend) *bench.Agent {
 	b.Helper()
-	a, err := bench.Start(b.Context(), b.TempDir(), device, slog.New(slog.DiscardHandler))
+	a, err := bench.Start(b.Context(), b.TempDir(), &bench.Device{Backend: device}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

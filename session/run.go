@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -142,6 +144,13 @@ func (s *Sessions) intents() (map[ID]intent, error) {
 		})
 	})
 	return all, err
+}
+
+// Unfinished returns the IDs of sessions of which a key may exist although they were never stored: their creation
+// failed or was cut short, and Run has not destroyed the key yet.
+func (s *Sessions) Unfinished() ([]ID, error) {
+	all, err := s.intents()
+	return slices.Collect(maps.Keys(all)), err
 }
 
 // createIsOver reports whether session id was stored, or nothing can be left of it. The intents that Run looks at were

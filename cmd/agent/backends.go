@@ -32,12 +32,9 @@ func leftOut(typ, tag string) error {
 func (a *agent) openBackends(ctx context.Context) error {
 	a.backends = map[string]socket.Backend{}
 	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
-		b := a.conf.Backends[name]
-		backend, err := openers[b.Type](a, ctx, name, b)
-		if err != nil {
-			return fmt.Errorf("backend %q: %w", name, err)
+		if err := a.openBackend(ctx, name); err != nil {
+			return err
 		}
-		a.backends[name] = socket.Backend{Backend: backend, Type: b.Type, Protection: protection(b)}
 	}
 	return nil
 }
@@ -48,6 +45,17 @@ func (a *agent) asLocked(k *secret.Keeper) *secret.Keeper {
 		k.Lock()
 	}
 	return k
+}
+
+// openBackend opens one configured backend.
+func (a *agent) openBackend(ctx context.Context, name string) error {
+	b := a.conf.Backends[name]
+	backend, err := openers[b.Type](a, ctx, name, b)
+	if err != nil {
+		return fmt.Errorf("backend %q: %w", name, err)
+	}
+	a.backends[name] = socket.Backend{Backend: backend, Type: b.Type, Protection: protection(b)}
+	return nil
 }
 
 // protection is that of the keys that the backend makes. No type has one by default: a new one must not

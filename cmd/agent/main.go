@@ -67,6 +67,7 @@ func (t *tool) app() *cli.App {
 			t.signCommand(),
 			t.keyCommand(),
 			t.backendCommand(),
+			t.benchCommand(),
 			t.yubikeyCommand(),
 			t.chainCommand(),
 			t.auditCommand(),

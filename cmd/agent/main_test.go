@@ -34,7 +34,9 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup:               setupScript,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save, "answered": answered},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "save": save, "answered": answered, "measuring": measuring, "keys": keys,
+		},
 	})
 }
 

@@ -50,6 +50,13 @@ func (c *Caller) Sign(nonce uint64) error {
 	return nil
 }
 
+// typedData is the second parameter of the requests, for nonce 0.
+func (c *Caller) typedData() []byte {
+	text := bytes.Join([][]byte{c.before, c.after}, []byte("0"))
+	start := bytes.Index(text, []byte(`{"domain"`))
+	return text[start : len(text)-len("]}\n")]
+}
+
 // Close closes the connection.
 func (c *Caller) Close() error { return c.nc.Close() }
 

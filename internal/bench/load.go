@@ -18,8 +18,8 @@ const longest = int64(time.Minute / time.Microsecond)
 // Load is what one run of a load found.
 type Load struct {
 	Done    int64         // operations without an error
-	Failed  int64         // operations with one
-	Err     error         // the first of them; nil: none
+	Failed  int64         // operations with one, at most one a caller
+	Err     error         // one of them; nil: none
 	Elapsed time.Duration // from the first operation's begin to the last one's end
 	Latency *hdrhistogram.Histogram
 }
@@ -46,7 +46,7 @@ func (l *Load) Add(other *Load) {
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, longest, 2) }
 
-// Closed has n callers for d, each of which begins an operation when its last one has ended. That is the most
+// Closed has n callers for d, or until one fails, each of which begins an operation when its last one has ended. That is the most
 // that n callers get done; latencies are of the operations alone. do's argument is the caller's number.
 func Closed(ctx context.Context, n int, d time.Duration, do func(caller int) error) *Load {
 	end := time.Now().Add(d)
@@ -85,22 +85,21 @@ func sleepUntil(t time.Time) {
 	}
 }
 
-// run has n callers do operations until next says that there are no more.
+// run has n callers do operations until next says that there are no more, or one fails.
 func run(n int, do func(caller int) error, next func() (since time.Time, more bool)) *Load {
 	start := time.Now()
 	all := &Load{}
+	var failed atomic.Bool
 	var mu sync.Mutex
 	var callers sync.WaitGroup
 	for caller := range n {
 		callers.Go(func() {
 			mine := &Load{Latency: newHistogram()}
-			for since, more := next(); more; since, more = next() {
+			for since, more := next(); more && !failed.Load(); since, more = next() {
 				if err := do(caller); err != nil {
-					mine.Failed++
-					if mine.Err == nil {
-						mine.Err = err
-					}
-					continue
+					mine.Failed, mine.Err = 1, err
+					failed.Store(true)
+					break
 				}
 				mine.Done++
 				_ = mine.Latency.RecordValue(min(max(time.Since(since).Microseconds(), 1), longest))

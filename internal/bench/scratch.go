@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -36,7 +35,9 @@ type Agent struct {
 	Signer   *session.Signer
 	Socket   string // path
 
+	device *Device
 	peer   audit.Peer
+	dir    string // of the socket
 	server *socket.Server
 	served chan error
 	cancel context.CancelFunc
@@ -46,19 +47,19 @@ type Agent struct {
 
 // Start opens an agent in dir, which it makes, over the one backend; the key of its session is fresh. What an
 // earlier agent in dir has left in the device, because it was killed, is destroyed first.
-func Start(ctx context.Context, dir string, backend backends.Backend, logger *slog.Logger) (*Agent, error) {
+func Start(ctx context.Context, dir string, device *Device, logger *slog.Logger) (*Agent, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	sessions, err := session.Open(session.Config{
 		LedgerPath: filepath.Join(dir, "ledger.db"), AuditPath: filepath.Join(dir, "audit.jsonl"),
-		Backends: map[string]backends.Backend{"bench": backend}, Logger: logger,
+		Backends: map[string]backends.Backend{"bench": device}, Logger: logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	a := &Agent{
-		Sessions: sessions, Signer: &session.Signer{Sessions: sessions}, Socket: filepath.Join(dir, "agent.sock"),
+		device: device, Sessions: sessions, Signer: &session.Signer{Sessions: sessions},
 		peer: audit.Peer{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), PID: int32(os.Getpid())},
 	}
 	a.run(ctx)
@@ -90,18 +91,23 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.Session, err = a.Sessions.Activate(ctx, a.peer, sess.ID); err != nil {
 		return err
 	}
+	return a.serve(ctx)
+}
+
+// serve serves the socket. It is in a directory of its own, because the path of a socket must be short (unix(7)).
+func (a *Agent) serve(ctx context.Context) (err error) {
+	if a.dir, err = os.MkdirTemp("", "keyward-bench-"); err != nil {
+		return err
+	}
+	a.Socket = filepath.Join(a.dir, "agent.sock")
 	l, err := socket.Listen(a.Socket, 0o600)
 	if err != nil {
 		return err
 	}
-	a.serve(ctx, l)
-	return nil
-}
-
-func (a *Agent) serve(ctx context.Context, l net.Listener) {
 	a.server = socket.New(socket.Config{Signer: a.Signer, Version: "bench", Started: time.Now()})
 	a.served = make(chan error, 1)
 	go func() { a.served <- a.server.Serve(context.WithoutCancel(ctx), l, nil) }()
+	return nil
 }
 
 // Caller connects to the agent.
@@ -121,6 +127,9 @@ func (a *Agent) Close(ctx context.Context) error {
 	if a.server != nil {
 		errs = append(errs, a.server.Shutdown(ctx), <-a.served)
 	}
+	if a.dir != "" {
+		errs = append(errs, os.RemoveAll(a.dir))
+	}
 	errs = append(errs, a.endSessions(ctx))
 	a.cancel()
 	<-a.ran
@@ -137,26 +146,30 @@ func (a *Agent) endSessions(ctx context.Context) error {
 		}
 	}
 	for {
-		left := a.keysLeft()
-		if left == "" {
-			return nil
+		left, err := a.keysLeft()
+		if err != nil || left == "" {
+			return err
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("key %s is still in the device: %w", left, ctx.Err())
+			return fmt.Errorf("key %s may still be in the device: %w", left, ctx.Err())
 		}
 	}
 }
 
-// keysLeft returns the URI of a key that is still to be destroyed; "": none.
-func (a *Agent) keysLeft() string {
+// keysLeft names a key that is still to be destroyed; "": there is none.
+func (a *Agent) keysLeft() (string, error) {
 	for _, sess := range a.Sessions.List() {
 		if sess.KeyDestroyedAt.IsZero() {
-			return sess.KeyURI
+			return sess.KeyURI, nil
 		}
 	}
-	return ""
+	unfinished, err := a.Sessions.Unfinished()
+	if len(unfinished) > 0 {
+		return session.KeyLabelPrefix + string(unfinished[0]), err
+	}
+	return "", err
 }
 
 // Spec allows transfers of 1 wei to [Recipient], and counts values and fees against limits that
