@@ -19,11 +19,14 @@ const (
 	warnEvery   = 24 * time.Hour
 )
 
-// forecast knows what was used when, in memory only.
+// forecast knows what was used when, in memory only. It looks only at sessions that are being used: the totals of
+// the others do not change.
 type forecast struct {
 	mu      sync.Mutex
 	samples map[ID]map[policy.Tracker][]sample
 	warned  map[warning]time.Time
+	inUse   map[ID]bool // used since the last look, or lately
+	looked  time.Time   // at the sessions last
 }
 
 // sample is a total at a time.
@@ -40,26 +43,74 @@ type warning struct {
 }
 
 func newForecast() *forecast {
-	return &forecast{samples: map[ID]map[policy.Tracker][]sample{}, warned: map[warning]time.Time{}}
+	return &forecast{samples: map[ID]map[policy.Tracker][]sample{}, warned: map[warning]time.Time{}, inUse: map[ID]bool{}}
 }
 
-// note remembers the totals of a session's limits, and forgets those of past periods.
+// use notes that a session's totals have changed.
+func (f *forecast) use(id ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inUse[id] = true
+}
+
+// lookAgain reports whether it is time to look at the sessions, at most once a minute, and takes note that it is done.
+func (f *forecast) lookAgain(now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if since := now.Sub(f.looked); since >= 0 && since < longestPause {
+		return false
+	}
+	f.looked = now
+	return true
+}
+
+// takeInUse returns the sessions that were used since the last call, or lately before that.
+func (f *forecast) takeInUse() map[ID]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	inUse := f.inUse
+	f.inUse = map[ID]bool{}
+	return inUse
+}
+
+// note remembers the totals of a session's limits, and forgets those of past periods. The session stays in use while one
+// of the samples that it keeps differs from another.
 func (f *forecast) note(id ID, usage []Usage, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	kept := map[policy.Tracker][]sample{}
+	defer func() {
+		f.samples[id] = kept
+		for _, all := range kept {
+			if all[0].used != all[len(all)-1].used {
+				f.inUse[id] = true
+			}
+		}
+	}()
 	for _, u := range usage {
 		all := f.samples[id][u.Tracker]
 		if n := len(all); n > 0 && now.Sub(all[n-1].at) < sampleEvery && !now.Before(all[n-1].at) {
 			kept[u.Tracker] = all
 			continue
 		}
-		for len(all) > 0 && (now.Sub(all[0].at) > rateWindow || now.Before(all[0].at)) {
-			all = all[1:]
-		}
-		kept[u.Tracker] = append(all, sample{now, toFloat(u.Used)})
+		kept[u.Tracker] = append(inWindow(all, now), sample{now, toFloat(u.Used)})
 	}
-	f.samples[id] = kept
+}
+
+// inWindow drops samples from before the window but the last, which has the total at the window's beginning: between two
+// samples that are further apart than sampleEvery nothing was used until the later one.
+func inWindow(all []sample, now time.Time) []sample {
+	for len(all) > 0 && now.Before(all[0].at) {
+		all = all[1:]
+	}
+	begin := now.Add(-rateWindow)
+	for len(all) > 1 && !all[1].at.After(begin) {
+		all = all[1:]
+	}
+	if len(all) > 0 && all[0].at.Before(begin) {
+		all[0].at = begin
+	}
+	return all
 }
 
 // forget drops the sessions that are not among ids.
@@ -135,26 +186,30 @@ func (s *Sessions) forecastFor(sess *Session, u *Usage, period *uint256.Int, now
 
 // foresee notes what is used, and warns ahead of limits that run out and sessions that end: of each
 // once a day.
-func (s *Sessions) foresee(ctx context.Context) {
-	now := s.cfg.Now()
+func (s *Sessions) foresee(ctx context.Context, now time.Time) {
 	live := map[ID]bool{}
+	inUse := s.forecast.takeInUse()
 	for _, sess := range s.List() {
 		if sess.Status != Active || ctx.Err() != nil {
 			continue
 		}
 		live[sess.ID] = true
-		usage, err := s.Usage(sess.ID)
-		if err != nil {
-			s.cfg.Logger.Error("reading what a session has used", "session", sess.ID, "error", err)
-			continue
+		if inUse[sess.ID] {
+			s.foreseeLimits(sess, now)
 		}
-		s.forecast.note(sess.ID, usage, now)
-		s.warnAhead(sess, usage, now)
+		s.warnOfEnd(sess, now)
 	}
 	s.forecast.forget(live)
 }
 
-func (s *Sessions) warnAhead(sess *Session, usage []Usage, now time.Time) {
+// foreseeLimits notes what is used of a session's limits, and warns of those that will be used up.
+func (s *Sessions) foreseeLimits(sess *Session, now time.Time) {
+	usage, err := s.Usage(sess.ID)
+	if err != nil {
+		s.cfg.Logger.Error("reading what a session has used", "session", sess.ID, "error", err)
+		return
+	}
+	s.forecast.note(sess.ID, usage, now)
 	if s.cfg.WarnAhead == 0 {
 		return
 	}
@@ -164,6 +219,13 @@ func (s *Sessions) warnAhead(sess *Session, usage []Usage, now time.Time) {
 		}
 		s.cfg.Logger.Warn("a limit will be used up", "session", sess.ID, "limit", limitText(u.Tracker),
 			"remaining", u.Remaining.String(), "runsOut", stamp(u.RunsOut))
+	}
+}
+
+// warnOfEnd warns of a session that will end and has no successor.
+func (s *Sessions) warnOfEnd(sess *Session, now time.Time) {
+	if s.cfg.WarnAhead == 0 {
+		return
 	}
 	end := s.SignsUntil(sess)
 	if sess.Kind == AGW && end.Sub(now) <= s.cfg.WarnAhead && s.Successor(sess.ID) == "" && s.forecast.due(warning{session: sess.ID, expiry: true}, now) {

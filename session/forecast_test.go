@@ -44,7 +44,7 @@ func TestForecast(t *testing.T) {
 		t.Errorf("fees run out at %v, value at %v, want %v and never", fee, value, want)
 	}
 	// Lately it was nothing: nothing runs out.
-	a.foresee(t.Context())
+	a.foresee(t.Context(), a.clock())
 	a.pass(10 * time.Minute)
 	if fee, _ := a.runsOut(t, sess.ID); !fee.IsZero() {
 		t.Errorf("fees run out at %v, want never at a rate of 0", fee)
@@ -71,7 +71,7 @@ func TestWarningsAhead(t *testing.T) {
 	a.Sessions.cfg.WarnAhead = 6 * time.Hour
 	sess := a.active(t)
 	told := func() (limits, ends int) {
-		a.foresee(t.Context())
+		a.foresee(t.Context(), a.clock())
 		defer log.Reset()
 		return strings.Count(log.String(), "a limit will be used up"), strings.Count(log.String(), "has no successor")
 	}

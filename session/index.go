@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/policy"
@@ -22,6 +23,10 @@ type index struct {
 	renewals map[ID][]*listed // a session → those that renew it
 	clients  map[Client]*ofClient
 	all      []*listed // by age
+	counts   map[Status]int
+
+	dueAt func(*Session) time.Time // nil until Run's schedule is wanted
+	due   schedule
 }
 
 // listed is one session in the index. Its value is replaced when the session changes; id,
@@ -43,7 +48,7 @@ type onChainOf struct {
 func newIndex() *index {
 	return &index{
 		byID: map[ID]*listed{}, bySigner: map[policy.Address]*listed{}, renewals: map[ID][]*listed{},
-		clients: map[Client]*ofClient{},
+		clients: map[Client]*ofClient{}, counts: map[Status]int{},
 	}
 }
 
@@ -72,7 +77,9 @@ func (x *index) put(sess *Session) {
 			x.renewals[sess.Predecessor] = append(x.renewals[sess.Predecessor], n)
 		}
 		x.all = enlist(x.all, n)
+		x.counts[sess.Status]++
 		x.fileLocked(n, sess, enlist)
+		x.scheduleLocked(n)
 		return
 	}
 	old := n.Load()
@@ -81,8 +88,11 @@ func (x *index) put(sess *Session) {
 		return
 	}
 	x.fileLocked(n, old, delist)
+	x.counts[old.Status]--
 	n.Store(sess)
+	x.counts[sess.Status]++
 	x.fileLocked(n, sess, enlist)
+	x.scheduleLocked(n)
 }
 
 // fileLocked changes the lists that n is in while its session is sess.
@@ -190,42 +200,6 @@ func newest(held []*onChainOf, chainID uint64) (found *Session) {
 		}
 	}
 	return found
-}
-
-// list returns sessions, oldest first.
-func (x *index) list() []*Session {
-	x.mu.RLock()
-	all := slices.Clone(x.all)
-	x.mu.RUnlock()
-	return sessionsOf(all)
-}
-
-// listFor returns the sessions of peer that have not ended, oldest first.
-func (x *index) listFor(peer audit.Peer) []*Session {
-	var all []*listed
-	lists := 0
-	x.mu.RLock()
-	for client := range identities(peer) {
-		if of := x.clients[client]; of != nil && len(of.live) > 0 {
-			all = append(all, of.live...)
-			lists++
-		}
-	}
-	x.mu.RUnlock()
-	sessions := sessionsOf(all)
-	if lists > 1 {
-		slices.SortFunc(sessions, byAge)
-		sessions = slices.CompactFunc(sessions, func(a, b *Session) bool { return a.ID == b.ID })
-	}
-	return sessions
-}
-
-func sessionsOf(list []*listed) []*Session {
-	sessions := make([]*Session, len(list))
-	for i, n := range list {
-		sessions[i] = n.Load()
-	}
-	return sessions
 }
 
 // successor returns the session that renews id and has not ended; nil if there is none.

@@ -47,20 +47,22 @@ func (s *Sessions) wakeRun() {
 
 // sweep does all that is due and returns when to look again.
 func (s *Sessions) sweep(ctx context.Context, failing map[ID]bool) time.Duration {
-	pause := longestPause
-	for _, sess := range s.List() {
-		due := s.dueAt(sess)
-		if due.IsZero() {
-			continue
+	index := s.ledger.index
+	for _, sess := range index.takeDue(s.cfg.Now()) {
+		err := s.doDue(ctx, sess)
+		if err != nil {
+			defer index.putBack(sess) // for the next sweep
 		}
-		if wait := due.Sub(s.cfg.Now()); wait > 0 {
-			pause = min(pause, wait)
-			continue
-		}
-		s.report(ctx, sess, failing, s.doDue(ctx, sess))
+		s.report(ctx, sess, failing, err)
 	}
 	s.undoCreates(ctx, failing)
-	s.foresee(ctx)
+	if now := s.cfg.Now(); s.forecast.lookAgain(now) {
+		s.foresee(ctx, now)
+	}
+	pause := longestPause
+	if next := index.nextDue(); !next.IsZero() {
+		pause = min(pause, next.Sub(s.cfg.Now()))
+	}
 	return max(pause, 10*time.Millisecond)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -81,7 +80,9 @@ func Open(cfg Config) (*Sessions, error) {
 		return nil, err
 	}
 	l.locked = LockedOnDisk(cfg.LockPath)
-	return &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}, nil
+	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}
+	l.index.startSchedule(s.dueAt)
+	return s, nil
 }
 
 // Close makes what waits durable and closes the files. Backends are not closed.
@@ -196,17 +197,6 @@ func (s *Sessions) BySigner(signer policy.Address) (*Session, error) {
 		return sess, nil
 	}
 	return nil, fmt.Errorf("signer %s: %w", signer, ErrUnknownSigner)
-}
-
-// List returns all sessions, oldest first.
-func (s *Sessions) List() []*Session { return s.ledger.index.list() }
-
-// VisibleTo returns the sessions that peer may use and that have not ended, oldest first.
-func (s *Sessions) VisibleTo(peer audit.Peer) []*Session { return s.ledger.index.listFor(peer) }
-
-// filter returns the sessions to keep, oldest first.
-func (s *Sessions) filter(keep func(*Session) bool) []*Session {
-	return slices.DeleteFunc(s.List(), func(sess *Session) bool { return !keep(sess) })
 }
 
 // Outstanding is the number of nonces that were signed for and not settled on chain.

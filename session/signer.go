@@ -87,6 +87,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	if err != nil {
 		return nil, s.deny(ctx, rec, err)
 	}
+	s.Sessions.forecast.use(sess.ID)
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
 	res.leftDevice()
 	if err := res.Durable(ctx); err != nil {

@@ -260,6 +260,9 @@ func (w *Watcher) settle(ctx context.Context, c *watched, sess *Session) (seen S
 	if err != nil {
 		return seen, err
 	}
+	if len(st.After) > 0 {
+		w.sessions.forecast.use(sess.ID)
+	}
 	return seen, w.external(ctx, sess, st)
 }
 

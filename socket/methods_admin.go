@@ -60,6 +60,7 @@ func lifecycleMethods() []Method {
 		Params: id, Result: whole, do: adminClose,
 	}, {
 		Name: "admin_listSessions", Summary: "All sessions",
+		Params: []Param{pageParam},
 		Result: Result{"sessions", "Sessions", "oldest first, also those that have ended"}, do: adminList,
 	}, {
 		Name: "admin_getSession", Summary: "One session",
@@ -206,12 +207,17 @@ func adminGet(s *Server, _ context.Context, c *call) (any, error) {
 	return s.lifecycle(c, s.Signer.Sessions.Get)
 }
 
-func adminList(s *Server, _ context.Context, _ *call) (any, error) {
-	list := []*api.Session{}
-	for _, sess := range s.Signer.Sessions.List() {
-		list = append(list, s.show(sess))
+func adminList(s *Server, _ context.Context, c *call) (any, error) {
+	page, err := s.page(c, func(name session.Ref) (*session.Session, error) {
+		if name.ID != "" {
+			return s.Signer.Sessions.Get(name.ID)
+		}
+		return s.Signer.Sessions.BySigner(name.Signer)
+	})
+	if err != nil {
+		return nil, err
 	}
-	return list, nil
+	return s.showAll(s.Signer.Sessions.ListPage(page)), nil
 }
 
 func adminReload(s *Server, ctx context.Context, c *call) (any, error) {
@@ -253,8 +259,8 @@ func adminStatus(s *Server, ctx context.Context, _ *call) (any, error) {
 	if err := s.Signer.Sessions.Halted(); err != nil {
 		status.State, status.Detail = "halted", err.Error()
 	}
-	for _, sess := range s.Signer.Sessions.List() {
-		status.Sessions[string(sess.Status)]++
+	for state, n := range s.Signer.Sessions.Counts() {
+		status.Sessions[string(state)] = n
 	}
 	return status, nil
 }

@@ -93,7 +93,7 @@ func netVersion(s *Server, _ context.Context, c *call) (any, error) {
 // chainOf is the chain of the client's oldest session: a younger one on another
 // chain does not change what a client has been told.
 func (s *Server) chainOf(c *call) (uint64, error) {
-	sessions := s.Signer.Sessions.VisibleTo(c.peer)
+	sessions := s.Signer.Sessions.VisiblePage(c.peer, session.Page{Limit: 1})
 	if len(sessions) == 0 {
 		return 0, errNoSession
 	}

@@ -19,6 +19,7 @@ const maxHooks = 16
 func sessionMethods() []Method {
 	return []Method{{
 		Name: "session_list", Summary: "Sessions that this client may use and that have not ended",
+		Params: []Param{pageParam},
 		Result: Result{"sessions", "Sessions", "oldest first"}, do: sessionList,
 	}, {
 		Name: "session_get", Summary: "One session, with what is left of its limits",
@@ -48,11 +49,11 @@ func rpcMethods() []Method {
 }
 
 func sessionList(s *Server, _ context.Context, c *call) (any, error) {
-	list := []*api.Session{}
-	for _, sess := range s.Signer.Sessions.VisibleTo(c.peer) {
-		list = append(list, s.show(sess))
+	page, err := s.page(c, func(name session.Ref) (*session.Session, error) { return s.Signer.Sessions.GetFor(c.peer, name) })
+	if err != nil {
+		return nil, err
 	}
-	return list, nil
+	return s.showAll(s.Signer.Sessions.VisiblePage(c.peer, page)), nil
 }
 
 func sessionGet(s *Server, _ context.Context, c *call) (any, error) {

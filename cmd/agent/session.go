@@ -21,7 +21,10 @@ func (t *tool) sessionCommand() *cli.Command {
 			t.sessionCreateCommand(),
 			t.sessionImportCommand(),
 			t.sessionRenewCommand(),
-			{Name: "list", Usage: "list all sessions", Action: t.sessionList},
+			{Name: "list", Usage: "list all sessions, oldest first", Action: t.sessionList, Flags: []cli.Flag{
+				&cli.IntFlag{Name: "limit", Usage: "list at most `N`, 1 to 1000, instead of all"},
+				&cli.StringFlag{Name: "after", Usage: "begin after session `ID`, the last of the list before"},
+			}},
 			{Name: "show", Usage: "show a session, its policy in plain words and what is left of its limits", ArgsUsage: "ID", Action: t.sessionShow},
 			t.sessionMove("activate", "say that the account's owner has approved the session on chain", (*client.Client).ActivateSession),
 			t.sessionMove("revoke", "end a session here: nothing more is signed", (*client.Client).RevokeSession),
@@ -82,11 +85,7 @@ func (t *tool) sessionList(c *cli.Context) error {
 		return err
 	}
 	defer cl.Close()
-	list := cl.Sessions
-	if admin {
-		list = cl.AllSessions
-	}
-	sessions, err := list(c.Context)
+	sessions, err := listSessions(c, cl, admin)
 	if err != nil {
 		return err
 	}
@@ -105,4 +104,18 @@ func (t *tool) sessionList(c *cli.Context) error {
 		})
 	}
 	return t.table(rows)
+}
+
+// listSessions asks for the page that the flags name, or for all pages.
+func listSessions(c *cli.Context, cl *client.Client, admin bool) ([]*api.Session, error) {
+	page := api.Page{After: c.String("after"), Limit: c.Int("limit")}
+	switch {
+	case page == api.Page{} && admin:
+		return cl.AllSessions(c.Context)
+	case page == api.Page{}:
+		return cl.Sessions(c.Context)
+	case admin:
+		return cl.AllSessionsPage(c.Context, page)
+	}
+	return cl.SessionsPage(c.Context, page)
 }

@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+// Page is the parameter of session_list and admin_listSessions for a part of the list. A page with fewer
+// sessions than Limit is the last.
+type Page struct {
+	After string `json:"after,omitempty"` // the id or signer of the last session of the page before; "": from the oldest
+	Limit int    `json:"limit,omitempty"` // 1 to 1000; 0: 100
+}
+
 // SessionID is the parameter of admin_activateSession, admin_revokeSession, admin_closeSession and
 // admin_getSession.
 type SessionID struct {

@@ -15,9 +15,32 @@ func call[T any](ctx context.Context, c *Client, method string, params ...any) (
 	return result, err
 }
 
-// Sessions lists the sessions that this process may use and that have not ended, on agent.sock.
+// Sessions lists the sessions that this process may use and that have not ended, oldest first, on agent.sock. It asks
+// for one page after the other.
 func (c *Client) Sessions(ctx context.Context) ([]*api.Session, error) {
-	return call[[]*api.Session](ctx, c, "session_list")
+	return all(ctx, c.SessionsPage)
+}
+
+// SessionsPage is a page of [Client.Sessions].
+func (c *Client) SessionsPage(ctx context.Context, page api.Page) ([]*api.Session, error) {
+	return call[[]*api.Session](ctx, c, "session_list", page)
+}
+
+// pageOfAll is how many sessions a call asks for that wants all: each is some kilobytes.
+const pageOfAll = 500
+
+// all gets every page of a list.
+func all(ctx context.Context, list func(context.Context, api.Page) ([]*api.Session, error)) ([]*api.Session, error) {
+	sessions := []*api.Session{}
+	for page := (api.Page{Limit: pageOfAll}); ; page.After = sessions[len(sessions)-1].ID {
+		next, err := list(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		if sessions = append(sessions, next...); len(next) < page.Limit {
+			return sessions, nil
+		}
+	}
 }
 
 // Session returns a session by its id or signer, with what is left of its limits: on agent.sock one
@@ -83,9 +106,14 @@ func (c *Client) CloseSession(ctx context.Context, id string) (*api.Session, err
 	return call[*api.Session](ctx, c, "admin_closeSession", api.SessionID{ID: id})
 }
 
-// AllSessions lists all sessions, oldest first, also those that have ended.
+// AllSessions lists all sessions, oldest first, also those that have ended. It asks for one page after the other.
 func (c *Client) AllSessions(ctx context.Context) ([]*api.Session, error) {
-	return call[[]*api.Session](ctx, c, "admin_listSessions")
+	return all(ctx, c.AllSessionsPage)
+}
+
+// AllSessionsPage is a page of [Client.AllSessions].
+func (c *Client) AllSessionsPage(ctx context.Context, page api.Page) ([]*api.Session, error) {
+	return call[[]*api.Session](ctx, c, "admin_listSessions", page)
 }
 
 // Keys lists the keys in all devices.
