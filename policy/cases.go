@@ -9,6 +9,8 @@ import (
 	"iter"
 
 	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // maxCaseBytes bounds one line of a file of cases.
@@ -124,7 +126,7 @@ func ParseCase(data []byte) (*Case, error) {
 	return &c, nil
 }
 
-func (d *decoder) testCase(v *jsonValue) (c Case) {
+func (d *decoder) testCase(v *strictjson.Node) (c Case) {
 	o := d.object(v, "", "name", "chainId", "account", "session", "steps", "created",
 		"createError", "sessionHash", "hookData") // the last two say what to expect
 	c.Name = o.string("name")
@@ -135,13 +137,13 @@ func (d *decoder) testCase(v *jsonValue) (c Case) {
 	}
 	refused := o.has("createError") && o.string("createError") != ""
 	c.Created = o.boolOr("created", true) && !refused
-	o.array("steps", func(item *jsonValue, path string) {
+	o.array("steps", func(item *strictjson.Node, path string) {
 		c.Steps = append(c.Steps, d.step(item, path, c.Account))
 	})
 	return c
 }
 
-func (d *decoder) step(v *jsonValue, path string, account Address) (s Step) {
+func (d *decoder) step(v *strictjson.Node, path string, account Address) (s Step) {
 	o := d.object(v, path, "now", "revoke", "tx", "periodIds",
 		"allow", "reason", "digest", "ids", "sdk") // these say what to expect
 	s.Now = o.uint64("now")
@@ -151,7 +153,7 @@ func (d *decoder) step(v *jsonValue, path string, account Address) (s Step) {
 	}
 	if o.has("periodIds") {
 		s.PeriodIDs = []uint64{}
-		o.array("periodIds", func(item *jsonValue, path string) {
+		o.array("periodIds", func(item *strictjson.Node, path string) {
 			s.PeriodIDs = append(s.PeriodIDs, d.uint64(item, path))
 		})
 	}
@@ -160,7 +162,7 @@ func (d *decoder) step(v *jsonValue, path string, account Address) (s Step) {
 
 // stepTx reads a transaction. to, gasLimit and maxFeePerGas are required; from is the
 // account if it is missing, gasPerPubdata the SDK's default, the rest zero or empty.
-func (d *decoder) stepTx(v *jsonValue, path string, account Address) StepTx {
+func (d *decoder) stepTx(v *strictjson.Node, path string, account Address) StepTx {
 	o := d.object(v, path, "from", "to", "value", "data", "gasLimit", "maxFeePerGas",
 		"maxPriorityFeePerGas", "gasPerPubdata", "nonce", "paymaster", "paymasterInput")
 	tx := StepTx{

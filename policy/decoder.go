@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // decoder takes values from a tree. It keeps the first error and goes on with zero
@@ -29,26 +31,26 @@ func (d *decoder) fail(path, format string, args ...any) {
 // jsonObjectReader takes the members of one object.
 type jsonObjectReader struct {
 	d    *decoder
-	v    *jsonValue
+	v    *strictjson.Node
 	path string
 }
 
 // object checks that v is an object with no key but those.
-func (d *decoder) object(v *jsonValue, path string, keys ...string) jsonObjectReader {
+func (d *decoder) object(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
 	o := jsonObjectReader{d, v, path}
-	if v.kind != jsonObject {
-		d.fail(path, "must be an object, not %v", v.kind)
+	if v.Kind != strictjson.Object {
+		d.fail(path, "must be an object, not %v", v.Kind)
 		return o
 	}
-	for _, m := range v.members {
-		if slices.Contains(keys, m.key) {
+	for _, m := range v.Members {
+		if slices.Contains(keys, m.Name) {
 			continue
 		}
 		hint := ""
-		if i := slices.IndexFunc(keys, func(k string) bool { return strings.EqualFold(k, m.key) }); i >= 0 {
+		if i := slices.IndexFunc(keys, func(k string) bool { return strings.EqualFold(k, m.Name) }); i >= 0 {
 			hint = fmt.Sprintf("; did you mean %q?", keys[i])
 		}
-		d.fail(path, "unknown key %s%s", quoted(m.key), hint)
+		d.fail(path, "unknown key %s%s", quoted(m.Name), hint)
 	}
 	return o
 }
@@ -60,11 +62,11 @@ func (o jsonObjectReader) at(key string) string {
 	return o.path + "." + key
 }
 
-func (o jsonObjectReader) has(key string) bool { return o.v.member(key) != nil }
+func (o jsonObjectReader) has(key string) bool { return o.v.Member(key) != nil }
 
 // member returns the value at key; nil, and an error is kept, if it is missing.
-func (o jsonObjectReader) member(key string) *jsonValue {
-	v := o.v.member(key)
+func (o jsonObjectReader) member(key string) *strictjson.Node {
+	v := o.v.Member(key)
 	if v == nil {
 		o.d.fail(o.at(key), "missing")
 	}
@@ -77,11 +79,11 @@ func (o jsonObjectReader) text(key string, into interface{ UnmarshalText([]byte)
 	if v == nil {
 		return
 	}
-	if v.kind != jsonString {
-		o.d.fail(o.at(key), "must be a string, not %v", v.kind)
+	if v.Kind != strictjson.String {
+		o.d.fail(o.at(key), "must be a string, not %v", v.Kind)
 		return
 	}
-	if err := into.UnmarshalText([]byte(v.text)); err != nil {
+	if err := into.UnmarshalText([]byte(v.Text)); err != nil {
 		o.d.fail(o.at(key), "%v", err)
 	}
 }
@@ -94,15 +96,15 @@ func (o jsonObjectReader) uint(key string) uint256.Int {
 	return o.d.uint(v, o.at(key))
 }
 
-func (d *decoder) uint(v *jsonValue, path string) (x uint256.Int) {
+func (d *decoder) uint(v *strictjson.Node, path string) (x uint256.Int) {
 	var err error
-	switch v.kind {
-	case jsonString:
-		x, err = parseUint(v.text)
-	case jsonNumber:
-		x, err = parseNumber(v.text)
+	switch v.Kind {
+	case strictjson.String:
+		x, err = parseUint(v.Text)
+	case strictjson.Number:
+		x, err = parseNumber(v.Text)
 	default:
-		d.fail(path, "must be an integer, not %v", v.kind)
+		d.fail(path, "must be an integer, not %v", v.Kind)
 	}
 	if err != nil {
 		d.fail(path, "%v", err)
@@ -118,7 +120,7 @@ func (o jsonObjectReader) uint64(key string) uint64 {
 	return o.d.uint64(v, o.at(key))
 }
 
-func (d *decoder) uint64(v *jsonValue, path string) uint64 {
+func (d *decoder) uint64(v *strictjson.Node, path string) uint64 {
 	x := d.uint(v, path)
 	if !x.IsUint64() {
 		d.fail(path, "does not fit into 64 bits")
@@ -127,17 +129,17 @@ func (d *decoder) uint64(v *jsonValue, path string) uint64 {
 }
 
 // array calls each for every item, with the item's path.
-func (o jsonObjectReader) array(key string, each func(item *jsonValue, path string)) {
+func (o jsonObjectReader) array(key string, each func(item *strictjson.Node, path string)) {
 	v := o.member(key)
 	if v == nil {
 		return
 	}
-	if v.kind != jsonArray {
-		o.d.fail(o.at(key), "must be an array, not %v", v.kind)
+	if v.Kind != strictjson.Array {
+		o.d.fail(o.at(key), "must be an array, not %v", v.Kind)
 		return
 	}
-	for i := range v.items {
-		each(&v.items[i], fmt.Sprintf("%s[%d]", o.at(key), i))
+	for i := range v.Items {
+		each(&v.Items[i], fmt.Sprintf("%s[%d]", o.at(key), i))
 	}
 }
 
@@ -149,14 +151,14 @@ func (o jsonObjectReader) uintOr(key string, absent uint64) uint256.Int {
 }
 
 func (o jsonObjectReader) boolOr(key string, absent bool) bool {
-	v := o.v.member(key)
+	v := o.v.Member(key)
 	if v == nil {
 		return absent
 	}
-	if v.kind != jsonBool {
-		o.d.fail(o.at(key), "must be a boolean, not %v", v.kind)
+	if v.Kind != strictjson.Bool {
+		o.d.fail(o.at(key), "must be a boolean, not %v", v.Kind)
 	}
-	return v.text == "true"
+	return v.Text == "true"
 }
 
 func (o jsonObjectReader) string(key string) string {
@@ -164,10 +166,10 @@ func (o jsonObjectReader) string(key string) string {
 	if v == nil {
 		return ""
 	}
-	if v.kind != jsonString {
-		o.d.fail(o.at(key), "must be a string, not %v", v.kind)
+	if v.Kind != strictjson.String {
+		o.d.fail(o.at(key), "must be a string, not %v", v.Kind)
 	}
-	return v.text
+	return v.Text
 }
 
 // bytes reads 0x-hex of any even length; nil if it is missing.

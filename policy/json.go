@@ -3,6 +3,8 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // maxSpecBytes bounds a spec's JSON: as long as a message on the socket may be.
@@ -144,35 +146,35 @@ func shapeLimit(l UsageLimit) limitJSON {
 	return limitJSON{l.LimitType, Decimal(l.Limit), Decimal(l.Period)}
 }
 
-func (d *decoder) spec(v *jsonValue, path string, requireSigner bool) (s Spec) {
+func (d *decoder) spec(v *strictjson.Node, path string, requireSigner bool) (s Spec) {
 	o := d.specObject(v, path, "signer", "expiresAt", "feeLimit", "callPolicies", "transferPolicies")
 	if requireSigner || o.has("signer") {
 		o.specText("signer", &s.Signer)
 	}
 	s.ExpiresAt = o.specUint("expiresAt")
 	s.FeeLimit = o.limit("feeLimit")
-	o.array("callPolicies", func(item *jsonValue, path string) {
+	o.array("callPolicies", func(item *strictjson.Node, path string) {
 		s.CallPolicies = append(s.CallPolicies, d.callSpec(item, path))
 	})
-	o.array("transferPolicies", func(item *jsonValue, path string) {
+	o.array("transferPolicies", func(item *strictjson.Node, path string) {
 		s.TransferPolicies = append(s.TransferPolicies, d.transferSpec(item, path))
 	})
 	return s
 }
 
-func (d *decoder) callSpec(v *jsonValue, path string) (p CallSpec) {
+func (d *decoder) callSpec(v *strictjson.Node, path string) (p CallSpec) {
 	o := d.specObject(v, path, "target", "selector", "maxValuePerUse", "valueLimit", "constraints")
 	o.specText("target", &p.Target)
 	p.Selector = o.selector("selector")
 	p.MaxValuePerUse = o.specUint("maxValuePerUse")
 	p.ValueLimit = o.limit("valueLimit")
-	o.array("constraints", func(item *jsonValue, path string) {
+	o.array("constraints", func(item *strictjson.Node, path string) {
 		p.Constraints = append(p.Constraints, d.constraint(item, path))
 	})
 	return p
 }
 
-func (d *decoder) transferSpec(v *jsonValue, path string) (p TransferSpec) {
+func (d *decoder) transferSpec(v *strictjson.Node, path string) (p TransferSpec) {
 	o := d.specObject(v, path, "target", "maxValuePerUse", "valueLimit")
 	o.specText("target", &p.Target)
 	p.MaxValuePerUse = o.specUint("maxValuePerUse")
@@ -180,7 +182,7 @@ func (d *decoder) transferSpec(v *jsonValue, path string) (p TransferSpec) {
 	return p
 }
 
-func (d *decoder) constraint(v *jsonValue, path string) (c Constraint) {
+func (d *decoder) constraint(v *strictjson.Node, path string) (c Constraint) {
 	o := d.specObject(v, path, "condition", "index", "refValue", "limit")
 	c.Condition = Condition(o.specEnum("condition", conditionNames))
 	c.Index = o.specUint64("index")

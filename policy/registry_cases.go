@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // RegistryCase is a session and what the registry says of its policies, in the format of
@@ -92,7 +94,7 @@ func ParseRegistry(data []byte) (Registry, error) {
 	return r, nil
 }
 
-func (d *decoder) registry(v *jsonValue, path string) Registry {
+func (d *decoder) registry(v *strictjson.Node, path string) Registry {
 	r := make(Registry)
 	o := d.object(v, path, "call", "transfer", "approval")
 	o.statuses("call", r, parseCallKey)
@@ -108,19 +110,19 @@ func (o jsonObjectReader) statuses(key string, into Registry, parse func(string)
 	if list == nil {
 		return
 	}
-	if list.kind != jsonObject {
-		o.d.fail(o.at(key), "must be an object, not %v", list.kind)
+	if list.Kind != strictjson.Object {
+		o.d.fail(o.at(key), "must be an object, not %v", list.Kind)
 		return
 	}
-	for i := range list.members {
-		m := &list.members[i]
-		path := o.at(key) + "." + quoted(m.key)
-		q, err := parse(m.key)
+	for i := range list.Members {
+		m := &list.Members[i]
+		path := o.at(key) + "." + quoted(m.Name)
+		q, err := parse(m.Name)
 		if err != nil {
 			o.d.fail(path, "%v", err)
 			return
 		}
-		status := o.d.uint(&m.value, path)
+		status := o.d.uint(&m.Node, path)
 		if _, twice := into[q]; twice {
 			o.d.fail(path, "names the same policy twice")
 		}

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // Apps write specs with what they have: agw-client's enums and bigints, which JSON does not know and each library
@@ -34,22 +36,22 @@ func shown(text string) string {
 }
 
 // found shows the value that is at a known field, unless it could be a key.
-func found(v *jsonValue) string {
+func found(v *strictjson.Node) string {
 	switch {
-	case v.kind == jsonString:
-		return shown(v.text)
-	case v.kind == jsonNumber && len(v.text) > maxShown:
-		return fmt.Sprintf("a number of %d characters", len(v.text))
-	case v.kind == jsonNumber, v.kind == jsonBool:
-		return v.text
+	case v.Kind == strictjson.String:
+		return shown(v.Text)
+	case v.Kind == strictjson.Number && len(v.Text) > maxShown:
+		return fmt.Sprintf("a number of %d characters", len(v.Text))
+	case v.Kind == strictjson.Number, v.Kind == strictjson.Bool:
+		return v.Text
 	}
-	return v.kind.String()
+	return v.Kind.String()
 }
 
 // specObject checks that v is an object with no key but those. A value at an unknown key is never shown.
-func (d *decoder) specObject(v *jsonValue, path string, keys ...string) jsonObjectReader {
-	for i := range v.members {
-		key := v.members[i].key
+func (d *decoder) specObject(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
+	for i := range v.Members {
+		key := v.Members[i].Name
 		if slices.Contains(keys, key) {
 			continue
 		}
@@ -80,19 +82,19 @@ func (o jsonObjectReader) specUint(key string) uint256.Int {
 func (o jsonObjectReader) specUint64(key string) uint64 {
 	x := o.specUint(key)
 	if !x.IsUint64() {
-		o.d.fail(o.at(key), "does not fit into 64 bits; found %s", found(o.v.member(key)))
+		o.d.fail(o.at(key), "does not fit into 64 bits; found %s", found(o.v.Member(key)))
 	}
 	return x.Uint64()
 }
 
 // parseSpecUint reads a JSON number of plain digits, or one of [unwrapBigint]'s forms of a bigint.
-func parseSpecUint(v *jsonValue) (x uint256.Int, err error) {
+func parseSpecUint(v *strictjson.Node) (x uint256.Int, err error) {
 	switch text, ok := unwrapBigint(v); {
 	case ok:
 		x, err = parseUint(text)
-	case v.kind == jsonNumber:
-		x, err = parseNumber(v.text)
-	case v.kind == jsonObject:
+	case v.Kind == strictjson.Number:
+		x, err = parseNumber(v.Text)
+	case v.Kind == strictjson.Object:
 		return x, errors.New(`must be an integer, not an object; of objects, {"__type":"bigint","value":"123"} is read`)
 	default:
 		return x, fmt.Errorf("must be an integer, not %s", found(v))
@@ -109,26 +111,26 @@ func parseSpecUint(v *jsonValue) (x uint256.Int, err error) {
 //	"123n"                                a replacer that keeps JavaScript's own suffix
 //	"__bigint__123"                       Abstract's server-wallet example
 //	{"__type": "bigint", "value": "123"}  wagmi's serialize
-func unwrapBigint(v *jsonValue) (text string, ok bool) {
-	if v.kind == jsonObject {
-		kind, value := v.member("__type"), v.member("value")
-		ok = len(v.members) == 2 && kind != nil && kind.kind == jsonString && kind.text == "bigint" &&
-			value != nil && value.kind == jsonString && plainDigits(value.text)
+func unwrapBigint(v *strictjson.Node) (text string, ok bool) {
+	if v.Kind == strictjson.Object {
+		kind, value := v.Member("__type"), v.Member("value")
+		ok = len(v.Members) == 2 && kind != nil && kind.Kind == strictjson.String && kind.Text == "bigint" &&
+			value != nil && value.Kind == strictjson.String && plainDigits(value.Text)
 		if !ok {
 			return "", false
 		}
-		return value.text, true
+		return value.Text, true
 	}
-	if v.kind != jsonString {
+	if v.Kind != strictjson.String {
 		return "", false
 	}
-	if digits, ok := strings.CutPrefix(v.text, "__bigint__"); ok && plainDigits(digits) {
+	if digits, ok := strings.CutPrefix(v.Text, "__bigint__"); ok && plainDigits(digits) {
 		return digits, true
 	}
-	if digits, ok := strings.CutSuffix(v.text, "n"); ok && plainDigits(digits) {
+	if digits, ok := strings.CutSuffix(v.Text, "n"); ok && plainDigits(digits) {
 		return digits, true
 	}
-	return v.text, true
+	return v.Text, true
 }
 
 // specEnum reads a name, in any case and with or without "-" and "_", or a number in any form of an integer.
@@ -137,9 +139,9 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 	if v == nil {
 		return 0
 	}
-	if v.kind == jsonString {
+	if v.Kind == strictjson.String {
 		for n, words := range names {
-			if slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, enumWord(v.text)) }) {
+			if slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, enumWord(v.Text)) }) {
 				return uint8(n)
 			}
 		}
@@ -154,7 +156,7 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 		return uint8(x.Uint64())
 	case err == nil:
 		o.d.fail(o.at(key), "%s is out of range: 0 to %d; known are %s", found(v), len(names)-1, list(known))
-	case v.kind == jsonString:
+	case v.Kind == strictjson.String:
 		o.d.fail(o.at(key), "unknown name %s; known are %s", found(v), list(known))
 	default:
 		o.d.fail(o.at(key), "must be a number or a name, not %s; known are %s", found(v), list(known))
@@ -172,17 +174,17 @@ func (o jsonObjectReader) specText(key string, into interface{ UnmarshalText([]b
 	if v == nil {
 		return
 	}
-	if v.kind != jsonString {
+	if v.Kind != strictjson.String {
 		o.d.fail(o.at(key), "must be a string, not %s", found(v))
 		return
 	}
-	err := into.UnmarshalText([]byte(v.text))
+	err := into.UnmarshalText([]byte(v.Text))
 	_, padded := into.(*Hash)
 	switch {
 	case err == nil:
-	case isKeyLike(v.text):
+	case isKeyLike(v.Text):
 		o.d.fail(o.at(key), "%v; found %s: if that is a private key, delete it, since a spec holds none", err, found(v))
-	case padded && len(v.text) == len("0x")+2*len(Address{}):
+	case padded && len(v.Text) == len("0x")+2*len(Address{}):
 		o.d.fail(o.at(key), "%v; found %s: put 24 zeros in front of an address's digits", err, found(v))
 	default:
 		o.d.fail(o.at(key), "%v; found %s", err, found(v))
@@ -195,13 +197,13 @@ func (o jsonObjectReader) selector(key string) (s Selector) {
 	if v == nil {
 		return s
 	}
-	if v.kind != jsonString || !strings.Contains(v.text, "(") {
-		if v.kind != jsonString || s.UnmarshalText([]byte(v.text)) != nil {
+	if v.Kind != strictjson.String || !strings.Contains(v.Text, "(") {
+		if v.Kind != strictjson.String || s.UnmarshalText([]byte(v.Text)) != nil {
 			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s", found(v))
 		}
 		return s
 	}
-	canonical, err := ParseSignature(v.text)
+	canonical, err := ParseSignature(v.Text)
 	if err != nil {
 		o.d.fail(o.at(key), "%v", err)
 		return s
