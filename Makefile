@@ -1,7 +1,7 @@
 # make run   an agent with a SoftHSM token and a demo session, in the foreground
 # make test  every test there is
 # make demo  one shot: sign, be refused, see the audit trail
-# make bench signatures a second, as ratios to the token's own, and beside a KMS that takes 20 ms
+# make bench signatures a second, as ratios to the token's own, into docs/performance.md
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make lint  staticcheck and govulncheck
 
@@ -14,7 +14,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench lint clean deps deps-test
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short lint clean deps deps-test
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -66,8 +66,10 @@ demo: deps build
 	@softhsm-test/demo/demo.sh
 
 bench: deps
-	go test -run '^$$' -bench . -benchtime 10x ./softhsm-test/...
-	go test -run '^$$' -bench . -benchtime 3x ./backends/awskms
+	@scripts/bench
+
+bench-short: deps
+	@scripts/bench short
 
 lint:
 	go run $(STATICCHECK) ./...

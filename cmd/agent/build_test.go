@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"os/exec"
 	"regexp"
 	"testing"
@@ -40,7 +39,8 @@ func TestBuildTags(t *testing.T) {
 				t.Errorf("-tags %q: has packages like %v = %v, want %v", tags, sdk, !want, want)
 			}
 		}
-		if out, err := exec.Command("go", "build", "-tags", tags, "-o", os.DevNull, ".").CombinedOutput(); err != nil {
+		// What compiles links: the tags change only which files are compiled.
+		if out, err := exec.Command("go", "vet", "-tags", tags, ".").CombinedOutput(); err != nil {
 			t.Errorf("-tags %q: %v\n%s", tags, err, out)
 		}
 	}
