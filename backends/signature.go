@@ -5,9 +5,9 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/holiman/uint256"
 )
 
 // ErrBadSignature: what the device returned is no signature by the key over the digest.
@@ -15,25 +15,35 @@ import (
 var ErrBadSignature = errors.New("device returned a bad signature")
 
 var (
-	curveOrder     = crypto.S256().Params().N
-	halfCurveOrder = new(big.Int).Rsh(curveOrder, 1)
+	curveOrder     = uint256.MustFromBig(crypto.S256().Params().N)
+	halfCurveOrder = new(uint256.Int).Rsh(curveOrder, 1)
 )
 
 // Normalize makes a Signature of the big-endian integers r and s that a device
 // returned, replacing a high s by its negative (EIP-2). The error, for integers that are
 // not in [1, n-1], wraps [ErrBadSignature].
 func Normalize(r, s []byte) (Signature, error) {
+	ri, rok := scalar(r)
+	si, sok := scalar(s)
+	if !rok || !sok {
+		return Signature{}, fmt.Errorf("%w: r or s is out of range", ErrBadSignature)
+	}
+	if si.Gt(halfCurveOrder) {
+		si.Sub(curveOrder, &si)
+	}
 	var sig Signature
-	ri, si := new(big.Int).SetBytes(r), new(big.Int).SetBytes(s)
-	if ri.Sign() == 0 || si.Sign() == 0 || ri.Cmp(curveOrder) >= 0 || si.Cmp(curveOrder) >= 0 {
-		return sig, fmt.Errorf("%w: r or s is out of range", ErrBadSignature)
-	}
-	if si.Cmp(halfCurveOrder) > 0 {
-		si.Sub(curveOrder, si)
-	}
-	ri.FillBytes(sig[:32])
-	si.FillBytes(sig[32:])
+	ri.PutUint256(sig[:32])
+	si.PutUint256(sig[32:])
 	return sig, nil
+}
+
+// scalar reads a big-endian integer, of any length, and reports whether it is in [1, n-1].
+func scalar(b []byte) (x uint256.Int, ok bool) {
+	if b = bytes.TrimLeft(b, "\x00"); len(b) > 32 {
+		return x, false
+	}
+	x.SetBytes(b)
+	return x, !x.IsZero() && x.Lt(curveOrder)
 }
 
 // Recoverable returns R ‖ S ‖ V, V being 27 or 28, so that the signature recovers to pub,
@@ -45,7 +55,7 @@ func Normalize(r, s []byte) (Signature, error) {
 func Recoverable(pub []byte, digest [32]byte, sig Signature) ([65]byte, error) {
 	var out [65]byte
 	copy(out[:], sig[:])
-	if new(big.Int).SetBytes(sig[32:]).Cmp(halfCurveOrder) > 0 {
+	if s := new(uint256.Int).SetBytes32(sig[32:]); s.Gt(halfCurveOrder) {
 		return [65]byte{}, fmt.Errorf("%w: s is high", ErrBadSignature)
 	}
 	for v := range byte(2) {

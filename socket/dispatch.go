@@ -49,6 +49,12 @@ func (s *Server) refuse(from *client, msg *message, err error) output {
 // end when the client goes away: what was signed is charged, and the same digest asked
 // for again costs nothing more.
 func (s *Server) run(from *client, msg *message) output {
+	if !msg.batch {
+		if reply := s.answer(from, &msg.requests[0]); reply != nil {
+			return newOutput(false, *reply)
+		}
+		return newOutput(false)
+	}
 	replies := make([]*answer, len(msg.requests))
 	var calls sync.WaitGroup
 	for i := range msg.requests {
@@ -61,7 +67,7 @@ func (s *Server) run(from *client, msg *message) output {
 			answers = append(answers, *r)
 		}
 	}
-	return newOutput(msg.batch, answers...)
+	return newOutput(true, answers...)
 }
 
 // answer makes one call. A notification has no answer (JSON-RPC 2.0, section 4.1), so
@@ -134,7 +140,7 @@ func (s *Server) do(ctx context.Context, c *call) (result json.RawMessage, err e
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(value)
+	return encodeResult(value)
 }
 
 // isRefusal reports whether code says no, rather than that something went wrong.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -211,45 +210,4 @@ func shorten(s string) string {
 		return s[:maxNameShown] + "…"
 	}
 	return s
-}
-
-// answer is one reply (JSON-RPC 2.0, section 5).
-type answer struct {
-	Version string          `json:"jsonrpc"`
-	ID      json.RawMessage `json:"id"`
-	Result  json.RawMessage `json:"result,omitempty"` // exactly one of Result and Error is there
-	Error   *api.Error      `json:"error,omitempty"`
-
-	pass *session.Pass // of the signature in Result; nil: there is none
-}
-
-// answerTo makes the reply to the request with that id, nil if it is not known.
-func answerTo(id, result json.RawMessage, err *api.Error) answer {
-	if id == nil {
-		id = null
-	}
-	return answer{Version: "2.0", ID: id, Result: result, Error: err}
-}
-
-// encodeAnswers writes the reply to a message: one line that ends in a newline, as ethers
-// needs it, or nil if there is nothing to answer.
-func encodeAnswers(batch bool, answers ...answer) []byte {
-	if len(answers) == 0 {
-		return nil
-	}
-	if batch {
-		return encodeLine(answers)
-	}
-	return encodeLine(answers[0])
-}
-
-// encodeLine writes v, which has nothing that JSON can't have, and a newline.
-func encodeLine(v any) []byte {
-	var line bytes.Buffer
-	enc := json.NewEncoder(&line)
-	enc.SetEscapeHTML(false) // which would change ids with < in them
-	if err := enc.Encode(v); err != nil {
-		panic("socket: encoding an answer: " + err.Error())
-	}
-	return line.Bytes()
 }

@@ -50,7 +50,7 @@ func (s *Server) release(outs []output, admin bool, cut func()) (lines [][]byte,
 				continue
 			}
 			if err := refused[next]; err != nil {
-				*a, changed = answerTo(a.ID, nil, replyTo(err, admin)), true
+				*a, changed = answerTo(a.id, nil, replyTo(err, admin)), true
 			}
 			next++
 		}
