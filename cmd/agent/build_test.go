@@ -40,7 +40,7 @@ func TestBuildTags(t *testing.T) {
 			}
 		}
 		// What compiles links: the tags change only which files are compiled.
-		if out, err := exec.Command("go", "vet", "-tags", tags, ".").CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", "list", "-export", "-tags", tags, ".").CombinedOutput(); err != nil {
 			t.Errorf("-tags %q: %v\n%s", tags, err, out)
 		}
 	}
