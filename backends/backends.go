@@ -93,6 +93,15 @@ type Lister interface {
 	Keys(ctx context.Context, prefix string) ([]ListedKey, error)
 }
 
+// DefaultConcurrency is how many signatures a backend is asked for at a time that is not [Limited].
+const DefaultConcurrency = 64
+
+// Limited is a Backend that says how many signatures its device works on at a time. More only wait inside the
+// backend, first come, first served; they wait in the agent's own queue instead, which gives every client its share.
+type Limited interface {
+	Concurrency() int // at least 1, the same at all times
+}
+
 // ListedKey is a key and its label in the device.
 type ListedKey struct {
 	Key   Key

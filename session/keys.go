@@ -34,6 +34,18 @@ func (s *Sessions) key(ctx context.Context, sess *Session) (backends.Key, error)
 	return key, nil
 }
 
+// queue returns the queue in front of a backend's device.
+func (s *Sessions) queue(backend string) *queue {
+	s.keysMu.Lock()
+	defer s.keysMu.Unlock()
+	q := s.queues[backend]
+	if q == nil {
+		q = newQueue(s.cfg.Backends[backend])
+		s.queues[backend] = q
+	}
+	return q
+}
+
 // keepKey remembers a session's key; nil forgets it.
 func (s *Sessions) keepKey(id ID, key backends.Key) {
 	s.keysMu.Lock()

@@ -62,6 +62,7 @@ type Sessions struct {
 
 	keysMu   sync.Mutex
 	keys     map[ID]backends.Key // found before
+	queues   map[string]*queue   // by backend
 	creating map[ID]bool         // being created: Run leaves their intents alone
 }
 
@@ -80,7 +81,7 @@ func Open(cfg Config) (*Sessions, error) {
 		return nil, err
 	}
 	l.locked = LockedOnDisk(cfg.LockPath)
-	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, creating: map[ID]bool{}}
+	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, queues: map[string]*queue{}, creating: map[ID]bool{}}
 	l.index.startSchedule(s.dueAt)
 	return s, nil
 }

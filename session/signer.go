@@ -20,6 +20,7 @@ type SignRequest struct {
 	Signer  policy.Address // zero: not given
 	Tx      *zktx.Transaction
 	Method  string // as the client called it, for the audit trail
+	Conn    any    // the client's connection, comparable: each gets its share of a device. nil: one for all without
 }
 
 // Signed is a released signature. Its charge and audit record are on disk.
@@ -65,7 +66,9 @@ func (s *Signer) Counts() Counts {
 // recovers to the session's key; the device signs while they are being written. The caller hands
 // it to the client by [Signer.Release].
 //
-// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], a *policy.Denial, [ErrClock], [ErrRegistryStale], [ErrHalted],
+// Before it counts anything, it waits for its turn at the device; see queue.
+//
+// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], [ErrOverloaded], a *policy.Denial, [ErrClock], [ErrRegistryStale], [ErrHalted],
 // those of package backends, or the context's.
 func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*Signed, error) {
 	if s.Locked() {
@@ -77,19 +80,30 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	}
 	j := s.judge(sess, req.Tx)
 	var key backends.Key
-	if j.refused == nil && j.denied == nil {
+	leave := func() {}
+	if j.refused == nil && j.denied == nil { // what fails here fails before anything is counted
 		if key, err = s.Sessions.key(ctx, sess); err != nil {
-			return nil, err // before anything is counted
+			return nil, err
+		}
+		var waited bool
+		if leave, waited, err = s.Sessions.queue(sess.Backend).enter(ctx, peer.UID, req.Conn); err != nil {
+			return nil, err
+		}
+		defer leave()
+		if waited {
+			j = s.judge(sess, req.Tx) // time has passed
 		}
 	}
 	rec := s.grantRecord(peer, req, j)
 	res, err := s.reserve(j, rec)
 	if err != nil {
+		leave()
 		return nil, s.deny(ctx, rec, err)
 	}
 	s.Sessions.forecast.use(sess.ID)
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
 	res.leftDevice()
+	leave()
 	if err := res.Durable(ctx); err != nil {
 		return nil, err
 	}

@@ -112,6 +112,8 @@ var replies = []struct {
 		api.ErrorData{Reason: "timeout", Retryable: true}},
 	{context.Canceled, api.CodeUnavailable, errRestarting.Error(), api.ErrorData{Reason: "restarting", Retryable: true}},
 
+	{session.ErrOverloaded, api.CodeLimited, session.ErrOverloaded.Error() + ": send it again in a moment",
+		api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{errBusy, api.CodeLimited, "", api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{errMemory, api.CodeLimited, "", api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{errConnections, api.CodeLimited, "", api.ErrorData{Reason: "tooManyConnections", Retryable: true}},

@@ -48,6 +48,7 @@ func TestReplyTo(t *testing.T) {
 			`{"reason":"invalidParams","path":"feeLimit"}`},
 		{"parameter", badParam("hooks", "want an array"), -32602, "invalid params: hooks: want an array", `{"reason":"invalidParams","path":"hooks"}`},
 		{"ambiguous", fmt.Errorf("%w: a, b", session.ErrAmbiguous), -32602, "several sessions fit: a, b", `{"reason":"ambiguousSession","path":"session"}`},
+		{"overload", fmt.Errorf("%w: 64 do", session.ErrOverloaded), -32005, "too many requests wait for the key's device: send it again", `{"reason":"tooManyRequests","retryable":true}`},
 		{"operator's mistake", fmt.Errorf("%w: no client", session.ErrInvalid), -32602, "invalid request: no client", `{"reason":"invalidParams"}`},
 		{"halted", fmt.Errorf("%w: disk full at /var/lib", session.ErrHalted), -32000, session.ErrHalted.Error(),
 			`{"reason":"halted","hint":"see the agent's log, repair what it names, start the agent again"}`},

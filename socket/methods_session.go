@@ -184,6 +184,7 @@ type signedTransaction struct {
 
 // sign signs and keeps the signature's pass for the answer.
 func (s *Server) sign(ctx context.Context, c *call, req *session.SignRequest) (*session.Signed, error) {
+	req.Conn = c.from
 	signed, err := s.Signer.Sign(ctx, c.peer, req)
 	if err != nil {
 		return nil, err

@@ -79,6 +79,8 @@ type openRequest struct {
 type abilities struct {
 	Unlock bool `json:"unlock"`
 	Attest bool `json:"attest"`
+
+	Concurrency int `json:"concurrency"` // of a [backends.Limited]; 0: it is none
 }
 
 // start runs a child once the old one, which may be nil, is gone: two could fight over the device.
@@ -102,7 +104,7 @@ func (b *Backend) start(ctx context.Context, old *child) (*child, error) {
 	if err == nil {
 		err = unmarshal(body, &c.abil)
 	}
-	if err == nil && old != nil && c.abil != old.abil {
+	if err == nil && old != nil && (c.abil.Unlock != old.abil.Unlock || c.abil.Attest != old.abil.Attest) {
 		err = fmt.Errorf("%w: the backend changed what it can do", errMalformed)
 	}
 	if err != nil {

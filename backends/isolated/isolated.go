@@ -94,6 +94,7 @@ const (
 var (
 	_ backends.Backend       = (*Backend)(nil)
 	_ backends.Lister        = (*Backend)(nil)
+	_ backends.Limited       = (*Backend)(nil)
 	_ backends.Prober        = (*Backend)(nil)
 	_ backends.Unlocker      = unlocker{}
 	_ backends.AdminUnlocker = adminUnlocker{}
@@ -443,4 +444,12 @@ func (a attester) Attest(ctx context.Context, uri string) (*backends.Attestation
 		return nil, a.b.wrap("attesting the key", err)
 	}
 	return at, nil
+}
+
+// Concurrency is that of the backend in the first child, or of one that says nothing of it.
+func (b *Backend) Concurrency() int {
+	if b.abil.Concurrency < 1 {
+		return backends.DefaultConcurrency
+	}
+	return b.abil.Concurrency
 }

@@ -176,6 +176,9 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 	var can abilities
 	_, can.Unlock = b.(backends.Unlocker)
 	_, can.Attest = b.(backends.Attester)
+	if limited, ok := b.(backends.Limited); ok {
+		can.Concurrency = limited.Concurrency()
+	}
 	s.mu.Lock()
 	s.backend = b
 	s.mu.Unlock()

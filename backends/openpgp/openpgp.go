@@ -101,6 +101,7 @@ type Backend struct {
 var (
 	_ backends.Backend  = (*Backend)(nil)
 	_ backends.Lister   = (*Backend)(nil)
+	_ backends.Limited  = (*Backend)(nil)
 	_ backends.Unlocker = (*Backend)(nil)
 	_ backends.Prober   = (*Backend)(nil)
 	_ backends.Waiter   = (*Backend)(nil)
@@ -287,3 +288,7 @@ func (b *Backend) setWaiting(what string) {
 		b.cfg.OnWait(what)
 	}
 }
+
+// Concurrency: the card does one thing at a time. A few requests more are here, so that their clients are told
+// when it waits for a touch.
+func (b *Backend) Concurrency() int { return 4 }

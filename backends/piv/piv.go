@@ -68,6 +68,7 @@ type Backend struct {
 var (
 	_ backends.Backend  = (*Backend)(nil)
 	_ backends.Lister   = (*Backend)(nil)
+	_ backends.Limited  = (*Backend)(nil)
 	_ backends.Unlocker = (*Backend)(nil)
 	_ backends.Prober   = (*Backend)(nil)
 	_ backends.Waiter   = (*Backend)(nil)
@@ -322,3 +323,7 @@ func (d *device) Status(ctx context.Context) backends.Status {
 
 // Close implements [sealed.Wrapper]. Nothing is open between operations.
 func (d *device) Close() error { return nil }
+
+// Concurrency: the card does one thing at a time. A few requests more are here, so that their clients are told
+// when it waits for a touch.
+func (b *Backend) Concurrency() int { return 4 }

@@ -98,6 +98,7 @@ type Backend struct {
 var (
 	_ backends.Backend  = (*Backend)(nil)
 	_ backends.Lister   = (*Backend)(nil)
+	_ backends.Limited  = (*Backend)(nil)
 	_ backends.Unlocker = (*Backend)(nil)
 	_ backends.Prober   = (*Backend)(nil)
 )
@@ -212,3 +213,7 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 	}
 	return backends.Status{State: "unavailable", Detail: err.Error()}
 }
+
+// Concurrency is a signature for each lane, and as many that wait for one: no lane is idle while the next
+// request is on its way.
+func (b *Backend) Concurrency() int { return 2 * cap(b.lanes) }
