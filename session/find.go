@@ -21,16 +21,18 @@ type Ref struct {
 // maxNamed is how many sessions [ErrAmbiguous] names.
 const maxNamed = 10
 
-// Find returns the session that peer means by ref. Nothing else decides that, and nothing else checks that peer
-// may use it.
+// Find returns the session that peer means by ref, if peer may use it. No other function decides which session is meant.
 //
-// A signer means its very session. An id means that session, or the one that has been approved to renew it. An account
-// means the one session that can sign for it: it is active, not blocked, not past its end, and no other session stands in
-// for it. Where none can, it means the newest one, and where there is none on the chain, one on another chain: signing is then
-// refused with the reason. An account that is the address of a session's signer means that session, for the same purpose.
+//   - A signer means its own session, in any state.
+//   - An id means that session, or the active one that renews it.
+//   - An account means the one session that can sign for it: the session is active, not blocked, not past its end, and no
+//     session that can sign renews it.
 //
-// Errors: [ErrUnknownSigner], whether there is no such session or peer may not use it; [ErrAmbiguous] if several sessions can
-// sign, naming those that peer may use.
+// If no session of the account can sign, Find returns the newest on the chain, else one on another chain, else the session whose
+// signer has the account's address. Sign refuses it and gives the reason.
+//
+// Errors: [ErrUnknownSigner] if there is no such session or peer may not use it; [ErrAmbiguous] if several sessions can
+// sign, which names those that peer may use.
 func (s *Sessions) Find(peer audit.Peer, ref Ref) (*Session, error) {
 	x := s.ledger.index
 	x.mu.RLock()
@@ -63,7 +65,7 @@ func (s *Sessions) Find(peer audit.Peer, ref Ref) (*Session, error) {
 	return usable(peer, x.bySigner[ref.Account].session())
 }
 
-// GetFor returns the very session that peer names by its id or its signer, whatever its state and whoever renews it.
+// GetFor returns the session with ref's id or signer, in any state, also if another session renews it.
 // ErrUnknownSigner if there is none or peer may not use it.
 func (s *Sessions) GetFor(peer audit.Peer, ref Ref) (*Session, error) {
 	if ref.ID != "" {
@@ -111,8 +113,8 @@ func (s *Sessions) actingLocked(peer audit.Peer, held []*onChainOf, chainID uint
 	return acting[:min(len(acting), maxNamed+1)]
 }
 
-// renewedLocked returns the session that stands in for sess: the last of those that renew it, or renew one that
-// does, that is active and that peer may use. One that can't sign stands in for none that can. It is sess itself if there is none.
+// renewedLocked returns the last active session that renews sess, directly or in turn, and that peer may use; sess
+// if there is none. A session that can't sign does not replace one that can.
 func (s *Sessions) renewedLocked(peer audit.Peer, sess *Session, now time.Time) *Session {
 	found := sess
 	for _, n := range s.ledger.index.renewals[sess.ID] {

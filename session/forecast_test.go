@@ -62,6 +62,37 @@ func TestForecast(t *testing.T) {
 	}
 }
 
+// A session that is not used is not looked at. When it is used again, its rate counts from the last two hours, not from its start.
+func TestForecastAfterAPause(t *testing.T) {
+	a := newAgent(t)
+	sess := a.active(t)
+	sign := func(from, to uint64) {
+		t.Helper()
+		for nonce := from; nonce < to; nonce++ {
+			if _, err := a.Sign(t.Context(), app, transfer(sess, nonce)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.foresee(t.Context(), a.clock())
+		a.pass(10 * time.Minute)
+	}
+	sign(0, 5)
+	sign(5, 10)
+	if len(a.forecast.inUse) != 1 {
+		t.Error("a session that was just used is not looked at again")
+	}
+	for range 18 {
+		sign(0, 0)
+	}
+	if len(a.forecast.inUse) != 0 {
+		t.Error("a session is looked at that was not used for three hours")
+	}
+	sign(10, 20) // 100 of 1,000 in 2 h 10 min, 800 left
+	if fee, _ := a.runsOut(t, sess.ID); !fee.Equal(a.clock().Add(8 * 130 * time.Minute)) {
+		t.Errorf("fees run out at %v, want in 17 h 20 m", fee.Sub(a.clock()))
+	}
+}
+
 // The operator is told once a day of each limit that will be used up and each session that will end
 // without a successor, and only ahead of time.
 func TestWarningsAhead(t *testing.T) {

@@ -20,12 +20,12 @@ const (
 	longestQueueing = 5 * time.Second // that a request may have to expect
 )
 
-// queue shares a device among those that want it. A few requests are with the device, as many as it works on; the
-// others wait here, where their order can still be chosen: users take turns, then the connections of each user, and the requests of
-// one connection are served in their order. So a client gets its share however many requests another has waiting.
+// queue shares a device among clients. The device gets as many requests as it works on; the others wait here. Users take
+// turns, then the connections of each user. The requests of one connection are served in order. So a client gets its share,
+// no matter how many requests of another client wait.
 //
-// The queue is bounded by number and by the time that waiting would take. Beyond that, a request is turned away: the newest of the
-// connection that has the most waiting, of the user that has. Requests wait before anything is counted for them.
+// The queue is bounded by number and by the expected wait. Past the bound it turns a request away: the newest request on the
+// longest connection of the user with the most requests. Requests wait before anything is counted for them.
 type queue struct {
 	slots int // requests that are with the device at a time
 

@@ -247,6 +247,9 @@ func TestOverloadIsNotCharged(t *testing.T) {
 	}
 	<-started
 	a.waitFor(64)
+	if err := a.Sessions.Record(t.Context(), audit.Record{Event: audit.AgentReloaded}); err != nil { // on disk after the first grant
+		t.Fatal(err)
+	}
 	records, used := len(a.events(t)), mustUsage(t, a, sess.ID)[0].Used
 	if _, err := a.Sign(t.Context(), app, transfer(sess, 100)); !errors.Is(err, ErrOverloaded) {
 		t.Fatalf("Sign = %v, want ErrOverloaded", err)
@@ -261,7 +264,7 @@ func TestOverloadIsNotCharged(t *testing.T) {
 	calls.Wait()
 }
 
-// What has become of the session while a request waited decides, and the request is not counted then.
+// A request that waited is judged by the session's state at the end of the wait. If it is denied, it is not counted.
 func TestWaitingIsJudgedAgain(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(*agent, *Session) error
