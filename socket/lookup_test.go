@@ -128,10 +128,13 @@ func errorText(err error) string {
 	return fmt.Sprintf("%d %s: %s", reply.Code, reply.Details().Reason, reply.Message)
 }
 
-// wantMeant checks what a request means: a session, or an error that has all of these words.
+// wantMeant checks what a request means: exactly a session, by its id alone, or an error that has all of these words.
 func (a *agent) wantMeant(what string, changes map[string]any, want ...string) {
 	a.t.Helper()
 	got := a.meant(changes)
+	if _, err := a.Signer.Sessions.Get(session.ID(want[0])); err == nil && got != want[0] {
+		a.t.Errorf("%s: %s, want session %s", what, got, want[0])
+	}
 	for _, word := range want {
 		if !strings.Contains(got, word) {
 			a.t.Errorf("%s: %s, want %q", what, got, word)
