@@ -54,7 +54,7 @@ func TestParseCaseRefused(t *testing.T) {
 			t.Errorf("%s for %s: %v, want a SpecError", c.new, c.old, err)
 			continue
 		}
-		if diff := cmp.Diff(&SpecError{c.path, c.msg}, malformed); diff != "" {
+		if diff := cmp.Diff(&SpecError{Path: c.path, Msg: c.msg}, malformed); diff != "" {
 			t.Errorf("%s for %s (-want +got):\n%s", c.new, c.old, diff)
 		}
 	}

@@ -24,7 +24,7 @@ type decoder struct {
 
 func (d *decoder) fail(path, format string, args ...any) {
 	if d.err == nil {
-		d.err = &SpecError{path, fmt.Sprintf(format, args...)}
+		d.err = &SpecError{Path: path, Msg: fmt.Sprintf(format, args...)}
 	}
 }
 
@@ -38,19 +38,19 @@ type jsonObjectReader struct {
 // object checks that v is an object with no key but those.
 func (d *decoder) object(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
 	o := jsonObjectReader{d, v, path}
-	if v.Kind != strictjson.Object {
+	if v.Kind != strictjson.KindObject {
 		d.fail(path, "must be an object, not %v", v.Kind)
 		return o
 	}
 	for _, m := range v.Members {
-		if slices.Contains(keys, m.Name) {
+		if slices.Contains(keys, m.Key) {
 			continue
 		}
 		hint := ""
-		if i := slices.IndexFunc(keys, func(k string) bool { return strings.EqualFold(k, m.Name) }); i >= 0 {
+		if i := slices.IndexFunc(keys, func(k string) bool { return strings.EqualFold(k, m.Key) }); i >= 0 {
 			hint = fmt.Sprintf("; did you mean %q?", keys[i])
 		}
-		d.fail(path, "unknown key %s%s", quoted(m.Name), hint)
+		d.fail(path, "unknown key %s%s", quoted(m.Key), hint)
 	}
 	return o
 }
@@ -79,7 +79,7 @@ func (o jsonObjectReader) text(key string, into interface{ UnmarshalText([]byte)
 	if v == nil {
 		return
 	}
-	if v.Kind != strictjson.String {
+	if v.Kind != strictjson.KindString {
 		o.d.fail(o.at(key), "must be a string, not %v", v.Kind)
 		return
 	}
@@ -99,9 +99,9 @@ func (o jsonObjectReader) uint(key string) uint256.Int {
 func (d *decoder) uint(v *strictjson.Node, path string) (x uint256.Int) {
 	var err error
 	switch v.Kind {
-	case strictjson.String:
+	case strictjson.KindString:
 		x, err = parseUint(v.Text)
-	case strictjson.Number:
+	case strictjson.KindNumber:
 		x, err = parseNumber(v.Text)
 	default:
 		d.fail(path, "must be an integer, not %v", v.Kind)
@@ -134,7 +134,7 @@ func (o jsonObjectReader) array(key string, each func(item *strictjson.Node, pat
 	if v == nil {
 		return
 	}
-	if v.Kind != strictjson.Array {
+	if v.Kind != strictjson.KindArray {
 		o.d.fail(o.at(key), "must be an array, not %v", v.Kind)
 		return
 	}
@@ -155,7 +155,7 @@ func (o jsonObjectReader) boolOr(key string, absent bool) bool {
 	if v == nil {
 		return absent
 	}
-	if v.Kind != strictjson.Bool {
+	if v.Kind != strictjson.KindBool {
 		o.d.fail(o.at(key), "must be a boolean, not %v", v.Kind)
 	}
 	return v.Text == "true"
@@ -166,7 +166,7 @@ func (o jsonObjectReader) string(key string) string {
 	if v == nil {
 		return ""
 	}
-	if v.Kind != strictjson.String {
+	if v.Kind != strictjson.KindString {
 		o.d.fail(o.at(key), "must be a string, not %v", v.Kind)
 	}
 	return v.Text

@@ -191,7 +191,7 @@ func wantSpecError(t *testing.T, text, path, msg string) {
 	if !errors.As(err, &malformed) {
 		t.Fatalf("ParseSpec = %+v, %v; want a SpecError", spec, err)
 	}
-	if diff := cmp.Diff(&SpecError{path, msg}, malformed); diff != "" {
+	if diff := cmp.Diff(&SpecError{Path: path, Msg: msg}, malformed); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
 }

@@ -110,19 +110,19 @@ func (o jsonObjectReader) statuses(key string, into Registry, parse func(string)
 	if list == nil {
 		return
 	}
-	if list.Kind != strictjson.Object {
+	if list.Kind != strictjson.KindObject {
 		o.d.fail(o.at(key), "must be an object, not %v", list.Kind)
 		return
 	}
 	for i := range list.Members {
 		m := &list.Members[i]
-		path := o.at(key) + "." + quoted(m.Name)
-		q, err := parse(m.Name)
+		path := o.at(key) + "." + quoted(m.Key)
+		q, err := parse(m.Key)
 		if err != nil {
 			o.d.fail(path, "%v", err)
 			return
 		}
-		status := o.d.uint(&m.Node, path)
+		status := o.d.uint(&m.Value, path)
 		if _, twice := into[q]; twice {
 			o.d.fail(path, "names the same policy twice")
 		}

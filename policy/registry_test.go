@@ -207,11 +207,11 @@ func TestParseRegistryCaseRefused(t *testing.T) {
 		{`"registry"`, `"Registry"`, "", `unknown key "Registry"; did you mean "registry"?`},
 		{`"approval":{}`, `"approval":[]`, "registry.approval", "must be an object, not an array"},
 		{`,"approval":{}`, ``, "registry.approval", "missing"},
-		{`0f19":1`, `0f19":-1`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3..."`, errNotExact.Error()},
-		{`:0x40c10f19":1`, `":1`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3..."`, errCallKey.Error()},
+		{`0f19":1`, `0f19":-1`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3…"`, errNotExact.Error()},
+		{`:0x40c10f19":1`, `":1`, `registry.call."0xfb6916095ca1df60bb79ce92ce3ea74c37c5d3…"`, errCallKey.Error()},
 		{`"approval":{}`, `"approval":{"0x":1}`, `registry.approval."0x"`, errApprovalKey.Error()},
 		{`:1},"transfer"`, `:1,"0xFB6916095CA1DF60BB79CE92CE3EA74C37C5D359:0x40c10f19":2},"transfer"`,
-			`registry.call."0xFB6916095CA1DF60BB79CE92CE3EA74C37C5D3..."`, "names the same policy twice"},
+			`registry.call."0xFB6916095CA1DF60BB79CE92CE3EA74C37C5D3…"`, "names the same policy twice"},
 		{`"transfer":{"0x`, `"transfer":{"`, `registry.transfer."d1220a0cf47c7b9be7a2e6ba89f429762e7b9adb"`, "must be 0x and 40 hex digits"},
 	} {
 		line := strings.Replace(registryCaseLine, c.old, c.new, 1)
@@ -224,7 +224,7 @@ func TestParseRegistryCaseRefused(t *testing.T) {
 			t.Errorf("%s for %s: %v, want a SpecError", c.new, c.old, err)
 			continue
 		}
-		if diff := cmp.Diff(&SpecError{c.path, c.msg}, malformed); diff != "" {
+		if diff := cmp.Diff(&SpecError{Path: c.path, Msg: c.msg}, malformed); diff != "" {
 			t.Errorf("%s for %s (-want +got):\n%s", c.new, c.old, diff)
 		}
 	}

@@ -38,11 +38,11 @@ func shown(text string) string {
 // found shows the value that is at a known field, unless it could be a key.
 func found(v *strictjson.Node) string {
 	switch {
-	case v.Kind == strictjson.String:
+	case v.Kind == strictjson.KindString:
 		return shown(v.Text)
-	case v.Kind == strictjson.Number && len(v.Text) > maxShown:
+	case v.Kind == strictjson.KindNumber && len(v.Text) > maxShown:
 		return fmt.Sprintf("a number of %d characters", len(v.Text))
-	case v.Kind == strictjson.Number, v.Kind == strictjson.Bool:
+	case v.Kind == strictjson.KindNumber, v.Kind == strictjson.KindBool:
 		return v.Text
 	}
 	return v.Kind.String()
@@ -51,7 +51,7 @@ func found(v *strictjson.Node) string {
 // specObject checks that v is an object with no key but those. A value at an unknown key is never shown.
 func (d *decoder) specObject(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
 	for i := range v.Members {
-		key := v.Members[i].Name
+		key := v.Members[i].Key
 		if slices.Contains(keys, key) {
 			continue
 		}
@@ -92,9 +92,9 @@ func parseSpecUint(v *strictjson.Node) (x uint256.Int, err error) {
 	switch text, ok := unwrapBigint(v); {
 	case ok:
 		x, err = parseUint(text)
-	case v.Kind == strictjson.Number:
+	case v.Kind == strictjson.KindNumber:
 		x, err = parseNumber(v.Text)
-	case v.Kind == strictjson.Object:
+	case v.Kind == strictjson.KindObject:
 		return x, errors.New(`must be an integer, not an object; of objects, {"__type":"bigint","value":"123"} is read`)
 	default:
 		return x, fmt.Errorf("must be an integer, not %s", found(v))
@@ -112,16 +112,16 @@ func parseSpecUint(v *strictjson.Node) (x uint256.Int, err error) {
 //	"__bigint__123"                       Abstract's server-wallet example
 //	{"__type": "bigint", "value": "123"}  wagmi's serialize
 func unwrapBigint(v *strictjson.Node) (text string, ok bool) {
-	if v.Kind == strictjson.Object {
+	if v.Kind == strictjson.KindObject {
 		kind, value := v.Member("__type"), v.Member("value")
-		ok = len(v.Members) == 2 && kind != nil && kind.Kind == strictjson.String && kind.Text == "bigint" &&
-			value != nil && value.Kind == strictjson.String && plainDigits(value.Text)
+		ok = len(v.Members) == 2 && kind != nil && kind.Kind == strictjson.KindString && kind.Text == "bigint" &&
+			value != nil && value.Kind == strictjson.KindString && plainDigits(value.Text)
 		if !ok {
 			return "", false
 		}
 		return value.Text, true
 	}
-	if v.Kind != strictjson.String {
+	if v.Kind != strictjson.KindString {
 		return "", false
 	}
 	if digits, ok := strings.CutPrefix(v.Text, "__bigint__"); ok && plainDigits(digits) {
@@ -139,7 +139,7 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 	if v == nil {
 		return 0
 	}
-	if v.Kind == strictjson.String {
+	if v.Kind == strictjson.KindString {
 		for n, words := range names {
 			if slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, enumWord(v.Text)) }) {
 				return uint8(n)
@@ -156,7 +156,7 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 		return uint8(x.Uint64())
 	case err == nil:
 		o.d.fail(o.at(key), "%s is out of range: 0 to %d; known are %s", found(v), len(names)-1, list(known))
-	case v.Kind == strictjson.String:
+	case v.Kind == strictjson.KindString:
 		o.d.fail(o.at(key), "unknown name %s; known are %s", found(v), list(known))
 	default:
 		o.d.fail(o.at(key), "must be a number or a name, not %s; known are %s", found(v), list(known))
@@ -174,7 +174,7 @@ func (o jsonObjectReader) specText(key string, into interface{ UnmarshalText([]b
 	if v == nil {
 		return
 	}
-	if v.Kind != strictjson.String {
+	if v.Kind != strictjson.KindString {
 		o.d.fail(o.at(key), "must be a string, not %s", found(v))
 		return
 	}
@@ -197,8 +197,8 @@ func (o jsonObjectReader) selector(key string) (s Selector) {
 	if v == nil {
 		return s
 	}
-	if v.Kind != strictjson.String || !strings.Contains(v.Text, "(") {
-		if v.Kind != strictjson.String || s.UnmarshalText([]byte(v.Text)) != nil {
+	if v.Kind != strictjson.KindString || !strings.Contains(v.Text, "(") {
+		if v.Kind != strictjson.KindString || s.UnmarshalText([]byte(v.Text)) != nil {
 			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s", found(v))
 		}
 		return s

@@ -36,7 +36,7 @@ func (s *Spec) CheckExpiryUnit() error {
 	if !inMilliseconds(&s.ExpiresAt) {
 		return nil
 	}
-	return &SpecError{"expiresAt", milliseconds.explain(&s.ExpiresAt)}
+	return &SpecError{Path: "expiresAt", Msg: milliseconds.explain(&s.ExpiresAt)}
 }
 
 // NeverExpires reports whether expiresAt is beyond every date, in whatever unit.

@@ -28,7 +28,7 @@ func unwrapSpec(v *strictjson.Node) (spec *strictjson.Node, path string, err *Sp
 			break
 		}
 		if len(v.Members) > 1 {
-			return nil, "", &SpecError{path, `the spec at "session" has other members beside it: give only what is at "session"`}
+			return nil, "", &SpecError{Path: path, Msg: `the spec at "session" has other members beside it: give only what is at "session"`}
 		}
 		v, path = v.Member("session"), join(path, "session")
 	}
@@ -40,7 +40,7 @@ func join(path, key string) string { return strings.TrimPrefix(path+"."+key, "."
 // tooManyKeys holds the spec to the bound that superjson's lists of paths exceed.
 func tooManyKeys(v *strictjson.Node, path string) *SpecError {
 	if len(v.Members) > maxMembers {
-		return &SpecError{path, fmt.Sprintf("an object has more than %d keys", maxMembers)}
+		return &SpecError{Path: path, Msg: fmt.Sprintf("an object has more than %d keys", maxMembers)}
 	}
 	return eachChild(v, path, tooManyKeys)
 }
@@ -48,7 +48,7 @@ func tooManyKeys(v *strictjson.Node, path string) *SpecError {
 // eachChild calls do with each value in v, and returns its first error.
 func eachChild(v *strictjson.Node, path string, do func(*strictjson.Node, string) *SpecError) *SpecError {
 	for i := range v.Members {
-		if err := do(&v.Members[i].Node, join(path, shownKey(v.Members[i].Name))); err != nil {
+		if err := do(&v.Members[i].Value, join(path, shownKey(v.Members[i].Key))); err != nil {
 			return err
 		}
 	}
@@ -67,17 +67,17 @@ var keyNames = []string{"privatekey", "privkey", "secret", "mnemonic", "seedphra
 func refuseKeys(v *strictjson.Node, path string) *SpecError {
 	for i := range v.Members {
 		m := &v.Members[i]
-		name := strings.ToLower(enumWord(m.Name))
+		name := strings.ToLower(enumWord(m.Key))
 		named := slices.ContainsFunc(keyNames, func(k string) bool { return strings.Contains(name, k) })
 		// A hash has the same form, and specs have bytes of that length at names of their own.
-		unnamed := m.Node.Kind == strictjson.String && isKeyLike(m.Node.Text) && !strings.Contains(name, "hash") && !specNames[m.Name]
+		unnamed := m.Value.Kind == strictjson.KindString && isKeyLike(m.Value.Text) && !strings.Contains(name, "hash") && !specNames[m.Key]
 		if named || unnamed {
 			what := "is a private key"
 			if !named {
 				what = "could be a private key"
 			}
-			return &SpecError{path, fmt.Sprintf("what the file has at %s %s: delete it from the file. The device makes the session's key, "+
-				"so a spec needs none, and a spec is shown and sent to others", shown(m.Name), what)}
+			return &SpecError{Path: path, Msg: fmt.Sprintf("what the file has at %s %s: delete it from the file. The device makes the session's key, "+
+				"so a spec needs none, and a spec is shown and sent to others", shown(m.Key), what)}
 		}
 	}
 	return eachChild(v, path, refuseKeys)
@@ -127,7 +127,7 @@ func checkSuperjson(v *strictjson.Node, path string) *SpecError {
 			d.areEqual(root, at, value, others, &compared)
 		})
 	}
-	if version := meta.Member("v"); version != nil && (version.Kind != strictjson.Number || version.Text != "1") {
+	if version := meta.Member("v"); version != nil && (version.Kind != strictjson.KindNumber || version.Text != "1") {
 		d.fail(m.at("v"), "%s is no version of superjson's format that is known: that is 1", found(version))
 	}
 	return d.err
@@ -137,7 +137,7 @@ func checkSuperjson(v *strictjson.Node, path string) *SpecError {
 // says of that.
 func (d *decoder) eachPath(root *strictjson.Node, meta jsonObjectReader, key string, do func(at string, value, said *strictjson.Node)) {
 	said := meta.v.Member(key)
-	if said.Kind != strictjson.Object {
+	if said.Kind != strictjson.KindObject {
 		d.fail(meta.at(key), "must be an object of paths, not %s", found(said))
 		return
 	}
@@ -146,22 +146,22 @@ func (d *decoder) eachPath(root *strictjson.Node, meta jsonObjectReader, key str
 			return
 		}
 		m := &said.Members[i]
-		at := meta.at(key) + "." + strconv.Quote(shownKey(m.Name))
-		if value := atPath(root, m.Name); value != nil {
-			do(at, value, &m.Node)
+		at := meta.at(key) + "." + strconv.Quote(shownKey(m.Key))
+		if value := atPath(root, m.Key); value != nil {
+			do(at, value, &m.Value)
 		} else {
 			d.fail(at, `there is no such path in "json"`)
 		}
 	}
 }
 
-// atPath follows in v a path of superjson's, "callPolicies.0.target", or returns nil.
+// atPath follows a path of superjson's, "callPolicies.0.target", or returns nil.
 func atPath(v *strictjson.Node, path string) *strictjson.Node {
 	for step := range strings.SplitSeq(path, ".") {
 		if v == nil {
 			return nil
 		}
-		if v.Kind != strictjson.Array {
+		if v.Kind != strictjson.KindArray {
 			v = v.Member(step)
 			continue
 		}
@@ -177,18 +177,18 @@ func atPath(v *strictjson.Node, path string) *strictjson.Node {
 // isBigint checks ["bigint"], and that the value is how superjson writes one.
 func (d *decoder) isBigint(at string, value, said *strictjson.Node) {
 	switch {
-	case said.Kind != strictjson.Array || len(said.Items) != 1 || said.Items[0].Kind != strictjson.String:
+	case said.Kind != strictjson.KindArray || len(said.Items) != 1 || said.Items[0].Kind != strictjson.KindString:
 		d.fail(at, `must be ["bigint"]`)
 	case said.Items[0].Text != "bigint":
 		d.fail(at, `is of type %s: a spec has no values but those of JSON and "bigint"`, shown(said.Items[0].Text))
-	case value.Kind != strictjson.String || !plainDigits(value.Text):
+	case value.Kind != strictjson.KindString || !plainDigits(value.Text):
 		d.fail(at, `is a bigint, but what is there in "json" is no decimal string: %s`, found(value))
 	}
 }
 
 // areEqual checks that what superjson would make one value is one. compared bounds the work.
 func (d *decoder) areEqual(root *strictjson.Node, at string, value, others *strictjson.Node, compared *int) {
-	if others.Kind != strictjson.Array {
+	if others.Kind != strictjson.KindArray {
 		d.fail(at, "must be an array of paths, not %s", found(others))
 		return
 	}
@@ -196,9 +196,9 @@ func (d *decoder) areEqual(root *strictjson.Node, at string, value, others *stri
 		path := &others.Items[i]
 		other := atPath(root, path.Text)
 		switch {
-		case path.Kind != strictjson.String || other == nil:
+		case path.Kind != strictjson.KindString || other == nil:
 			d.fail(at, `there is no path %s in "json"`, found(path))
-		case other.Kind == strictjson.Null && value.Kind != strictjson.Null:
+		case other.Kind == strictjson.KindNull && value.Kind != strictjson.KindNull:
 			d.fail(at, `%s is null in "json": superjson's option "dedupe" has left its value out, so write the spec without that option`, found(path))
 		case !sameValue(value, other, compared):
 			d.fail(at, `%s has another value in "json"`, found(path))
@@ -214,7 +214,7 @@ func sameValue(a, b *strictjson.Node, compared *int) bool {
 	*compared++
 	return *compared <= maxSpecBytes && a.Kind == b.Kind && a.Text == b.Text &&
 		slices.EqualFunc(a.Items, b.Items, func(a, b strictjson.Node) bool { return sameValue(&a, &b, compared) }) &&
-		slices.EqualFunc(a.Members, b.Members, func(a, b strictjson.NamedNode) bool {
-			return a.Name == b.Name && sameValue(&a.Node, &b.Node, compared)
+		slices.EqualFunc(a.Members, b.Members, func(a, b strictjson.Member) bool {
+			return a.Key == b.Key && sameValue(&a.Value, &b.Value, compared)
 		})
 }

@@ -50,6 +50,8 @@ type Counts struct {
 type Signer struct {
 	Sessions *Sessions
 	Watcher  *Watcher // nil: the agent is offline
+	// Rules are what the nodes of each chain refuse, by chain id. A chain that is missing is an unknown one.
+	Rules map[uint64]zktx.ChainRules
 
 	granted, denied, failed atomic.Uint64
 }
@@ -68,7 +70,8 @@ func (s *Signer) Counts() Counts {
 //
 // Before it counts anything, it waits for its turn at the device; see queue.
 //
-// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], [ErrOverloaded], a *policy.Denial, [ErrClock], [ErrRegistryStale], [ErrHalted],
+// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], [ErrOverloaded], a *policy.Denial, a *zktx.NotIncludable, [ErrClock],
+// [ErrRegistryStale], [ErrHalted],
 // those of package backends, or the context's.
 func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*Signed, error) {
 	if s.Locked() {
@@ -139,7 +142,7 @@ type judgement struct {
 	periodIDs []uint64
 	charges   []policy.Charge
 	denied    error // by the policy; a limit among charges may deny before it
-	refused   error // before the policy: the state of the session, or not its transaction
+	refused   error // whatever the policy says: the state of the session, not its transaction, or no node's
 }
 
 func (j *judgement) grant() Grant {
@@ -156,7 +159,20 @@ func (s *Signer) judge(sess *Session, tx *zktx.Transaction) *judgement {
 	call := tx.Call(sess.Validator)
 	j.periodIDs = sess.Spec.PeriodIDs(call, uint64(now.Unix()))
 	j.charges, j.denied = sess.Spec.Check(call, j.periodIDs, uint64(now.Unix()))
+	if j.denied == nil {
+		j.refused = s.checkIncludable(sess, tx, j.periodIDs)
+	}
 	return j
+}
+
+// checkIncludable refuses what the session allows and no node would include: it would be charged for nothing.
+func (s *Signer) checkIncludable(sess *Session, tx *zktx.Transaction, periodIDs []uint64) error {
+	rules := s.Rules[sess.ChainID]
+	size := 65
+	if rules.MaxTxSize != 0 && tx.Type == zktx.TypeZKsync {
+		size = len(zktx.CustomSignature([65]byte{}, sess.Validator, [][]byte{sess.Spec.HookData(periodIDs)}))
+	}
+	return tx.Includable(&rules, size)
 }
 
 // checkFits refuses a transaction that is not the session's, or comes too early or too late. Chain and account come first: what

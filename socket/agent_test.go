@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/soft"
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -26,10 +27,11 @@ import (
 )
 
 const (
-	testChain   = 2741
-	testAccount = "0x6352cb2ca1e45d5a5b8b19c85d15cd0cd5447cd1"
-	testGame    = "0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD"
-	testOther   = "0x00000000000000000000000000000000000000aa"
+	testChain     = 2741
+	ethereumChain = 5
+	testAccount   = "0x6352cb2ca1e45d5a5b8b19c85d15cd0cd5447cd1"
+	testGame      = "0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD"
+	testOther     = "0x00000000000000000000000000000000000000aa"
 )
 
 // testSpec allows mint(address,uint256) on testGame, and up to 100 wei to it.
@@ -66,9 +68,11 @@ func startAgent(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	a.Server = New(Config{
-		Signer:   &session.Signer{Sessions: sessions},
+		Signer: &session.Signer{Sessions: sessions, Rules: map[uint64]zktx.ChainRules{
+			testChain: {Kind: zktx.KindZKsync}, ethereumChain: {Kind: zktx.KindEthereum, Fork: "osaka"},
+		}},
 		Backends: map[string]Backend{"memory": {Backend: a.device, Type: "soft"}},
-		Chains:   map[string]Chain{"abstract": {testChain, a.validator}, "other": {ID: 5}},
+		Chains:   map[string]Chain{"abstract": {testChain, a.validator}, "other": {ID: ethereumChain}},
 		Version:  "1.2.3", Started: time.Now(),
 	})
 	adminPath := filepath.Join(dir, "admin.sock")
@@ -114,7 +118,12 @@ func (a *agent) dial(path string) *goclient.Client {
 // session makes an active session for this process.
 func (a *agent) session(kind, spec string) *api.Session {
 	a.t.Helper()
-	req := &api.CreateSession{Kind: kind, Spec: json.RawMessage(spec), Chain: "abstract", Unchecked: true, Clients: []string{fmt.Sprintf("uid:%d", os.Getuid())}}
+	return a.sessionOn("abstract", kind, spec)
+}
+
+func (a *agent) sessionOn(chain, kind, spec string) *api.Session {
+	a.t.Helper()
+	req := &api.CreateSession{Kind: kind, Spec: json.RawMessage(spec), Chain: chain, Unchecked: true, Clients: []string{fmt.Sprintf("uid:%d", os.Getuid())}}
 	if kind == "agw" {
 		req.Account = new(policy.Address)
 		if err := req.Account.UnmarshalText([]byte(testAccount)); err != nil {
@@ -151,7 +160,7 @@ func (a *agent) ask(method string, params ...any) string {
 // tx is a transaction request with changes; a nil value takes the member away.
 func tx(changes map[string]any) map[string]any {
 	request := map[string]any{
-		"from": testAccount, "to": testGame, "nonce": 1, "gas": "0x2710", "maxFeePerGas": "10", "value": "0x0",
+		"from": testAccount, "to": testGame, "nonce": 1, "gas": "0x4e20", "maxFeePerGas": "10", "value": "0x0",
 		"data": "0x40c10f19" + strings.Repeat("00", 64), "chainId": testChain,
 	}
 	for k, v := range changes {
@@ -166,7 +175,7 @@ func tx(changes map[string]any) map[string]any {
 // typedData is tx(nil) as typed data, with changes to its message.
 func typedData(changes map[string]any) map[string]any {
 	message := map[string]any{
-		"txType": "113", "from": asInteger(testAccount), "to": asInteger(testGame), "gasLimit": "10000", "gasPerPubdataByteLimit": "50000",
+		"txType": "113", "from": asInteger(testAccount), "to": asInteger(testGame), "gasLimit": "20000", "gasPerPubdataByteLimit": "50000",
 		"maxFeePerGas": "10", "maxPriorityFeePerGas": "0", "paymaster": "0", "nonce": "1", "value": "0",
 		"data": "0x40c10f19" + strings.Repeat("00", 64), "factoryDeps": []string{}, "paymasterInput": "0x",
 	}
@@ -227,7 +236,7 @@ func TestTypedDataMethods(t *testing.T) {
 	if err := json.Unmarshal([]byte(want), &signature); err != nil {
 		t.Fatalf("eth_signTypedData_v4 = %s", want)
 	}
-	parsed, err := zktx.ParseTypedData(text)
+	parsed, err := zktx.ParseTypedData(strictjson.Value(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,8 @@ func (c *conn) finishInput() {
 
 // handle starts the calls of one message. Only one that is about what follows it is waited for.
 func (c *conn) handle(doc []byte) {
-	msg, bad := parseMessage(doc, c.server.limits.MaxBatch)
+	// The calls run on after the buffer, of which doc is a part, is used for what follows.
+	msg, bad := parseMessage(bytes.Clone(doc), c.server.limits.MaxBatch)
 	if bad != nil {
 		c.sendBad(bad)
 		return

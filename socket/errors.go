@@ -153,8 +153,9 @@ func replyToType(err error) *api.Error {
 	if field := new(zktx.FieldError); errors.As(err, &field) {
 		return invalidParams(field.Path, err)
 	}
-	if spec := new(policy.SpecError); errors.As(err, &spec) {
-		return invalidParams(spec.Path, err)
+	if no := new(zktx.NotIncludable); errors.As(err, &no) {
+		return &api.Error{Code: api.CodeInvalidParams, Message: "no node can include this transaction: " + err.Error(),
+			Data: encodeData(api.ErrorData{Reason: "notIncludable", Path: no.Path, Detail: no.Rule + ": " + no.Msg})}
 	}
 	if param := new(paramError); errors.As(err, &param) {
 		return invalidParams(param.path, err)

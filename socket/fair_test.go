@@ -28,7 +28,7 @@ func TestOtherConnectionIsServedSoon(t *testing.T) {
 	sess := a.active()
 	crowded, other := dial(t, a.appPath), dial(t, a.appPath)
 	request := func(id, nonce int) string {
-		return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"session_signTransaction","params":[{"session":%q,"from":%q,"to":%q,"data":"0x40c10f19%0128x","nonce":%d,"gas":"1","maxFeePerGas":"1"}]}`,
+		return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"session_signTransaction","params":[{"session":%q,"from":%q,"to":%q,"data":"0x40c10f19%0128x","nonce":%d,"gas":"20000","maxFeePerGas":"1"}]}`,
 			id, sess.ID, testAccount, testGame, 0, nonce)
 	}
 	for n := range crowd {

@@ -60,17 +60,17 @@ func ethereumTransactions() map[string]types.TxData {
 	gwei := big.NewInt(10)
 	return map[string]types.TxData{
 		"legacy": &types.LegacyTx{Nonce: 1, GasPrice: gwei, Gas: 21000, To: &to, Value: big.NewInt(1)},
-		"access list": &types.AccessListTx{ChainID: big.NewInt(testChain), Nonce: 2, GasPrice: gwei, Gas: 25000, To: &to, Value: big.NewInt(1),
+		"access list": &types.AccessListTx{ChainID: big.NewInt(ethereumChain), Nonce: 2, GasPrice: gwei, Gas: 30000, To: &to, Value: big.NewInt(1),
 			AccessList: types.AccessList{{Address: to, StorageKeys: []common.Hash{{1}}}}},
-		"empty access list": &types.AccessListTx{ChainID: big.NewInt(testChain), Nonce: 3, GasPrice: gwei, Gas: 25000, To: &to, Value: big.NewInt(1)},
-		"dynamic fee":       &types.DynamicFeeTx{ChainID: big.NewInt(testChain), Nonce: 4, GasTipCap: big.NewInt(1), GasFeeCap: gwei, Gas: 21000, To: &to, Value: big.NewInt(1)},
+		"empty access list": &types.AccessListTx{ChainID: big.NewInt(ethereumChain), Nonce: 3, GasPrice: gwei, Gas: 30000, To: &to, Value: big.NewInt(1)},
+		"dynamic fee":       &types.DynamicFeeTx{ChainID: big.NewInt(ethereumChain), Nonce: 4, GasTipCap: big.NewInt(1), GasFeeCap: gwei, Gas: 21000, To: &to, Value: big.NewInt(1)},
 	}
 }
 
 // accounts/external, made for Clef, works unchanged with an eoa session.
 func TestGoEthereumExternalSigner(t *testing.T) {
 	a := startAgent(t)
-	sess := a.session("eoa", testSpec)
+	sess := a.sessionOn("other", "eoa", testSpec)
 	wallet, err := external.NewExternalSigner(a.appPath)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func TestGoEthereumExternalSigner(t *testing.T) {
 		t.Errorf("Status = %q, %v", status, err)
 	}
 	for name, data := range ethereumTransactions() {
-		signed, err := wallet.SignTx(account, types.NewTx(data), big.NewInt(testChain))
+		signed, err := wallet.SignTx(account, types.NewTx(data), big.NewInt(ethereumChain))
 		checkEthereum(t, name, signed, err, account.Address, types.NewTx(data))
 	}
 	if _, err := wallet.SignText(account, []byte("hello")); err == nil {
@@ -98,7 +98,7 @@ func checkEthereum(t *testing.T, name string, signed *types.Transaction, err err
 		t.Errorf("%s: %v", name, err)
 		return
 	}
-	signer := types.LatestSignerForChainID(big.NewInt(testChain))
+	signer := types.LatestSignerForChainID(big.NewInt(ethereumChain))
 	sender, err := types.Sender(signer, signed)
 	if err != nil || sender != from || signer.Hash(signed) != signer.Hash(want) {
 		t.Errorf("%s: signed by %v (%v), want %v over the same transaction", name, sender, err, from)
@@ -107,8 +107,8 @@ func checkEthereum(t *testing.T, name string, signed *types.Transaction, err err
 
 func TestSigner(t *testing.T) {
 	a := startAgent(t)
-	sess := a.session("eoa", testSpec)
-	address, chain := common.Address(sess.Signer), big.NewInt(testChain)
+	sess := a.sessionOn("other", "eoa", testSpec)
+	address, chain := common.Address(sess.Signer), big.NewInt(ethereumChain)
 	signer := ethsigner.New(a.app, address)
 	opts := bind.TransactOpts{From: address, Signer: signer.SignerFn(t.Context(), chain)}
 	for name, data := range ethereumTransactions() {

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -30,7 +30,7 @@ type badMessage struct {
 type request struct {
 	id     json.RawMessage // as the client wrote it; nil: a notification
 	method string
-	params []json.RawMessage
+	params []strictjson.Value
 	bad    *badMessage // what is wrong with it; nil: nothing
 }
 
@@ -41,167 +41,131 @@ type message struct {
 	size     int // bytes
 }
 
-// parseMessage reads one document strictly: unknown and duplicate members are errors.
+// parseMessage reads one document strictly: a member that a request knows is there once. Members that it does not know, which
+// some clients add to the envelope, are passed over.
 func parseMessage(doc []byte, maxBatch int) (*message, *badMessage) {
-	if err := validJSON(doc); err != nil {
-		return nil, &badMessage{code: api.CodeParse, msg: "not JSON: " + err.Error(), id: leadingID(doc)}
+	v, err := strictjson.Parse(doc)
+	if err != nil {
+		return nil, &badMessage{code: api.CodeParse, msg: err.Error(), id: leadingID(doc)}
 	}
-	doc = bytes.TrimSpace(doc)
-	msg := &message{batch: doc[0] == '[', size: len(doc)}
+	msg := &message{batch: v.Kind() == strictjson.KindArray, size: len(v)}
 	if !msg.batch {
-		msg.requests = []request{parseRequest(doc)}
+		msg.requests = []request{parseRequest(v)}
 		return msg, nil
 	}
-	var items []json.RawMessage
-	if err := json.Unmarshal(doc, &items); err != nil {
-		return nil, &badMessage{code: api.CodeParse, msg: "not JSON: " + err.Error()}
-	}
-	if len(items) == 0 || len(items) > maxBatch {
-		return nil, &badMessage{code: api.CodeInvalidRequest,
-			msg: fmt.Sprintf("a batch of %d requests; want 1 to %d", len(items), maxBatch)}
-	}
-	for _, item := range items {
+	items := v.Inside()
+	for item, ok := items.Next(); ok; item, ok = items.Next() {
+		if len(msg.requests) == maxBatch {
+			return nil, badBatch(fmt.Sprintf("more than %d", maxBatch), maxBatch)
+		}
 		msg.requests = append(msg.requests, parseRequest(item))
+	}
+	if len(msg.requests) == 0 {
+		return nil, badBatch("0", maxBatch)
 	}
 	return msg, nil
 }
 
-// validJSON reports why doc is not one JSON value, with the place.
-func validJSON(doc []byte) error {
-	if json.Valid(doc) {
-		return nil
-	}
-	var v json.RawMessage
-	err := json.Unmarshal(doc, &v)
-	if syntax := new(json.SyntaxError); errors.As(err, &syntax) {
-		return fmt.Errorf("%w at byte %d", err, syntax.Offset)
-	}
-	return err
+func badBatch(found string, maxBatch int) *badMessage {
+	return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("a batch of %s requests; want 1 to %d", found, maxBatch)}
 }
 
-// parseRequest reads one request object. The id is found whatever else is wrong, so
-// that the client can tell which of its calls the error answers.
-func parseRequest(doc []byte) request {
-	fields, err := members(doc)
-	if err != nil {
-		return request{bad: &badMessage{code: api.CodeInvalidRequest, msg: "a request is " + err.Error(), id: null}}
-	}
+var requestMembers = []string{"jsonrpc", "id", "method", "params"}
+
+// parseRequest reads one request. What is wrong with it is in its bad.
+func parseRequest(v strictjson.Value) request {
+	o := strictjson.OpenLoose("", v, requestMembers)
 	var r request
-	if r.bad = r.readID(fields); r.bad != nil {
+	if r.bad = r.readID(o.Get("id")); r.bad != nil {
 		return r
 	}
-	var seen struct{ version, method bool }
-	for _, f := range fields {
-		switch f.key {
-		case "id":
-		case "jsonrpc":
-			seen.version = string(f.value) == `"2.0"`
-		case "method":
-			seen.method = json.Unmarshal(f.value, &r.method) == nil && f.value[0] == '"' && r.method != ""
-		case "params":
-			r.bad = r.readParams(f.value)
-		default:
-			r.bad = r.invalid("unknown member %q", shorten(f.key))
+	if err := o.Err(); err != nil {
+		id := r.id
+		if twice := new(strictjson.Error); id == nil || errors.As(err, &twice) && twice.Path == "id" {
+			id = null
 		}
-		if r.bad != nil {
-			return r
-		}
+		r.bad = &badMessage{code: api.CodeInvalidRequest, msg: "invalid request: " + err.Error(), id: id}
+		return r
 	}
+	method := o.Get("method")
 	switch {
-	case !seen.version:
+	case !o.Get("jsonrpc").Is("2.0"):
 		r.bad = r.invalid(`"jsonrpc" has to be "2.0"`)
-	case !seen.method:
+	case method == nil || method.Kind() != strictjson.KindString || method.Is(""):
 		r.bad = r.invalid(`"method" has to be a string`)
+	default:
+		text, _ := method.Text() // which is a string
+		r.method = string(text)
+		r.bad = r.readParams(o.Get("params"))
 	}
 	return r
 }
 
-// invalid is an Invalid Request error that answers r.
 func (r *request) invalid(format string, args ...any) *badMessage {
 	return &badMessage{code: api.CodeInvalidRequest, msg: "invalid request: " + fmt.Sprintf(format, args...), id: r.id}
 }
 
-// readID takes the id as it is written: numbers beyond 2^53 and "1.0" come back unchanged.
-func (r *request) readID(fields []member) *badMessage {
-	for _, f := range fields {
-		if f.key != "id" {
-			continue
+// readID takes the id as it was written; nil: there is none.
+func (r *request) readID(v strictjson.Value) *badMessage {
+	if v == nil {
+		return nil
+	}
+	switch k := v.Kind(); {
+	case len(v) > maxID:
+		return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("id longer than %d bytes", maxID), id: null}
+	case k != strictjson.KindNumber && k != strictjson.KindString && k != strictjson.KindNull:
+		return &badMessage{code: api.CodeInvalidRequest, msg: "id has to be a number, a string or null", id: null}
+	}
+	r.id = json.RawMessage(v)
+	return nil
+}
+
+// maxParams is more than any method takes.
+const maxParams = 16
+
+// readParams takes positional parameters only: no client sends them by name. None and null are the same.
+func (r *request) readParams(v strictjson.Value) *badMessage {
+	if v == nil || v.Kind() == strictjson.KindNull {
+		return nil
+	}
+	bad := func(msg string) *badMessage { return &badMessage{code: api.CodeInvalidParams, msg: msg, id: r.id} }
+	if v.Kind() != strictjson.KindArray {
+		return bad("params have to be an array")
+	}
+	r.params = []strictjson.Value{}
+	items := v.Inside()
+	for item, ok := items.Next(); ok; item, ok = items.Next() {
+		if len(r.params) == maxParams {
+			return bad(fmt.Sprintf("params: more than %d of them", maxParams))
 		}
-		switch c := f.value[0]; {
-		case len(f.value) > maxID:
-			return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("id longer than %d bytes", maxID), id: null}
-		case c == '{' || c == '[' || c == 't' || c == 'f':
-			return &badMessage{code: api.CodeInvalidRequest, msg: "id has to be a number, a string or null", id: null}
-		}
-		r.id = f.value
+		r.params = append(r.params, item)
 	}
 	return nil
 }
 
-// readParams takes parameters by position, the only way that Ethereum methods have.
-func (r *request) readParams(value json.RawMessage) *badMessage {
-	if value[0] != '[' || json.Unmarshal(value, &r.params) != nil {
-		return &badMessage{code: api.CodeInvalidParams, msg: "params have to be an array", id: r.id}
-	}
-	return nil
-}
-
-// member is one member of a JSON object, in the order and spelling of the text.
-type member struct {
-	key   string
-	value json.RawMessage
-}
-
-// members reads a JSON object and refuses one with a key twice. encoding/json alone would
-// take the last of two, and keys in any case. With an error come the members before it.
-func members(doc []byte) ([]member, error) {
-	dec := json.NewDecoder(bytes.NewReader(doc))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New("an object")
-	}
-	var fields []member
-	seen := make(map[string]bool)
-	for dec.More() {
-		t, err := dec.Token()
-		if err != nil {
-			return fields, notObject(err)
-		}
-		key, ok := t.(string)
-		if !ok || seen[key] {
-			return fields, fmt.Errorf("an object with every member once: not so %q", shorten(fmt.Sprint(t)))
-		}
-		seen[key] = true
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return fields, notObject(err)
-		}
-		fields = append(fields, member{key, value})
-	}
-	if _, err := dec.Token(); err != nil {
-		return fields, notObject(err)
-	}
-	if dec.More() {
-		return fields, errors.New("one object, with nothing after it")
-	}
-	return fields, nil
-}
-
-// notObject describes a syntax error in the words of [members].
-func notObject(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("an object that is complete")
-	}
-	return fmt.Errorf("an object: %w", err)
-}
+// leadingBytes is how far the id of a message that is no JSON is looked for.
+const leadingBytes = 4 << 10
 
 // leadingID finds the id of a request of which only the beginning is there or is JSON, or nil.
 func leadingID(beginning []byte) json.RawMessage {
-	fields, _ := members(beginning)
-	var r request
-	if r.readID(fields) != nil {
+	dec := json.NewDecoder(bytes.NewReader(beginning[:min(len(beginning), leadingBytes)]))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil
 	}
-	return r.id
+	for {
+		key, err := dec.Token()
+		if err != nil || key == json.Delim('}') {
+			return nil
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil
+		}
+		var r request
+		if key == "id" && r.readID(strictjson.Value(value)) == nil {
+			return r.id
+		}
+	}
 }
 
 // shorten bounds what is quoted of a client's words.

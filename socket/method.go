@@ -2,10 +2,10 @@ package socket
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/session"
 )
 
@@ -45,7 +45,7 @@ type call struct {
 	socket *endpoint
 	from   *client
 	method *Method
-	params []json.RawMessage
+	params []strictjson.Value
 	pass   *session.Pass // of the signature that the call has made; nil: none yet
 }
 
@@ -63,7 +63,7 @@ func (c *call) checkParams() error {
 }
 
 // param returns the parameter, or nil if it is not given.
-func (c *call) param(i int) json.RawMessage {
+func (c *call) param(i int) strictjson.Value {
 	if i >= len(c.params) {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 )
 
@@ -67,16 +68,23 @@ func signData(s *Server, ctx context.Context, c *call) (any, error) {
 }
 
 // typedDataOf reads typed data whose text may also be written in hex.
-func typedDataOf(param json.RawMessage) ([]byte, error) {
-	var text string
-	if json.Unmarshal(param, &text) != nil || !strings.HasPrefix(text, "0x") {
+func typedDataOf(param strictjson.Value) (strictjson.Value, error) {
+	digits, found := "", false
+	if param.Kind() == strictjson.KindString {
+		text, err := param.Text()
+		if err != nil {
+			return nil, err
+		}
+		digits, found = strings.CutPrefix(string(text), "0x")
+	}
+	if !found {
 		return zktx.UnwrapTypedData(param)
 	}
-	data, err := hex.DecodeString(text[2:])
+	data, err := hex.DecodeString(digits)
 	if err != nil {
 		return nil, badParam("params[2]", "%v", err)
 	}
-	return data, nil
+	return strictjson.Parse(data)
 }
 
 // clefTransaction is Clef's SignTransactionResult.

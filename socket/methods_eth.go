@@ -2,10 +2,10 @@ package socket
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"strconv"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -117,11 +117,11 @@ func signTypedData(s *Server, ctx context.Context, c *call) (any, error) {
 }
 
 // signTypedData signs typed data that is a ZKsync transaction, and has anything else refused.
-func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data []byte) (any, error) {
+func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data strictjson.Value) (any, error) {
 	tx, err := zktx.ParseTypedData(data)
 	switch {
 	case errors.Is(err, zktx.ErrForeign):
-		return nil, s.refuseMessage(ctx, c, signer, "typed data that is no ZKsync transaction")
+		return nil, s.refuseMessage(ctx, c, signer, err.Error())
 	case errors.Is(err, zktx.ErrRefusedType):
 		return nil, s.Signer.Refuse(ctx, c.peer, signer, c.method.Name, session.ReasonType, err.Error())
 	case err != nil:
@@ -171,7 +171,7 @@ func signerParam(c *call, i int) (policy.Address, error) {
 }
 
 // parseSigner reads the address of a signer. Zero, which package session takes for none, is no key's.
-func parseSigner(path string, value json.RawMessage) (policy.Address, error) {
+func parseSigner(path string, value strictjson.Value) (policy.Address, error) {
 	signer, err := parseAddress(path, value)
 	if err == nil && signer.IsZero() {
 		err = badParam(path, "the zero address is no signer's")
@@ -180,7 +180,7 @@ func parseSigner(path string, value json.RawMessage) (policy.Address, error) {
 }
 
 // parseAddress reads a JSON string that is an address.
-func parseAddress(path string, value json.RawMessage) (policy.Address, error) {
+func parseAddress(path string, value strictjson.Value) (policy.Address, error) {
 	var address policy.Address
 	text, err := parseString(path, value)
 	if err != nil {
@@ -193,12 +193,12 @@ func parseAddress(path string, value json.RawMessage) (policy.Address, error) {
 }
 
 // parseString reads a JSON string.
-func parseString(path string, value json.RawMessage) (string, error) {
-	var text string
-	if len(value) == 0 || value[0] != '"' || json.Unmarshal(value, &text) != nil {
+func parseString(path string, value strictjson.Value) (string, error) {
+	if value == nil || value.Kind() != strictjson.KindString {
 		return "", badParam(path, "want a string")
 	}
-	return text, nil
+	text, err := value.Text()
+	return string(text), err
 }
 
 // hexBytes is bytes as 0x-hex in JSON.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
@@ -23,27 +24,24 @@ func (s *Server) page(c *call, find func(session.Ref) (*session.Session, error))
 	if c.param(0) == nil {
 		return page, nil
 	}
-	fields, err := members(c.param(0))
-	if err != nil {
-		return page, badParam("params[0]", "want %v", err)
+	names := []string{"after", "limit"}
+	fields := strictjson.Open("", c.param(0), names)
+	if fields.Err() != nil {
+		return page, fields.Err()
 	}
+	fields.NullIsAbsent(names...)
 	page.Limit = defaultPage
-	for _, f := range fields {
-		switch {
-		case f.key != "after" && f.key != "limit":
-			err = badParam("params[0]", "unknown member %q: want after or limit", shorten(f.key))
-		case string(f.value) == "null": // as if it were not there
-		case f.key == "limit":
-			if json.Unmarshal(f.value, &page.Limit) != nil || page.Limit < 1 || page.Limit > maxPage {
-				err = badParam("limit", "want a number from 1 to %d", maxPage)
-			}
-		default:
-			var name session.Ref
-			if name, err = parseName("after", f.value); err == nil {
-				page.After, err = find(name)
-			}
+	if v := fields.Get("limit"); v != nil {
+		if json.Unmarshal(v, &page.Limit) != nil || page.Limit < 1 || page.Limit > maxPage {
+			return page, badParam("limit", "want a number from 1 to %d", maxPage)
 		}
+	}
+	if v := fields.Get("after"); v != nil {
+		name, err := parseName("after", v)
 		if err != nil {
+			return page, err
+		}
+		if page.After, err = find(name); err != nil {
 			return page, err
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"reflect"
 	"strings"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // object reads the only parameter of an admin method, an object, into a struct. Keys are held
@@ -14,14 +16,8 @@ func (c *call) object(into any) error {
 	if value == nil {
 		return nil
 	}
-	fields, err := members(value)
-	if err != nil {
-		return badParam("params[0]", "want %v", err)
-	}
-	for _, f := range fields {
-		if !hasField(into, f.key) {
-			return badParam("params[0]", "unknown member %q", shorten(f.key))
-		}
+	if err := strictjson.Open("", value, jsonNames(into)).Err(); err != nil {
+		return badParam("params[0]", "%v", err)
 	}
 	if err := json.Unmarshal(value, into); err != nil {
 		return badParam("params[0]", "%v", err)
@@ -29,13 +25,11 @@ func (c *call) object(into any) error {
 	return nil
 }
 
-// hasField reports whether the struct that into points to has key as a JSON name.
-func hasField(into any, key string) bool {
+// jsonNames are the JSON names of the fields of the struct that into points to.
+func jsonNames(into any) (names []string) {
 	for field := range reflect.TypeOf(into).Elem().Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if name == key {
-			return true
-		}
+		names = append(names, name)
 	}
-	return false
+	return names
 }

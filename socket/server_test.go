@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -25,7 +26,7 @@ const patience = 20 * time.Second
 func fakeMethods(block <-chan struct{}, started chan<- struct{}) []Method {
 	any3 := []Param{{Name: "a"}, {Name: "b"}, {Name: "c"}}
 	return []Method{
-		{Name: "test_echo", Params: any3, do: func(_ *Server, _ context.Context, c *call) (any, error) { return c.params, nil }},
+		{Name: "test_echo", Params: any3, do: func(_ *Server, _ context.Context, c *call) (any, error) { return echoed(c.params), nil }},
 		{Name: "test_need", Params: []Param{{Name: "a", Required: true}}, do: func(*Server, context.Context, *call) (any, error) { return true, nil }},
 		{Name: "test_deny", do: func(*Server, context.Context, *call) (any, error) {
 			return nil, &policy.Denial{Reason: "no", Policy: -1, Constraint: -1}
@@ -149,6 +150,26 @@ func code(t *testing.T, line string) int {
 	return answer.Error.Code
 }
 
+// echoed is params as a result.
+func echoed(params []strictjson.Value) (result []json.RawMessage) {
+	if params != nil {
+		result = []json.RawMessage{}
+	}
+	for _, p := range params {
+		result = append(result, json.RawMessage(p))
+	}
+	return result
+}
+
+// manyMembers is n members of an object that nothing knows.
+func manyMembers(n int) string {
+	var text strings.Builder
+	for i := range n {
+		fmt.Fprintf(&text, `,"x%d":1`, i)
+	}
+	return text.String()
+}
+
 func TestEnvelope(t *testing.T) {
 	h := startServer(t, Limits{MaxBatch: 3}, fakeMethods(nil, nil))
 	deep := strings.Repeat("[", 70) + strings.Repeat("]", 70)
@@ -172,15 +193,18 @@ func TestEnvelope(t *testing.T) {
 		{"no method", `{"jsonrpc":"2.0","id":1}`, `1 -32600`},
 		{"method null", `{"jsonrpc":"2.0","id":1,"method":null}`, `1 -32600`},
 		{"method empty", `{"jsonrpc":"2.0","id":1,"method":""}`, `1 -32600`},
-		{"unknown member", `{"jsonrpc":"2.0","id":1,"method":"test_echo","extra":1}`, `1 -32600`},
+		{"unknown member", `{"jsonrpc":"2.0","id":1,"method":"test_echo","extra":1}`, `{"jsonrpc":"2.0","id":1,"result":null}`},
+		{"unknown member twice", `{"jsonrpc":"2.0","id":1,"method":"test_echo","extra":1,"\u0065xtra":2}`, `1 -32600`},
+		{"many unknown members", `{"jsonrpc":"2.0","id":1,"method":"test_echo"` + manyMembers(65) + `}`, `1 -32600`},
 		{"member in another case", `{"jsonrpc":"2.0","id":1,"Method":"test_echo"}`, `1 -32600`},
-		{"duplicate member", `{"jsonrpc":"2.0","id":1,"method":"test_echo","method":"test_deny"}`, `null -32600`},
+		{"duplicate member", `{"jsonrpc":"2.0","id":1,"method":"test_echo","method":"test_deny"}`, `1 -32600`},
 		{"duplicate id", `{"jsonrpc":"2.0","id":1,"id":2,"method":"test_echo"}`, `null -32600`},
 		{"id is an object", `{"jsonrpc":"2.0","id":{},"method":"test_echo"}`, `null -32600`},
 		{"id is a boolean", `{"jsonrpc":"2.0","id":true,"method":"test_echo"}`, `null -32600`},
 		{"id too long", `{"jsonrpc":"2.0","id":"` + strings.Repeat("x", 300) + `","method":"test_echo"}`, `null -32600`},
 		{"params by name", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":{"a":1}}`, `1 -32602`},
-		{"params null", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":null}`, `1 -32602`},
+		{"params null", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":null}`, `{"jsonrpc":"2.0","id":1,"result":null}`},
+		{"far too many params", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[1` + strings.Repeat(",1", 99) + `]}`, `1 -32602`},
 		{"too many params", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[1,2,3,4]}`, `1 -32602`},
 		{"too few params", `{"jsonrpc":"2.0","id":1,"method":"test_need","params":[]}`, `1 -32602`},
 		{"unknown method", `{"jsonrpc":"2.0","id":1,"method":"test_none"}`, `1 -32601`},

@@ -2,13 +2,13 @@ package socket
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -20,18 +20,18 @@ type transactionRequest struct {
 	hooks []policy.Address // nil: the validator alone
 }
 
+// ownFields are the members of a transaction request that are ours and no transaction's.
+var ownFields = []string{"session", "signer", "hooks"}
+
 // parseTransaction reads a transaction request, finds the session that it means, which decides how the rest is to be
 // read, and names that session in the request by its signer.
 func (s *Server) parseTransaction(ctx context.Context, c *call) (*transactionRequest, error) {
-	fields, err := members(c.param(0))
+	fields, err := zktx.OpenRequest(c.param(0), ownFields)
 	if err != nil {
-		return nil, badParam("params[0]", "a transaction is %v", err)
-	}
-	req := &transactionRequest{sign: session.SignRequest{Method: c.method.Name}}
-	if fields, err = req.takeOwn(fields); err != nil {
 		return nil, err
 	}
-	ref, err := req.ref(fields)
+	req := &transactionRequest{sign: session.SignRequest{Method: c.method.Name}}
+	ref, err := req.readOwn(fields)
 	if err != nil {
 		return nil, err
 	}
@@ -40,73 +40,72 @@ func (s *Server) parseTransaction(ctx context.Context, c *call) (*transactionReq
 		return nil, err
 	}
 	if sess == nil {
-		req.sign.Tx, err = parseUnknown(object(fields))
+		req.sign.Tx, err = parseUnknown(fields)
 		return req, err
 	}
 	req.sign.Session, req.sign.Signer = "", sess.Signer()
 	if err := req.checkHooks(sess); err != nil {
 		return nil, err
 	}
-	req.sign.Tx, err = parseFor(sess, object(fields))
+	req.sign.Tx, err = parseFor(sess, fields)
 	if errors.Is(err, zktx.ErrRefusedType) {
 		return nil, s.Signer.Refuse(ctx, c.peer, sess.Signer(), c.method.Name, session.ReasonType, err.Error())
 	}
 	return req, err
 }
 
-// takeOwn takes the members that are ours and no transaction's; null is as if they were not there.
-func (r *transactionRequest) takeOwn(fields []member) (rest []member, err error) {
-	named := false
-	for _, f := range fields {
-		switch {
-		case f.key != "session" && f.key != "signer" && f.key != "hooks":
-			rest = append(rest, f)
-			continue
-		case string(f.value) == "null":
-			continue
-		case f.key == "hooks":
-			r.hooks, err = readHooks(f.value)
-		case named:
-			err = badParam("session", "give a session or a signer, not both")
-		default:
-			named = true
-			err = r.readName(f)
-		}
-		if err != nil {
-			return nil, err
+// readOwn reads the members that are ours, and what else says which session the request means. What is wrong with chainId the
+// parser says, in its own words.
+func (r *transactionRequest) readOwn(fields *zktx.Request) (ref session.Ref, err error) {
+	name, signer := fields.Get("session"), fields.Get("signer")
+	switch {
+	case name != nil && signer != nil:
+		return ref, badParam("session", "give a session or a signer, not both")
+	case name != nil:
+		ref, err = parseName("session", name)
+	case signer != nil:
+		ref.Signer, err = parseSigner("signer", signer)
+	}
+	if err != nil {
+		return ref, err
+	}
+	if hooks := fields.Get("hooks"); hooks != nil {
+		if r.hooks, err = readHooks(hooks); err != nil {
+			return ref, err
 		}
 	}
-	return rest, nil
-}
-
-// readName reads the member that names the session.
-func (r *transactionRequest) readName(f member) (err error) {
-	var name session.Ref
-	if f.key == "signer" {
-		name.Signer, err = parseSigner(f.key, f.value)
-	} else {
-		name, err = parseName(f.key, f.value)
+	r.sign.Session, r.sign.Signer = ref.ID, ref.Signer
+	if from := fields.Get("from"); from != nil {
+		if ref.Account, err = parseAddress("from", from); err != nil {
+			return ref, err
+		}
+	} else if name == nil && signer == nil {
+		return ref, badParam("from", "missing: it is the account, and says which session is meant")
 	}
-	r.sign.Session, r.sign.Signer = name.ID, name.Signer
-	return err
+	if chainID := fields.Get("chainId"); chainID != nil {
+		ref.ChainID, _ = strconv.ParseUint(strings.Trim(string(chainID), `"`), 0, 64)
+	}
+	return ref, nil
 }
 
 // readHooks reads the account's list of validation hooks, in its order (listHooks(true)).
-func readHooks(value json.RawMessage) ([]policy.Address, error) {
-	var items []json.RawMessage
-	if value[0] != '[' || json.Unmarshal(value, &items) != nil || len(items) == 0 || len(items) > maxHooks {
-		return nil, badParam("hooks", "want an array of 1 to %d addresses", maxHooks)
-	}
+func readHooks(v strictjson.Value) ([]policy.Address, error) {
 	var hooks []policy.Address
-	for i, item := range items {
-		hook, err := parseAddress("hooks["+strconv.Itoa(i)+"]", item)
-		if err != nil {
-			return nil, err
+	if v.Kind() == strictjson.KindArray {
+		items := v.Inside()
+		for item, ok := items.Next(); ok && len(hooks) <= maxHooks; item, ok = items.Next() {
+			hook, err := parseAddress("hooks["+strconv.Itoa(len(hooks))+"]", item)
+			if err != nil {
+				return nil, err
+			}
+			if slices.Contains(hooks, hook) {
+				return nil, badParam("hooks", "%s is there twice", hook)
+			}
+			hooks = append(hooks, hook)
 		}
-		if slices.Contains(hooks, hook) {
-			return nil, badParam("hooks", "%s is there twice", hook)
-		}
-		hooks = append(hooks, hook)
+	}
+	if len(hooks) == 0 || len(hooks) > maxHooks {
+		return nil, badParam("hooks", "want an array of 1 to %d addresses", maxHooks)
 	}
 	return hooks, nil
 }
@@ -124,61 +123,22 @@ func (r *transactionRequest) checkHooks(sess *session.Session) error {
 	return nil
 }
 
-// ref is what says which session the request means. What is wrong with chainId the parser says, in its own words.
-func (r *transactionRequest) ref(fields []member) (session.Ref, error) {
-	ref := session.Ref{ID: r.sign.Session, Signer: r.sign.Signer}
-	named := ref != session.Ref{}
-	for _, f := range fields {
-		switch f.key {
-		case "from":
-			from, err := parseAddress("from", f.value)
-			if err != nil {
-				return ref, err
-			}
-			ref.Account, named = from, true
-		case "chainId":
-			text := strings.Trim(string(f.value), `"`)
-			ref.ChainID, _ = strconv.ParseUint(text, 0, 64)
-		}
-	}
-	if !named {
-		return ref, badParam("from", "missing: it is the account, and says which session is meant")
-	}
-	return ref, nil
-}
-
 // parseFor reads the transaction as sess's kind has it. Without chainId it is for the session's chain.
-func parseFor(sess *session.Session, data []byte) (*zktx.Transaction, error) {
+func parseFor(sess *session.Session, fields *zktx.Request) (*zktx.Transaction, error) {
 	kind := uint8(zktx.TypeZKsync)
 	if sess.Kind == session.EOA {
 		kind = zktx.TypeDynamicFee
 	}
-	return zktx.ParseTransaction(data, kind, sess.ChainID)
+	return fields.Transaction(kind, sess.ChainID)
 }
 
 // parseUnknown reads the transaction of a request that means no session. It only has to be a transaction of some
 // kind, for the record of the refusal that follows.
-func parseUnknown(data []byte) (*zktx.Transaction, error) {
+func parseUnknown(fields *zktx.Request) (*zktx.Transaction, error) {
 	for _, kind := range []uint8{zktx.TypeZKsync, zktx.TypeDynamicFee} {
-		if tx, err := zktx.ParseTransaction(data, kind, 0); err == nil {
+		if tx, err := fields.Transaction(kind, 0); err == nil {
 			return tx, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: and no complete transaction", session.ErrUnknownSigner)
-}
-
-// object writes members as a JSON object.
-func object(fields []member) []byte {
-	var text strings.Builder
-	text.WriteByte('{')
-	for i, f := range fields {
-		if i > 0 {
-			text.WriteByte(',')
-		}
-		text.Write(quote(f.key))
-		text.WriteByte(':')
-		text.Write(f.value)
-	}
-	text.WriteByte('}')
-	return []byte(text.String())
 }

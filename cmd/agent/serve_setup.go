@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket"
 )
@@ -31,12 +32,14 @@ func logLevel(conf *config.Config) (level slog.Level) {
 
 func (a *agent) serverConfig() socket.Config {
 	chains := make(map[string]socket.Chain, len(a.conf.Chains))
+	rules := make(map[uint64]zktx.ChainRules, len(a.conf.Chains))
 	for name, c := range a.conf.Chains {
 		chains[name] = socket.Chain{ID: c.ID, Validator: c.Validator}
+		rules[c.ID] = zktx.ChainRules{Kind: c.Kind, Fork: c.Fork, MaxGasLimit: c.MaxGasLimit, MaxTxSize: uint64(c.MaxTxSize)}
 	}
 	l := a.conf.Limits
 	return socket.Config{
-		Signer:   &session.Signer{Sessions: a.sessions, Watcher: a.watcher},
+		Signer:   &session.Signer{Sessions: a.sessions, Watcher: a.watcher, Rules: rules},
 		Backends: a.backends,
 		Chains:   chains,
 		Reload:   a.reload,

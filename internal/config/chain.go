@@ -5,8 +5,11 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/keyward/keyward/internal/suggest"
+	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -16,6 +19,11 @@ type Chain struct {
 	Validator policy.Address // SessionKeyValidator; zero: none, so only eoa sessions
 	Registry  policy.Address // SessionKeyPolicyRegistry; zero: none
 	Multicall policy.Address // Multicall3; zero: none
+
+	Kind        string // of its nodes, by whose rules a transaction is refused that none can include; "": unknown
+	Fork        string // of KindEthereum; "": no rule that depends on it
+	MaxGasLimit uint64 // a setting of its nodes; 0: no such rule
+	MaxTxSize   Size   // a setting of its nodes; 0: no such rule
 
 	RPC           []string      // URLs; none: the agent works offline for this chain
 	RPCTimeout    time.Duration // for one request
@@ -68,6 +76,7 @@ func builtInChains() map[string]*Chain {
 	mainnet, testnet := defaultChain(), defaultChain()
 	mainnet.ID, mainnet.Validator, mainnet.Registry, mainnet.Multicall = 2741, SessionKeyValidator, RegistryOfDocs, Multicall
 	testnet.ID, testnet.Validator, testnet.Multicall = 11124, SessionKeyValidator, TestnetMulticall
+	mainnet.Kind, testnet.Kind = zktx.KindZKsync, zktx.KindZKsync
 	return map[string]*Chain{"abstract": mainnet, "abstract-testnet": testnet}
 }
 
@@ -82,6 +91,10 @@ func (c *Chain) fields() []field {
 		{key: "validator", dst: &c.Validator, doc: "SessionKeyValidator's address; without it, only eoa sessions"},
 		{key: "registry", dst: &c.Registry, doc: "SessionKeyPolicyRegistry's address"},
 		{key: "multicall", dst: &c.Multicall, doc: "Multicall3's address; without it, a JSON-RPC batch does its work"},
+		{key: "kind", dst: &c.Kind, doc: `"zksync" or "ethereum": whose nodes' rules hold for a transaction; without it, only what holds everywhere`},
+		{key: "fork", dst: &c.Fork, doc: `of kind "ethereum", e.g. "prague" or "osaka"; without it, no rule that depends on the fork`},
+		{key: "max_gas_limit", dst: &c.MaxGasLimit, doc: "a gas limit above it is refused; without it, there is no such rule"},
+		{key: "max_tx_size", dst: &c.MaxTxSize, doc: "bytes of a transaction as the chain's nodes count them; without it, there is no such rule"},
 		{key: "rpc", dst: &c.RPC, doc: "URLs of nodes, the preferred first; without one the agent works offline"},
 		{key: "rpc_timeout", dst: &c.RPCTimeout, doc: "for one request to a node"},
 		{key: "rpc_attempts", dst: &c.RPCAttempts, doc: "rounds over the nodes before an answer is given up"},
@@ -109,9 +122,26 @@ func (d *document) validateChains(chains map[string]*Chain) error {
 			return d.errorf(p, "chains %q and %q have the same id, %d", name, other, id)
 		}
 		byID[id] = name
+		if err := d.validateKind(p, chains[name]); err != nil {
+			return err
+		}
 		if err := d.validateRPC(p, chains[name]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validateKind rejects kinds and forks that are not known: with a slip in one, a rule would be missing without a word.
+func (d *document) validateKind(p path, c *Chain) error {
+	kinds := []string{zktx.KindZKsync, zktx.KindEthereum}
+	switch {
+	case c.Kind != "" && !slices.Contains(kinds, c.Kind):
+		return d.errorf(p.in("kind"), "kind: want %q or %q, not %q%s", kinds[0], kinds[1], c.Kind, suggest.DidYouMean(c.Kind, kinds))
+	case c.Fork != "" && c.Kind != zktx.KindEthereum:
+		return d.errorf(p.in("fork"), "fork: goes with kind = %q", zktx.KindEthereum)
+	case c.Fork != "" && !slices.Contains(zktx.Forks, c.Fork):
+		return d.errorf(p.in("fork"), "fork: %q is not one of %s%s", c.Fork, strings.Join(zktx.Forks, ", "), suggest.DidYouMean(c.Fork, zktx.Forks))
 	}
 	return nil
 }

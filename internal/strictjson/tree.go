@@ -1,131 +1,100 @@
 package strictjson
 
-import (
-	"fmt"
-	"strings"
-	"unicode/utf8"
-)
+import "fmt"
 
-// Node is one value of a document that was read as a whole.
+// Node is one value of a small document, with all that is in it.
 type Node struct {
 	Kind    Kind
-	Text    string // of a string, unescaped; of a number or boolean, as written
-	Members []NamedNode
+	Text    string // of a string, unquoted; of a number or boolean, as written
+	Members []Member
 	Items   []Node
 }
 
-// NamedNode is one member of an object.
-type NamedNode struct {
-	Name string
-	Node Node
+// Member is one member of an object.
+type Member struct {
+	Key   string
+	Value Node
 }
 
-// Member returns the value of that name, or nil.
-func (n *Node) Member(name string) *Node {
+// Member returns the value at key, or nil.
+func (n *Node) Member(key string) *Node {
 	for i := range n.Members {
-		if n.Members[i].Name == name {
-			return &n.Members[i].Node
+		if n.Members[i].Key == key {
+			return &n.Members[i].Value
 		}
 	}
 	return nil
 }
 
-// Limits bounds a document that is read as a whole, so that a hostile one costs little.
-type Limits struct {
+// Bounds of a document that becomes a tree, so that a hostile one costs little.
+type Bounds struct {
 	Bytes   int
-	Depth   int // values nest that deep
+	Depth   int // of objects and arrays in each other
 	Members int // of one object
 }
 
-// TreeError says why a document is refused, and where.
-type TreeError struct {
-	Path string // e.g. "callPolicies[1].constraints[0].refValue"; "" is the whole document
-	Msg  string
+// ParseTree reads exactly one document within bounds. No object in it has a key twice. Errors are *[Error].
+func ParseTree(doc []byte, bounds Bounds) (*Node, error) {
+	if len(doc) > bounds.Bytes {
+		return nil, &Error{Msg: fmt.Sprintf("longer than %d bytes", bounds.Bytes)}
+	}
+	v, err := Parse(doc)
+	if err != nil {
+		return nil, err
+	}
+	t := tree{bounds}
+	n, err := t.node(v, 0)
+	return &n, err
 }
 
-func (e *TreeError) Error() string {
-	if e.Path == "" {
-		return e.Msg
-	}
-	return e.Path + ": " + e.Msg
-}
+type tree struct{ Bounds }
 
-// ReadTree reads exactly one document, in UTF-8, with no name twice in any object.
-// The error is a *[TreeError].
-func ReadTree(data []byte, limits Limits) (*Node, error) {
-	if len(data) > limits.Bytes {
-		return nil, &TreeError{"", fmt.Sprintf("longer than %d bytes", limits.Bytes)}
+func (t *tree) node(v Value, depth int) (n Node, err error) {
+	if depth > t.Depth {
+		return n, &Error{Msg: fmt.Sprintf("nested deeper than %d levels", t.Depth)}
 	}
-	if !utf8.Valid(data) {
-		return nil, &TreeError{"", "not JSON: not UTF-8"}
-	}
-	const anyDepth = 10_000 // where the nesting is too deep is said below
-	v, err := Parse(data, anyDepth)
-	if syntax, ok := err.(*SyntaxError); ok {
-		return nil, &TreeError{"", fmt.Sprintf("not JSON: %v at byte %d", syntax, syntax.Offset)}
-	}
-	r := treeReader{limits: limits}
-	node := r.read(v, 0)
-	if r.err != nil {
-		r.err.Path = strings.TrimPrefix(r.err.Path, ".")
-		return nil, r.err
-	}
-	return &node, nil
-}
-
-// treeReader keeps the first error; with one it reads nothing more.
-type treeReader struct {
-	limits Limits
-	err    *TreeError
-}
-
-func (r *treeReader) read(v Value, depth int) Node {
-	n := Node{Kind: v.Kind()}
-	if depth > r.limits.Depth {
-		r.err = &TreeError{"", fmt.Sprintf("nested deeper than %d levels", r.limits.Depth)}
-		return n
-	}
+	n.Kind = v.Kind()
 	switch n.Kind {
-	case Object:
-		r.members(v, &n, depth)
-	case Array:
-		for i, element := range v.Elements() {
-			n.Items = append(n.Items, r.read(element, depth+1))
-			if r.err != nil {
-				r.err.Path = fmt.Sprintf("[%d]%s", i, r.err.Path)
-				break
-			}
-		}
-	case Null:
-	default:
-		n.Text = v.Text()
+	case KindObject:
+		n.Members, err = t.members(v, depth)
+	case KindArray:
+		n.Items, err = Elements(v, func(item Value) (Node, error) { return t.node(item, depth+1) })
+	case KindString:
+		var text []byte
+		text, err = v.Text()
+		n.Text = string(text)
+	case KindNumber, KindBool:
+		n.Text = string(v)
 	}
-	return n
+	return n, err
 }
 
-func (r *treeReader) members(v Value, n *Node, depth int) {
-	seen := nameSet{}
-	for name, value := range v.All() {
-		if !seen.add(name) {
-			r.err = &TreeError{"", fmt.Sprintf("key %q is given twice", Shorten(name))}
-			return
+func (t *tree) members(v Value, depth int) ([]Member, error) {
+	var list []Member
+	seen := make(map[string]bool)
+	inside := v.Inside()
+	for {
+		name, ok := inside.Next()
+		if !ok {
+			return list, nil
 		}
-		if len(n.Members) == r.limits.Members {
-			r.err = &TreeError{"", fmt.Sprintf("an object has more than %d keys", r.limits.Members)}
-			return
+		text, err := name.Text()
+		if err != nil {
+			return list, err
 		}
-		n.Members = append(n.Members, NamedNode{name, r.read(value, depth+1)})
-		if r.err != nil {
-			r.err.Path = "." + Shorten(name) + r.err.Path
-			return
+		key := string(text)
+		member, _ := inside.Next()
+		if seen[key] {
+			return list, &Error{Msg: fmt.Sprintf("key %q is given twice", Shorten(key))}
 		}
+		if len(list) == t.Members {
+			return list, &Error{Msg: fmt.Sprintf("an object has more than %d keys", t.Members)}
+		}
+		seen[key] = true
+		value, err := t.node(member, depth+1)
+		if err != nil {
+			return list, Within(Shorten(key), err)
+		}
+		list = append(list, Member{key, value})
 	}
-}
-
-// Shorten cuts input for an error to a length that a person reads.
-func Shorten(text string) string {
-	if len(text) > 40 {
-		return fmt.Sprintf("%.40s...", text)
-	}
-	return text
 }

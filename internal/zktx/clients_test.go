@@ -14,6 +14,7 @@ import (
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -54,11 +55,11 @@ func TestTypedDataOfClients(t *testing.T) {
 	clients := readClients(t)
 	for _, c := range clients.TypedData {
 		t.Run(c.name(), func(t *testing.T) {
-			text, err := UnwrapTypedData(c.Params[1])
+			text, err := UnwrapTypedData(strictjson.Value(c.Params[1]))
 			if err != nil {
 				t.Fatal(err)
 			}
-			tx, err := ParseTypedData(text)
+			tx, err := parseTypedText(text)
 			if err != nil {
 				t.Fatalf("ParseTypedData: %v", err)
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holiman/uint256"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -19,10 +20,10 @@ const (
 // readUint256 reads an integer: a decimal string, a 0x-hex string or a JSON number
 // without fraction and exponent. Leading zeros are fine in hex only, which some
 // clients pad to full words; in decimal they could be meant as octal.
-func readUint256(v value) (uint256.Int, error) {
+func readUint256(v strictjson.Value) (uint256.Int, error) {
 	digits := []byte(v)
-	if !v.isNumber() {
-		text, err := v.text()
+	if v.Kind() != strictjson.KindNumber {
+		text, err := v.Text()
 		if err != nil {
 			return uint256.Int{}, fmt.Errorf("want an unsigned integer, found %s", v)
 		}
@@ -35,12 +36,12 @@ func readUint256(v value) (uint256.Int, error) {
 }
 
 // parseDecimal reads digits; v is what they are from, for the error.
-func parseDecimal(digits []byte, v value) (x uint256.Int, err error) {
+func parseDecimal(digits []byte, v strictjson.Value) (x uint256.Int, err error) {
 	if len(digits) == 0 || (digits[0] == '0' && len(digits) > 1) {
 		return x, fmt.Errorf("want an unsigned integer, found %s", v)
 	}
 	for _, c := range digits {
-		if !isDigit(c) {
+		if c < '0' || c > '9' {
 			return x, fmt.Errorf("want an unsigned integer, found %s", v)
 		}
 	}
@@ -51,7 +52,7 @@ func parseDecimal(digits []byte, v value) (x uint256.Int, err error) {
 }
 
 // parseHexInteger reads hex digits; v is what they are from, for the error.
-func parseHexInteger(digits []byte, v value) (x uint256.Int, err error) {
+func parseHexInteger(digits []byte, v strictjson.Value) (x uint256.Int, err error) {
 	if len(digits) > maxHexDigits {
 		return x, fmt.Errorf("%s has more hex digits than a uint256", v)
 	}
@@ -68,7 +69,7 @@ func parseHexInteger(digits []byte, v value) (x uint256.Int, err error) {
 	return x, nil
 }
 
-func readUint64(v value) (uint64, error) {
+func readUint64(v strictjson.Value) (uint64, error) {
 	x, err := readUint256(v)
 	if err == nil && !x.IsUint64() {
 		err = fmt.Errorf("%s does not fit 64 bits", v)
@@ -77,7 +78,7 @@ func readUint64(v value) (uint64, error) {
 }
 
 // readChainID reads an integer that no chain's replay protection (EIP-155) is void with.
-func readChainID(v value) (uint64, error) {
+func readChainID(v strictjson.Value) (uint64, error) {
 	id, err := readUint64(v)
 	if err == nil && id == 0 {
 		err = errors.New("no chain has the id 0")
@@ -87,8 +88,8 @@ func readChainID(v value) (uint64, error) {
 
 // readAddress reads 0x and 40 hex digits, in any case; in mixed case they have to be
 // right by EIP-55.
-func readAddress(v value) (a policy.Address, err error) {
-	text, err := v.text()
+func readAddress(v strictjson.Value) (a policy.Address, err error) {
+	text, err := v.Text()
 	if err == nil {
 		err = a.UnmarshalText(text)
 	}
@@ -101,8 +102,8 @@ func readAddress(v value) (a policy.Address, err error) {
 // readAddressWord reads an address that is a uint256 on the wire, as typed data has
 // it. The chain cuts it to 160 bits, so more of them are refused, lest two texts
 // name one account.
-func readAddressWord(v value) (policy.Address, error) {
-	if v.isString() && len(v) == len(`"0x"`)+2*len(policy.Address{}) && v[2] == 'x' {
+func readAddressWord(v strictjson.Value) (policy.Address, error) {
+	if v.Kind() == strictjson.KindString && len(v) == len(`"0x"`)+2*len(policy.Address{}) && v[2] == 'x' {
 		return readAddress(v)
 	}
 	x, err := readUint256(v)
@@ -116,8 +117,8 @@ func readAddressWord(v value) (policy.Address, error) {
 }
 
 // readBytes reads 0x and an even number of hex digits.
-func readBytes(v value) ([]byte, error) {
-	text, err := v.text()
+func readBytes(v strictjson.Value) ([]byte, error) {
+	text, err := v.Text()
 	digits, ok := cutPrefix(text)
 	if err != nil || !ok {
 		return nil, fmt.Errorf("want 0x-hex bytes, found %s", v)
@@ -134,24 +135,24 @@ func readBytes(v value) ([]byte, error) {
 
 // readBytesOrArray reads bytes as 0x-hex or as an array of numbers, the form in which
 // the ZKsync node's API has them in eip712Meta (Vec<u8>).
-func readBytesOrArray(v value) ([]byte, error) {
-	if v.isArray() {
-		return elements(v, readByte)
+func readBytesOrArray(v strictjson.Value) ([]byte, error) {
+	if v.Kind() == strictjson.KindArray {
+		return strictjson.Elements(v, readByte)
 	}
 	return readBytes(v)
 }
 
-func readByte(v value) (byte, error) {
+func readByte(v strictjson.Value) (byte, error) {
 	x, err := readUint256(v)
-	if err != nil || !v.isNumber() || !x.LtUint64(256) {
+	if err != nil || v.Kind() != strictjson.KindNumber || !x.LtUint64(256) {
 		return 0, fmt.Errorf("want a number from 0 to 255, found %s", v)
 	}
 	return byte(x.Uint64()), nil
 }
 
 // readHash reads 0x and 64 hex digits.
-func readHash(v value) (h policy.Hash, err error) {
-	text, err := v.text()
+func readHash(v strictjson.Value) (h policy.Hash, err error) {
+	text, err := v.Text()
 	if err == nil {
 		err = h.UnmarshalText(text)
 	}

@@ -6,24 +6,26 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // FuzzParseTypedData: what parses has a value for every field of the digest, so written as
 // typed data again it has the same digest. What does not parse gives one of two errors.
 func FuzzParseTypedData(f *testing.F) {
 	for _, c := range readClients(f).TypedData {
-		text, err := UnwrapTypedData(c.Params[1])
+		text, err := UnwrapTypedData(strictjson.Value(c.Params[1]))
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(text)
+		f.Add([]byte(text))
 	}
 	f.Add([]byte(typedData))
 	for _, row := range badTypedData {
 		f.Add([]byte(strings.Replace(typedData, row.old, row.new, 1)))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		tx, err := ParseTypedData(data)
+		tx, err := parseTypedText(data)
 		if err != nil {
 			wantKnownError(t, err)
 			return
@@ -32,7 +34,7 @@ func FuzzParseTypedData(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := ParseTypedData(text)
+		again, err := parseTypedText(text)
 		if err != nil || again.Digest() != tx.Digest() {
 			t.Errorf("written again as %s: %+v, %v, want %+v", text, again, err, tx)
 		}
@@ -113,13 +115,13 @@ func FuzzParseRaw(f *testing.F) {
 
 // BenchmarkTypedData is what one request costs here: read it and compute its digest.
 func BenchmarkTypedData(b *testing.B) {
-	text, err := UnwrapTypedData(readClients(b).TypedData[0].Params[1])
+	text, err := UnwrapTypedData(strictjson.Value(readClients(b).TypedData[0].Params[1]))
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		tx, err := ParseTypedData(text)
+		tx, err := parseTypedText(text)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -128,7 +130,7 @@ func BenchmarkTypedData(b *testing.B) {
 }
 
 func BenchmarkDigest(b *testing.B) {
-	tx, err := ParseTypedData([]byte(typedData))
+	tx, err := parseTypedText([]byte(typedData))
 	if err != nil {
 		b.Fatal(err)
 	}

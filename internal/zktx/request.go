@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/holiman/uint256"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // defaultGasPerPubdata is what ZKsync's SDKs sign where the request says nothing.
@@ -42,13 +44,41 @@ var typeNames = map[string]uint64{
 // have to guess. value, data and maxPriorityFeePerGas are 0 and empty if absent.
 // Errors are *[FieldError]; those that wrap [ErrRefusedType] are refusals.
 func ParseTransaction(data []byte, kind uint8, chainID uint64) (*Transaction, error) {
-	text, err := document(data)
+	text, err := strictjson.Parse(data)
 	if err != nil {
 		return nil, err
 	}
-	req := openObject("", text, requestFields)
-	// go-ethereum's apitypes.SendTxArgs writes null for those of these that it has not.
-	req.nullIsAbsent("gasPrice", "maxFeePerGas", "maxPriorityFeePerGas", "accessList")
+	req, err := OpenRequest(text, nil)
+	if err != nil {
+		return nil, err
+	}
+	return req.Transaction(kind, chainID)
+}
+
+// Request is a transaction request whose members have names that are known, and are not read yet.
+type Request struct{ object *strictjson.Object }
+
+// OpenRequest finds the members of a transaction request, and those that the caller has added, by name. A member that is
+// null is as if it were not there: many clients write null for what they do not have. Errors are *[FieldError].
+func OpenRequest(v strictjson.Value, added []string) (*Request, error) {
+	names := requestFields
+	if len(added) > 0 {
+		names = slices.Concat(requestFields, added)
+	}
+	o := strictjson.Open("", v, names)
+	if o.Err() == nil {
+		o.NullIsAbsent(names...)
+	}
+	return &Request{o}, o.Err()
+}
+
+// Get returns the member of that name, nil if it is absent. The name is one of a transaction's, or one that was
+// added.
+func (r *Request) Get(name string) strictjson.Value { return r.object.Get(name) }
+
+// Transaction reads the request as [ParseTransaction] does. It can be called again with another kind.
+func (r *Request) Transaction(kind uint8, chainID uint64) (*Transaction, error) {
+	req := r.object.Fresh()
 	typ, typed := readType(req)
 	refuseTypes(req, typ)
 
@@ -59,212 +89,225 @@ func ParseTransaction(data []byte, kind uint8, chainID uint64) (*Transaction, er
 	} else {
 		readEthereum(req, t, typ, typed)
 	}
-	checkFees(req, t)
-	if req.err != nil {
-		return nil, req.err
+	if req.Err() != nil {
+		return nil, req.Err()
 	}
 	return t, nil
 }
 
 // readType returns the transaction type, if the request says it.
-func readType(req *object) (typ uint64, given bool) {
-	typ = member(req, "type", func(v value) (uint64, error) {
-		if text, err := v.text(); err == nil {
+func readType(req *strictjson.Object) (typ uint64, given bool) {
+	typ = strictjson.Read(req, "type", func(v strictjson.Value) (uint64, error) {
+		if text, err := v.Text(); err == nil {
 			if typ, ok := typeNames[string(text)]; ok {
 				return typ, nil
 			}
 		}
 		return readUint64(v)
 	})
-	return typ, req.has("type")
+	return typ, req.Has("type")
 }
 
 // refuseTypes refuses what no session may sign. It comes before what else may be wrong
 // with the request, so that the refusal is what the client reads.
-func refuseTypes(req *object, typ uint64) {
+func refuseTypes(req *strictjson.Object, typ uint64) {
 	blob := fmt.Errorf("%w: blob transactions (type 3) are not signed", ErrRefusedType)
 	setCode := fmt.Errorf("%w: set-code transactions (type 4) are not signed", ErrRefusedType)
 	switch typ {
 	case typeBlob:
-		req.fail("type", blob)
+		req.Fail("type", blob)
 	case typeSetCode:
-		req.fail("type", setCode)
+		req.Fail("type", setCode)
 	}
-	req.refuse(blob, blobFields...)
-	req.refuse(setCode, setCodeFields...)
-	if to := req.get("to"); to == nil || to.isNull() {
-		req.fail("to", fmt.Errorf("%w: contract creation is not signed, give the contract to call", ErrRefusedType))
+	req.Refuse(blob, blobFields...)
+	req.Refuse(setCode, setCodeFields...)
+	if !req.Has("to") {
+		req.Fail("to", fmt.Errorf("%w: contract creation is not signed, give the contract to call", ErrRefusedType))
 	}
 }
 
 // readCommon reads what transactions of all types have.
-func readCommon(req *object, t *Transaction) {
-	req.require("from", "nonce")
+func readCommon(req *strictjson.Object, t *Transaction) {
+	req.Require("from", "nonce")
 	if t.ChainID == 0 {
-		req.require("chainId")
+		req.Require("chainId")
 	}
-	if req.has("chainId") {
-		t.ChainID = member(req, "chainId", readChainID)
+	if req.Has("chainId") {
+		t.ChainID = strictjson.Read(req, "chainId", readChainID)
 	}
-	t.From = member(req, "from", readAddress)
-	t.To = member(req, "to", readAddress)
-	t.Nonce = member(req, "nonce", readUint64)
-	t.Value = member(req, "value", readUint256)
+	t.From = strictjson.Read(req, "from", readAddress)
+	t.To = strictjson.Read(req, "to", readAddress)
+	t.Nonce = strictjson.Read(req, "nonce", readUint64)
+	t.Value = strictjson.Read(req, "value", readUint256)
 	t.Data = either(req, "data", "input", readBytes, bytes.Equal)
-	if !req.has("gasLimit") {
-		req.require("gas")
+	if !req.Has("gasLimit") {
+		req.Require("gas")
 	}
 	t.GasLimit = either(req, "gas", "gasLimit", readUint256, equalInts)
-	t.MaxPriorityFeePerGas = member(req, "maxPriorityFeePerGas", readUint256)
+	t.MaxPriorityFeePerGas = strictjson.Read(req, "maxPriorityFeePerGas", readUint256)
 }
 
 // either reads a member that goes by two names. If it is there by both, they have to agree.
-func either[T any](o *object, name, alias string, read func(value) (T, error), equal func(T, T) bool) T {
-	a, b := member(o, name, read), member(o, alias, read)
-	if !o.has(alias) {
+func either[T any](o *strictjson.Object, name, alias string, read func(strictjson.Value) (T, error), equal func(T, T) bool) T {
+	a, b := strictjson.Read(o, name, read), strictjson.Read(o, alias, read)
+	if !o.Has(alias) {
 		return a
 	}
-	if o.has(name) && !equal(a, b) {
-		o.fail(alias, fmt.Errorf("is the same field as %s and differs from it", name))
+	if o.Has(name) && !equal(a, b) {
+		o.Fail(alias, fmt.Errorf("is the same field as %s and differs from it", name))
 	}
 	return b
 }
 
 func equalInts(a, b uint256.Int) bool { return a.Eq(&b) }
 
-func checkFees(req *object, t *Transaction) {
-	if t.MaxPriorityFeePerGas.Gt(&t.MaxFeePerGas) {
-		req.fail("maxPriorityFeePerGas", fmt.Errorf("%s is above maxFeePerGas, %s",
-			t.MaxPriorityFeePerGas.Dec(), t.MaxFeePerGas.Dec()))
-	}
-}
-
 // readEthereum reads what transactions of types 0, 1 and 2 have. Without a type in the
 // request it is the one that its fee and access list belong to.
-func readEthereum(req *object, t *Transaction, typ uint64, typed bool) {
-	req.refuse(errors.New("only ZKsync transactions (type 0x71) have this field"), zksyncFields...)
+func readEthereum(req *strictjson.Object, t *Transaction, typ uint64, typed bool) {
+	req.Refuse(errors.New("only ZKsync transactions (type 0x71) have this field"), zksyncFields...)
 	if !typed {
 		typ = typeByFields(req)
 	}
 	wrongField := fmt.Errorf("transactions of type %d do not have this field", typ)
 	switch typ {
 	case TypeLegacy:
-		req.refuse(wrongField, "maxFeePerGas", "maxPriorityFeePerGas", "accessList")
+		req.Refuse(wrongField, "maxFeePerGas", "maxPriorityFeePerGas")
+		refuseAccessList(req, wrongField)
 	case TypeAccessList:
-		req.refuse(wrongField, "maxFeePerGas", "maxPriorityFeePerGas")
+		req.Refuse(wrongField, "maxFeePerGas", "maxPriorityFeePerGas")
 	case TypeDynamicFee:
-		req.refuse(wrongField, "gasPrice")
+		req.Refuse(wrongField, "gasPrice")
 	default:
-		req.fail("type", fmt.Errorf("want 0, 1 or 2, found %s", req.get("type")))
+		req.Fail("type", fmt.Errorf("want 0, 1 or 2, found %s", req.Get("type")))
 		return
 	}
 	fee := "gasPrice"
 	if typ == TypeDynamicFee {
 		fee = "maxFeePerGas"
 	}
-	req.require(fee)
+	req.Require(fee)
 	t.Type = uint8(typ)
-	t.MaxFeePerGas = member(req, fee, readUint256)
-	t.AccessList = member(req, "accessList", readAccessList)
+	t.MaxFeePerGas = strictjson.Read(req, fee, readUint256)
+	if typ != TypeLegacy {
+		t.AccessList = strictjson.Read(req, "accessList", readAccessList)
+	}
 	if !t.GasLimit.IsUint64() {
-		req.fail("gas", fmt.Errorf("%s does not fit 64 bits", t.GasLimit.Dec()))
+		req.Fail("gas", fmt.Errorf("%s does not fit 64 bits", t.GasLimit.Dec()))
 	}
 }
 
-func typeByFields(req *object) uint64 {
+func typeByFields(req *strictjson.Object) uint64 {
 	switch {
-	case !req.has("gasPrice") || req.has("maxFeePerGas"):
+	case !req.Has("gasPrice") || req.Has("maxFeePerGas"):
 		return TypeDynamicFee
-	case req.has("accessList"):
+	case req.Has("accessList"):
 		return TypeAccessList
 	}
 	return TypeLegacy
 }
 
-func readAccessList(v value) ([]AccessTuple, error) { return elements(v, readAccessTuple) }
+func readAccessList(v strictjson.Value) ([]AccessTuple, error) {
+	return strictjson.Elements(v, readAccessTuple)
+}
 
-func readAccessTuple(v value) (AccessTuple, error) {
-	tuple := openObject("", v, accessTupleFields)
-	tuple.require(accessTupleFields...)
-	tuple.nullIsAbsent("storageKeys") // go-ethereum's types.AccessTuple, where there are none
+func readAccessTuple(v strictjson.Value) (AccessTuple, error) {
+	tuple := strictjson.Open("", v, accessTupleFields)
+	tuple.Require(accessTupleFields...)
+	tuple.NullIsAbsent("storageKeys") // go-ethereum's types.AccessTuple, where there are none
 	return AccessTuple{
-		Address:     member(tuple, "address", readAddress),
-		StorageKeys: member(tuple, "storageKeys", readHashes),
-	}, tuple.err
+		Address:     strictjson.Read(tuple, "address", readAddress),
+		StorageKeys: strictjson.Read(tuple, "storageKeys", readHashes),
+	}, tuple.Err()
 }
 
 // readZKsync reads what transactions of type 0x71 have, as viem takes them in a
 // request or as the node's API has them, in eip712Meta.
-func readZKsync(req *object, t *Transaction, typ uint64, typed bool) {
+func readZKsync(req *strictjson.Object, t *Transaction, typ uint64, typed bool) {
 	if typed && typ != TypeZKsync {
-		req.fail("type", fmt.Errorf("want 0x71, found %s", req.get("type")))
+		req.Fail("type", fmt.Errorf("want 0x71, found %s", req.Get("type")))
 	}
 	t.Type = TypeZKsync
-	req.refuse(errors.New("ZKsync transactions (type 0x71) have no access list"), "accessList")
+	refuseAccessList(req, errors.New("ZKsync transactions (type 0x71) have no access list"))
 	t.MaxFeePerGas = readZKsyncFee(req)
 	readExtras(req, t)
 }
 
-// readZKsyncFee reads maxFeePerGas; a gasPrice is the same thing on ZKsync.
-func readZKsyncFee(req *object) uint256.Int {
-	if !req.has("gasPrice") {
-		req.require("maxFeePerGas")
-		return member(req, "maxFeePerGas", readUint256)
+// refuseAccessList refuses an access list that has entries. Clients write an empty one where there is none.
+func refuseAccessList(req *strictjson.Object, why error) {
+	list := strictjson.Read(req, "accessList", readAccessList)
+	if len(list) > 0 {
+		req.Fail("accessList", why)
 	}
-	req.refuse(errors.New("give this or gasPrice, not both"), "maxFeePerGas")
-	return member(req, "gasPrice", readUint256)
+}
+
+// readZKsyncFee reads maxFeePerGas; a gasPrice is the same thing on ZKsync.
+func readZKsyncFee(req *strictjson.Object) uint256.Int {
+	if !req.Has("gasPrice") {
+		req.Require("maxFeePerGas")
+		return strictjson.Read(req, "maxFeePerGas", readUint256)
+	}
+	req.Refuse(errors.New("give this or gasPrice, not both"), "maxFeePerGas")
+	return strictjson.Read(req, "gasPrice", readUint256)
 }
 
 var errSignatureGiven = errors.New("the agent makes the signature, a request can't have one")
 
 // readExtras reads the fields that only type 0x71 has.
-func readExtras(req *object, t *Transaction) {
+func readExtras(req *strictjson.Object, t *Transaction) {
 	t.GasPerPubdata = *uint256.NewInt(defaultGasPerPubdata)
-	req.refuse(errSignatureGiven, "customSignature")
-	if req.has("eip712Meta") {
-		req.refuse(errors.New("give this or eip712Meta, not both"),
+	req.Refuse(errSignatureGiven, "customSignature")
+	if req.Has("eip712Meta") {
+		req.Refuse(errors.New("give this or eip712Meta, not both"),
 			"gasPerPubdata", "gasPerPubdataByteLimit", "factoryDeps", "paymaster", "paymasterInput")
-		req.check("eip712Meta", func(v value) error { return readMeta(v, t) })
+		req.Check("eip712Meta", func(v strictjson.Value) error { return readMeta(v, t) })
 	}
-	if req.has("gasPerPubdata") || req.has("gasPerPubdataByteLimit") {
-		t.GasPerPubdata = either(req, "gasPerPubdata", "gasPerPubdataByteLimit", readUint256, equalInts)
+	if req.Has("gasPerPubdata") || req.Has("gasPerPubdataByteLimit") {
+		t.setGasPerPubdata(either(req, "gasPerPubdata", "gasPerPubdataByteLimit", readUint256, equalInts))
 	}
-	if req.has("factoryDeps") {
+	if req.Has("factoryDeps") {
 		readFactoryDeps(req, t)
 	}
-	if req.has("paymaster") || req.has("paymasterInput") {
+	if req.Has("paymaster") || req.Has("paymasterInput") {
 		readPaymaster(req, t)
 	}
 }
 
 // readMeta reads the same fields as the node's API has them (zksync-era, Eip712Meta).
-func readMeta(v value, t *Transaction) error {
-	meta := openObject("", v, metaFields)
-	meta.refuse(errSignatureGiven, "customSignature")
-	if meta.has("gasPerPubdata") {
-		t.GasPerPubdata = member(meta, "gasPerPubdata", readUint256)
-	}
+func readMeta(v strictjson.Value, t *Transaction) error {
+	meta := strictjson.Open("", v, metaFields)
+	meta.NullIsAbsent(metaFields...)
+	meta.Refuse(errSignatureGiven, "customSignature")
+	t.setGasPerPubdata(strictjson.Read(meta, "gasPerPubdata", readUint256))
 	readFactoryDeps(meta, t)
-	meta.check("paymasterParams", func(v value) error {
-		params := openObject("", v, paymasterFields)
+	meta.Check("paymasterParams", func(v strictjson.Value) error {
+		params := strictjson.Open("", v, paymasterFields)
 		readPaymaster(params, t)
-		return params.err
+		return params.Err()
 	})
-	return meta.err
+	return meta.Err()
 }
 
-func readFactoryDeps(o *object, t *Transaction) {
-	if err := t.setFactoryDeps(member(o, "factoryDeps", readBytecodes)); err != nil {
-		o.fail("factoryDeps", err)
+// setGasPerPubdata takes what a request says. 0 means nothing: zksync-ethers sends it where its caller has set none.
+func (t *Transaction) setGasPerPubdata(x uint256.Int) {
+	if !x.IsZero() {
+		t.GasPerPubdata = x
 	}
 }
 
-func readBytecodes(v value) ([][]byte, error) { return elements(v, readBytesOrArray) }
+func readFactoryDeps(o *strictjson.Object, t *Transaction) {
+	if err := t.setFactoryDeps(strictjson.Read(o, "factoryDeps", readBytecodes)); err != nil {
+		o.Fail("factoryDeps", err)
+	}
+}
+
+func readBytecodes(v strictjson.Value) ([][]byte, error) {
+	return strictjson.Elements(v, readBytesOrArray)
+}
 
 // readPaymaster wants both fields, as viem does (assertEip712Transaction): one of them
 // alone is a mistake that costs the account its fee or fails the transaction.
-func readPaymaster(o *object, t *Transaction) {
-	o.require(paymasterFields...)
-	t.Paymaster = member(o, "paymaster", readAddress)
-	t.PaymasterInput = member(o, "paymasterInput", readBytesOrArray)
+func readPaymaster(o *strictjson.Object, t *Transaction) {
+	o.Require(paymasterFields...)
+	t.Paymaster = strictjson.Read(o, "paymaster", readAddress)
+	t.PaymasterInput = strictjson.Read(o, "paymasterInput", readBytesOrArray)
 }

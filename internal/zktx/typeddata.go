@@ -1,9 +1,10 @@
 package zktx
 
 import (
-	"encoding/json"
 	"fmt"
+	"strings"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -58,104 +59,107 @@ func fieldNames(fields []typedField) []string {
 }
 
 // ParseTypedData reads EIP-712 typed data that is a ZKsync transaction, strictly.
-// The data is the text of a JSON object, see [UnwrapTypedData].
+// See [UnwrapTypedData] for where data comes from.
 //
 // Errors are *[FieldError], or [ErrForeign] if the data has the four members of typed
 // data, each of its kind, and its primary type is not Transaction or its domain's
 // name is not zkSync: then it is some other application's message. Whatever else
 // differs from a ZKsync transaction is a FieldError.
-func ParseTypedData(data []byte) (*Transaction, error) {
-	text, err := document(data)
+func ParseTypedData(data strictjson.Value) (*Transaction, error) {
+	doc := strictjson.Open("", data, typedDataNames)
+	doc.Require(typedDataNames...)
+	if doc.Err() != nil {
+		return nil, doc.Err()
+	}
+	if err := checkForeign(doc); err != nil {
+		return nil, err
+	}
+	if err := checkTypes(doc.Get("types")); err != nil {
+		return nil, err
+	}
+	chainID, err := readDomain(doc.Get("domain"))
 	if err != nil {
 		return nil, err
 	}
-	doc := openObject("", text, typedDataNames)
-	doc.require(typedDataNames...)
-	if doc.err != nil {
-		return nil, doc.err
-	}
-	foreign, err := isForeign(doc)
-	if err != nil {
-		return nil, err
-	}
-	if foreign {
-		return nil, ErrForeign
-	}
-	if err := checkTypes(doc.get("types")); err != nil {
-		return nil, err
-	}
-	chainID, err := readDomain(doc.get("domain"))
-	if err != nil {
-		return nil, err
-	}
-	return readMessage(doc.get("message"), chainID)
+	return readMessage(doc.Get("message"), chainID)
 }
 
-// UnwrapTypedData returns the text of the JSON object that [ParseTypedData] reads from
-// a parameter that is that object or, as most clients send it, a string with its text.
-func UnwrapTypedData(param json.RawMessage) ([]byte, error) {
-	v, err := document(param)
-	switch {
-	case err != nil:
-		return nil, err
-	case v.isObject():
-		return v, nil
-	case v.isString():
-		return v.text()
+// UnwrapTypedData returns the JSON object that [ParseTypedData] reads from a parameter that is that object or, as most
+// clients send it, a string with its text.
+func UnwrapTypedData(param strictjson.Value) (strictjson.Value, error) {
+	switch param.Kind() {
+	case strictjson.KindObject:
+		return param, nil
+	case strictjson.KindString:
+		text, err := param.Text()
+		if err != nil {
+			return nil, err
+		}
+		return strictjson.Parse(text)
 	}
-	return nil, &FieldError{Msg: fmt.Sprintf("want typed data as a JSON object or string, found %s", v)}
+	return nil, &FieldError{Msg: fmt.Sprintf("want typed data as a JSON object or string, found %s", param)}
 }
 
-// isForeign reports whether doc is another application's typed data. Errors are
+// checkForeign returns an [ErrForeign] that says what differs if doc is another application's typed data. Other errors are
 // about members that are not of their kind.
-func isForeign(doc *object) (bool, error) {
+func checkForeign(doc *strictjson.Object) error {
 	for _, name := range []string{"types", "domain", "message"} {
-		if v := doc.get(name); !v.isObject() {
-			return false, &FieldError{Path: name, Msg: fmt.Sprintf("want an object, found %s", v)}
+		if v := doc.Get(name); v.Kind() != strictjson.KindObject {
+			return &FieldError{Path: name, Msg: fmt.Sprintf("want an object, found %s", v)}
 		}
 	}
-	primary := member(doc, "primaryType", value.text)
-	if doc.err != nil {
-		return false, doc.err
+	primary := strictjson.Read(doc, "primaryType", strictjson.Value.Text)
+	if doc.Err() != nil {
+		return doc.Err()
 	}
-	return string(primary) != primaryType || !hasMember(doc.get("domain"), "name", domainName), nil
+	domain := doc.Get("domain")
+	if string(primary) == primaryType && find(domain, "name").Is(domainName) {
+		return nil
+	}
+	var differs []string
+	if string(primary) != primaryType {
+		differs = append(differs, fmt.Sprintf("primaryType is %q, want %q", strictjson.Shorten(string(primary)), primaryType))
+	}
+	for _, want := range [][2]string{{"name", domainName}, {"version", domainVersion}} {
+		switch found := find(domain, want[0]); {
+		case found == nil:
+			differs = append(differs, fmt.Sprintf("domain.%s is missing, want %q", want[0], want[1]))
+		case !found.Is(want[1]):
+			differs = append(differs, fmt.Sprintf("domain.%s is %s, want %q", want[0], found, want[1]))
+		}
+	}
+	return fmt.Errorf("%w: %s", ErrForeign, strings.Join(differs, "; "))
 }
 
-// hasMember reports whether object v has a member of that name which is the string
-// want. It looks at nothing else.
-func hasMember(v value, name, want string) bool {
-	inside := v.inside()
+// find returns the first member of that name in object v; nil if there is none. It looks at nothing else.
+func find(v strictjson.Value, name string) strictjson.Value {
+	inside := v.Inside()
 	for {
-		key, ok := inside.next()
+		key, ok := inside.Next()
 		if !ok {
-			return false
+			return nil
 		}
-		member, _ := inside.next()
-		if isText(key, name) && isText(member, want) {
-			return true
+		member, _ := inside.Next()
+		if key.Is(name) {
+			return member
 		}
 	}
-}
-
-func isText(v value, want string) bool {
-	text, err := v.text()
-	return err == nil && string(text) == want
 }
 
 // checkTypes holds the declared types to the ones that the digest is computed with.
 // EIP712Domain may be left out: it can only be the one that the domain has.
-func checkTypes(v value) error {
-	types := openObject("types", v, typesNames)
-	types.require(primaryType)
-	types.check("EIP712Domain", func(v value) error { return checkType(v, domainFields) })
-	types.check(primaryType, func(v value) error { return checkType(v, transactionFields) })
-	return types.err
+func checkTypes(v strictjson.Value) error {
+	types := strictjson.Open("types", v, typesNames)
+	types.Require(primaryType)
+	types.Check("EIP712Domain", func(v strictjson.Value) error { return checkType(v, domainFields) })
+	types.Check(primaryType, func(v strictjson.Value) error { return checkType(v, transactionFields) })
+	return types.Err()
 }
 
 // checkType wants a type's list of fields to be exactly want, in order.
-func checkType(v value, want []typedField) error {
+func checkType(v strictjson.Value, want []typedField) error {
 	n := 0
-	_, err := elements(v, func(e value) (none struct{}, err error) {
+	_, err := strictjson.Elements(v, func(e strictjson.Value) (none struct{}, err error) {
 		if n == len(want) {
 			return none, fmt.Errorf("the type has no more than %d fields", len(want))
 		}
@@ -168,18 +172,18 @@ func checkType(v value, want []typedField) error {
 	return err
 }
 
-func checkTypedField(v value, want typedField) error {
-	field := openObject("", v, typedFieldNames)
-	field.require(typedFieldNames...)
-	field.check("name", wantText(want.name))
-	field.check("type", wantText(want.typ))
-	return field.err
+func checkTypedField(v strictjson.Value, want typedField) error {
+	field := strictjson.Open("", v, typedFieldNames)
+	field.Require(typedFieldNames...)
+	field.Check("name", wantText(want.name))
+	field.Check("type", wantText(want.typ))
+	return field.Err()
 }
 
 // wantText returns a reader of a string that can only be want.
-func wantText(want string) func(value) error {
-	return func(v value) error {
-		if !isText(v, want) {
+func wantText(want string) func(strictjson.Value) error {
+	return func(v strictjson.Value) error {
+		if !v.Is(want) {
 			return fmt.Errorf("want %q, found %s", want, v)
 		}
 		return nil
@@ -187,46 +191,46 @@ func wantText(want string) func(value) error {
 }
 
 // readDomain returns the chain id of a domain that differs from others only in it.
-func readDomain(v value) (uint64, error) {
-	domain := openObject("domain", v, domainNames)
-	domain.require("name", "version", "chainId")
-	domain.check("name", wantText(domainName))
-	domain.check("version", wantText(domainVersion))
-	domain.check("verifyingContract", wantText(""))
-	domain.check("salt", wantText(""))
-	chainID := member(domain, "chainId", readChainID)
-	return chainID, domain.err
+func readDomain(v strictjson.Value) (uint64, error) {
+	domain := strictjson.Open("domain", v, domainNames)
+	domain.Require("name", "version", "chainId")
+	domain.Check("name", wantText(domainName))
+	domain.Check("version", wantText(domainVersion))
+	domain.Check("verifyingContract", wantText(""))
+	domain.Check("salt", wantText(""))
+	chainID := strictjson.Read(domain, "chainId", readChainID)
+	return chainID, domain.Err()
 }
 
 // readMessage reads the transaction. All of its fields are required: one that is left
 // out would be signed as zero.
-func readMessage(v value, chainID uint64) (*Transaction, error) {
-	m := openObject("message", v, transactionNames)
-	m.require(transactionNames...)
-	m.check("txType", wantZKsyncType)
+func readMessage(v strictjson.Value, chainID uint64) (*Transaction, error) {
+	m := strictjson.Open("message", v, transactionNames)
+	m.Require(transactionNames...)
+	m.Check("txType", wantZKsyncType)
 	t := &Transaction{
 		Type:                 TypeZKsync,
 		ChainID:              chainID,
-		Nonce:                member(m, "nonce", readUint64),
-		From:                 member(m, "from", readAddressWord),
-		To:                   member(m, "to", readAddressWord),
-		Value:                member(m, "value", readUint256),
-		Data:                 member(m, "data", readBytes),
-		GasLimit:             member(m, "gasLimit", readUint256),
-		MaxFeePerGas:         member(m, "maxFeePerGas", readUint256),
-		MaxPriorityFeePerGas: member(m, "maxPriorityFeePerGas", readUint256),
-		GasPerPubdata:        member(m, "gasPerPubdataByteLimit", readUint256),
-		FactoryDepsHash:      member(m, "factoryDeps", readHashes),
-		Paymaster:            member(m, "paymaster", readAddressWord),
-		PaymasterInput:       member(m, "paymasterInput", readBytes),
+		Nonce:                strictjson.Read(m, "nonce", readUint64),
+		From:                 strictjson.Read(m, "from", readAddressWord),
+		To:                   strictjson.Read(m, "to", readAddressWord),
+		Value:                strictjson.Read(m, "value", readUint256),
+		Data:                 strictjson.Read(m, "data", readBytes),
+		GasLimit:             strictjson.Read(m, "gasLimit", readUint256),
+		MaxFeePerGas:         strictjson.Read(m, "maxFeePerGas", readUint256),
+		MaxPriorityFeePerGas: strictjson.Read(m, "maxPriorityFeePerGas", readUint256),
+		GasPerPubdata:        strictjson.Read(m, "gasPerPubdataByteLimit", readUint256),
+		FactoryDepsHash:      strictjson.Read(m, "factoryDeps", readHashes),
+		Paymaster:            strictjson.Read(m, "paymaster", readAddressWord),
+		PaymasterInput:       strictjson.Read(m, "paymasterInput", readBytes),
 	}
-	if m.err != nil {
-		return nil, m.err
+	if m.Err() != nil {
+		return nil, m.Err()
 	}
 	return t, nil
 }
 
-func wantZKsyncType(v value) error {
+func wantZKsyncType(v strictjson.Value) error {
 	typ, err := readUint256(v)
 	if err == nil && !typ.Eq(zksyncType) {
 		err = fmt.Errorf("want 113, found %s", v)
@@ -234,4 +238,4 @@ func wantZKsyncType(v value) error {
 	return err
 }
 
-func readHashes(v value) ([]policy.Hash, error) { return elements(v, readHash) }
+func readHashes(v strictjson.Value) ([]policy.Hash, error) { return strictjson.Elements(v, readHash) }

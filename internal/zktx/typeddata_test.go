@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // typedData is a transaction as agw-client sends it, with a factory dependency and a
@@ -141,7 +143,7 @@ var badTypedData = []struct {
 func TestParseTypedDataRefuses(t *testing.T) {
 	for _, test := range badTypedData {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := ParseTypedData([]byte(replaceOnce(t, typedData, test.old, test.new)))
+			_, err := parseTypedText([]byte(replaceOnce(t, typedData, test.old, test.new)))
 			wantFieldError(t, err, test.want)
 		})
 	}
@@ -162,14 +164,14 @@ func wantFieldError(t *testing.T, err error, want string) {
 
 func TestParseTypedDataRefusesWholes(t *testing.T) {
 	for _, test := range []struct{ name, data, want string }{
-		{"empty", ``, `not JSON: unexpected end of JSON input`},
-		{"cut short", typedData[:len(typedData)-1], `not JSON: unexpected end of JSON input`},
-		{"trailing data", typedData + `{}`, `not JSON: invalid character '{' after top-level value`},
+		{"empty", ``, `not JSON: unexpected end of JSON input at byte 0`},
+		{"cut short", typedData[:len(typedData)-1], `not JSON: unexpected end of JSON input at byte 1205`},
+		{"trailing data", typedData + `{}`, `not JSON: invalid character '{' after top-level value at byte 1207`},
 		{"null", `null`, `want an object, found null`},
 		{"string", `"0x"`, `want an object, found "0x"`},
 		{"array", `[` + typedData + `]`, `want an object, found an array`},
 		{"empty object", `{}`, `types: missing`},
-		{"nested too deep", strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000), `not JSON: invalid character '[' exceeded max depth`},
+		{"nested too deep", strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000), `not JSON: invalid character '[' exceeded max depth at byte 10001`},
 		{"nested deep", strings.Replace(typedData, `"value":"0"`, `"value":`+strings.Repeat("[", 9_000)+strings.Repeat("]", 9_000), 1),
 			`message.value: want an unsigned integer, found an array`},
 		{"types is an array", `{"types":[],"domain":{},"primaryType":"","message":{}}`, `types: want an object, found an array`},
@@ -177,7 +179,7 @@ func TestParseTypedDataRefusesWholes(t *testing.T) {
 		{"message is a string", `{"types":{},"domain":{},"primaryType":"","message":"hello"}`, `message: want an object, found "hello"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := ParseTypedData([]byte(test.data))
+			_, err := parseTypedText([]byte(test.data))
 			wantFieldError(t, err, test.want)
 		})
 	}
@@ -191,7 +193,7 @@ func TestParseTypedDataForeign(t *testing.T) {
 		{"another primary type", `"primaryType":"Transaction"`, `"primaryType":"Permit"`},
 		{"the domain as primary type", `"primaryType":"Transaction"`, `"primaryType":"EIP712Domain"`},
 	} {
-		if _, err := ParseTypedData([]byte(replaceOnce(t, typedData, test.old, test.new))); !errors.Is(err, ErrForeign) {
+		if _, err := parseTypedText([]byte(replaceOnce(t, typedData, test.old, test.new))); !errors.Is(err, ErrForeign) {
 			t.Errorf("%s: error = %v, want ErrForeign", test.name, err)
 		}
 	}
@@ -199,7 +201,7 @@ func TestParseTypedDataForeign(t *testing.T) {
 
 // Every form that means the same has the same digest.
 func TestParseTypedDataAccepts(t *testing.T) {
-	tx, err := ParseTypedData([]byte(typedData))
+	tx, err := parseTypedText([]byte(typedData))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +224,7 @@ func TestParseTypedDataAccepts(t *testing.T) {
 		{"bytes in capitals", `"0x40c10f19"`, `"0x40C10F19"`},
 		{"space", `"value":"0"`, "\t\"value\" :\r\n \"0\" "},
 	} {
-		tx, err := ParseTypedData([]byte(replaceOnce(t, typedData, test.old, test.new)))
+		tx, err := parseTypedText([]byte(replaceOnce(t, typedData, test.old, test.new)))
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
@@ -233,13 +235,31 @@ func TestParseTypedDataAccepts(t *testing.T) {
 	}
 }
 
+// parseTypedText is ParseTypedData of a whole document.
+func parseTypedText(text []byte) (*Transaction, error) {
+	v, err := strictjson.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTypedData(v)
+}
+
+// unwrapText is UnwrapTypedData of a whole document.
+func unwrapText(text string) (strictjson.Value, error) {
+	v, err := strictjson.Parse([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	return UnwrapTypedData(v)
+}
+
 func TestUnwrapTypedData(t *testing.T) {
 	quoted, err := json.Marshal(typedData)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, param := range []string{typedData, string(quoted), " " + typedData + "\n"} {
-		if got, err := UnwrapTypedData(json.RawMessage(param)); err != nil || string(got) != typedData {
+		if got, err := unwrapText(param); err != nil || string(got) != typedData {
 			t.Errorf("UnwrapTypedData = %q, %v", got, err)
 		}
 	}
@@ -247,12 +267,12 @@ func TestUnwrapTypedData(t *testing.T) {
 		`null`:   `want typed data as a JSON object or string, found null`,
 		`[]`:     `want typed data as a JSON object or string, found an array`,
 		`12`:     `want typed data as a JSON object or string, found 12`,
-		`"\q"`:   `not JSON: invalid character 'q' in string escape code`,
-		`{} {}`:  `not JSON: invalid character '{' after top-level value`,
-		`"{}" 1`: `not JSON: invalid character '1' after top-level value`,
-		``:       `not JSON: unexpected end of JSON input`,
+		`"\q"`:   `not JSON: invalid character 'q' in string escape code at byte 3`,
+		`{} {}`:  `not JSON: invalid character '{' after top-level value at byte 4`,
+		`"{}" 1`: `not JSON: invalid character '1' after top-level value at byte 6`,
+		``:       `not JSON: unexpected end of JSON input at byte 0`,
 	} {
-		_, err := UnwrapTypedData(json.RawMessage(param))
+		_, err := unwrapText(param)
 		wantFieldError(t, err, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/ethereum/go-ethereum/rlp"
 	"github.com/holiman/uint256"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -117,7 +118,7 @@ func ParseRaw(raw []byte) (t *Transaction, customSignature []byte, err error) {
 		t.PaymasterInput = r.PaymasterParams[1]
 	}
 	if err := t.setFactoryDeps(r.FactoryDeps); err != nil {
-		return nil, nil, within("factoryDeps", err)
+		return nil, nil, strictjson.Within("factoryDeps", err)
 	}
 	return t, r.CustomSignature, nil
 }
@@ -143,7 +144,7 @@ func (t *Transaction) setFactoryDeps(bytecodes [][]byte) error {
 	for i, code := range bytecodes {
 		h, err := hashBytecode(code)
 		if err != nil {
-			return within(fmt.Sprintf("[%d]", i), err)
+			return strictjson.Within(fmt.Sprintf("[%d]", i), err)
 		}
 		t.FactoryDepsHash = append(t.FactoryDepsHash, h)
 	}

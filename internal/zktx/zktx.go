@@ -14,6 +14,7 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/holiman/uint256"
 
+	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -32,7 +33,7 @@ const (
 var (
 	// ErrForeign: well-formed typed data that is no ZKsync transaction. A session
 	// signs transactions only, so this is a refusal and no mistake of the client's.
-	ErrForeign = errors.New("typed data is not a ZKsync transaction")
+	ErrForeign = errors.New("typed data that is no ZKsync transaction")
 	// ErrRefusedType: a blob or set-code transaction, or a contract creation. It may be
 	// well formed, but no session may sign one. The *[FieldError] around it says which.
 	ErrRefusedType = errors.New("refused transaction type")
@@ -73,23 +74,9 @@ type AccessTuple struct {
 	StorageKeys []policy.Hash  `json:"storageKeys"`
 }
 
-// A FieldError is malformed input: which field, and what is wrong with it.
-type FieldError struct {
-	Path string // e.g. "message.gasLimit"; "": the input as a whole
-	Msg  string
-
-	cause error // ErrRefusedType or nil
-}
-
-func (e *FieldError) Error() string {
-	if e.Path == "" {
-		return e.Msg
-	}
-	return e.Path + ": " + e.Msg
-}
-
-// Unwrap returns [ErrRefusedType] or nil.
-func (e *FieldError) Unwrap() error { return e.cause }
+// A FieldError is malformed input: which field, e.g. "message.gasLimit", and what is wrong with it. It wraps
+// [ErrRefusedType] where that is the reason.
+type FieldError = strictjson.Error
 
 // Call is what the policy looks at.
 func (t *Transaction) Call(validator policy.Address) *policy.Call {

@@ -96,7 +96,7 @@ func TestTypedDataGoEthereum(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := ParseTypedData(text)
+		got, err := parseTypedText(text)
 		if diff := cmp.Diff(tx, got, equateEmpty); err != nil || diff != "" {
 			t.Fatalf("ParseTypedData(%s): %v, want- got+\n%s", text, err, diff)
 		}

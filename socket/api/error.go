@@ -44,6 +44,7 @@ type ErrorData struct {
 	Retryable bool   `json:"retryable,omitempty"` // the same request may succeed later
 	Hint      string `json:"hint,omitempty"`      // what the operator has to do
 	Path      string `json:"path,omitempty"`      // which field of the parameters is wrong
+	Detail    string `json:"detail,omitempty"`    // of notIncludable: the rule, a colon, and what was compared
 }
 
 // Denial is Error.Data of a denial: [policy.Denial] as JSON. What does not apply is absent.

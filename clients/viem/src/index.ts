@@ -20,7 +20,6 @@ export {
   KeywardUnavailableError,
   KeywardUnsupportedError,
 } from './errors.js'
-export { parseSession } from './parse-session.js'
 export type {
   CallPolicy,
   Constraint,

@@ -1,0 +1,56 @@
+package strictjson
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+)
+
+// Error is malformed input: where, and what is wrong with it.
+type Error struct {
+	Path string // e.g. "callPolicies[1].constraints[0].refValue"; "": the document as a whole
+	Msg  string
+
+	Err error // what Msg is the text of, for errors.Is; nil: nothing else
+}
+
+func (e *Error) Error() string {
+	if e.Path == "" {
+		return e.Msg
+	}
+	return e.Path + ": " + e.Msg
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Within returns err as the error of what path names. If err is about a part of that, the part's path is
+// joined to it.
+func Within(path string, err error) error {
+	var part *Error
+	if !errors.As(err, &part) {
+		return &Error{Path: path, Msg: err.Error(), Err: err}
+	}
+	if part.Path != "" && path != "" && !strings.HasPrefix(part.Path, "[") {
+		path += "."
+	}
+	return &Error{Path: path + part.Path, Msg: part.Msg, Err: part.Err}
+}
+
+// PathElement returns a name that a client made up in a form fit for an error's path.
+func PathElement(name string) string {
+	if name == "" || len(name) > shown || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
+		return strconv.QuoteToASCII(Shorten(name))
+	}
+	return Shorten(name)
+}
+
+// Shorten cuts input for an error to a length that a person reads.
+func Shorten(text string) string {
+	if len(text) > shown {
+		return text[:shown] + "…"
+	}
+	return text
+}
+
+const shown = 40
