@@ -105,9 +105,16 @@ func (s *Sessions) CloseSession(ctx context.Context, by audit.Peer, id ID) (*Ses
 }
 
 // move brings a session to status to. by is nil when the agent itself does it; detail says why then.
+//
+// A person may ask again, since the answer to the first time was lost: that changes nothing, and is answered when the first
+// is on disk, as its own record in the trail is behind that one.
 func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, event audit.Event, detail any) (*Session, error) {
 	now := s.cfg.Now().UTC()
+	again := false
 	next, err := s.change(ctx, id, by, event, detail, func(sess *Session) error {
+		if again = by != nil && sess.Status == to; again {
+			return nil
+		}
 		if !sess.Status.mayBecome(to) {
 			return fmt.Errorf("%w: session %s is %s and can't become %s", ErrInvalid, id, sess.Status, to)
 		}
@@ -123,7 +130,7 @@ func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, e
 		return nil
 	})
 	s.wakeRun()
-	if err == nil && to == Active && next.Predecessor != "" {
+	if err == nil && !again && to == Active && next.Predecessor != "" {
 		err = s.succeeded(ctx, next)
 	}
 	return next, err
@@ -156,7 +163,7 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 	}
 	e.rec.Detail = detail
 	err := l.enqueueLocked(e)
-	stops := err == nil && b.sess.signs() && !next.signs()
+	stops := err == nil && !next.signs() // also again: the first may still wait for its writers
 	if err == nil {
 		b.sess = &next
 		l.index.put(&next)

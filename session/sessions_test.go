@@ -165,7 +165,9 @@ func TestLifecycle(t *testing.T) {
 	}{
 		{"", Pending, true},
 		{"activate", Active, true},
-		{"activate activate", Active, false},
+		{"activate activate", Active, true},
+		{"activate revoke revoke", Revoked, true},
+		{"close close", Closed, true},
 		{"activate revoke", Revoked, true},
 		{"activate close", Closed, true},
 		{"revoke", Revoked, true},
@@ -473,5 +475,28 @@ func scribble(t *testing.T, path string) {
 	}
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Asking again for what is so already changes nothing, and is no error: the first answer may have been lost.
+func TestOperatorRepeats(t *testing.T) {
+	a := newAgent(t)
+	for _, step := range []struct {
+		to   Status
+		move func(context.Context, audit.Peer, ID) (*Session, error)
+	}{{Active, a.Activate}, {Revoked, a.Revoke}, {Closed, a.CloseSession}} {
+		sess, err := a.Create(t.Context(), operator, a.createRequest())
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := step.move(t.Context(), operator, sess.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.pass(time.Minute)
+		second, err := step.move(t.Context(), operator, sess.ID)
+		if err != nil || second.Status != step.to || second.EndedAt != first.EndedAt || second.ActivatedAt != first.ActivatedAt {
+			t.Errorf("%s again: %+v, %v; want it as the first time, %+v", step.to, second, err, first)
+		}
 	}
 }

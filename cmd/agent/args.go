@@ -1,12 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/keyward/keyward/internal/suggest"
+	"github.com/keyward/keyward/policy"
 )
 
 // arrange brings args into the order that the flag package reads: the command, its
@@ -17,6 +20,9 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	commands, known := app.Commands, append(commonFlags(), cli.HelpFlag)
 	if len(args) > 0 && args[0] == "help" { // keyward help sign = keyward sign --help
 		args = append(args[1:], "--help")
+	}
+	if len(args) > 0 && (args[0] == "--version" || args[0] == "-version") { // keyward --version = keyward version
+		args = append([]string{"version"}, args[1:]...)
 	}
 	help := false
 	for len(args) > 0 {
@@ -148,15 +154,30 @@ func operands(c *cli.Context, names ...string) ([]string, error) {
 	return args, nil
 }
 
-// required refuses a command that lacks one of the flags, and any operand.
+// required refuses a command that lacks any of the flags, and any operand.
 func required(c *cli.Context, flags ...string) error {
 	if _, err := operands(c); err != nil {
 		return err
 	}
+	var missing []string
 	for _, f := range flags {
 		if !c.IsSet(f) {
-			return withHint(usageError("missing flag: --%s", f), "%s --help", c.Command.HelpName)
+			missing = append(missing, "--"+f)
 		}
 	}
-	return nil
+	switch len(missing) {
+	case 0:
+		return nil
+	case 1:
+		return withHint(usageError("missing flag: %s", missing[0]), "%s --help", c.Command.HelpName)
+	}
+	return withHint(usageError("missing flags: %s", strings.Join(missing, ", ")), "%s --help", c.Command.HelpName)
+}
+
+// shortened quotes a flag's value for an error, unless it is longer than an address: then it could be a private key.
+func shortened(value string) string {
+	if len(value) > len("0x")+2*len(policy.Address{}) {
+		return fmt.Sprintf("(%d characters)", len(value))
+	}
+	return strconv.Quote(value)
 }

@@ -35,7 +35,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "save": save, "answered": answered, "measuring": measuring, "keys": keys,
+			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys,
 		},
 	})
 }
@@ -111,6 +111,14 @@ func save(ts *testscript.TestScript, neg bool, args []string) {
 	var members map[string]json.RawMessage
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &members))
 	ts.Setenv(args[0], strings.Trim(string(members[args[1]]), `"`))
+}
+
+// begin NAME: sets the variable NAME_BEGIN to the first characters of NAME's value.
+func begin(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: begin name")
+	}
+	ts.Setenv(args[0]+"_BEGIN", ts.Getenv(args[0])[:10])
 }
 
 const specJSON = `{

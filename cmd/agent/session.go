@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -45,7 +46,11 @@ func (t *tool) sessionMove(name, usage string, move func(*client.Client, context
 			return err
 		}
 		defer cl.Close()
-		s, err := move(cl, c.Context, args[0])
+		id, err := wholeID(c.Context, cl.AllSessions, args[0])
+		if err != nil {
+			return err
+		}
+		s, err := move(cl, c.Context, id)
 		if err != nil {
 			return err
 		}
@@ -118,4 +123,35 @@ func listSessions(c *cli.Context, cl *client.Client, admin bool) ([]*api.Session
 		return cl.AllSessionsPage(c.Context, page)
 	}
 	return cl.SessionsPage(c.Context, page)
+}
+
+// wholeID returns the id of the one session whose id begins so. Everything else, a whole id or a signer, is returned as it is: the
+// agent knows best what to say of it.
+func wholeID(ctx context.Context, list func(context.Context) ([]*api.Session, error), name string) (string, error) {
+	const idLength = 16
+	if name == "" || len(name) >= idLength || strings.Trim(name, "0123456789abcdef") != "" {
+		return name, nil
+	}
+	sessions, err := list(ctx)
+	if err != nil {
+		return "", err
+	}
+	var ids []string
+	for _, s := range sessions {
+		if strings.HasPrefix(s.ID, name) {
+			ids = append(ids, s.ID)
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return name, nil
+	case 1:
+		return ids[0], nil
+	}
+	const few = 5
+	more := ""
+	if len(ids) > few {
+		more = fmt.Sprintf(" and %d more", len(ids)-few)
+	}
+	return "", usageError("session %q: %d ids begin so: %s%s", name, len(ids), strings.Join(ids[:min(few, len(ids))], ", "), more)
 }

@@ -33,7 +33,7 @@ func (t *tool) sessionImport(c *cli.Context) error {
 	}
 	req := &api.ImportSession{Chain: c.String("chain"), Backend: c.String("backend")}
 	if err := req.Account.UnmarshalText([]byte(c.String("account"))); err != nil {
-		return usageError("--account %q: %v", c.String("account"), err)
+		return usageError("--account %s: %v", shortened(c.String("account")), err)
 	}
 	if err := req.SessionHash.UnmarshalText([]byte(c.String("session-hash"))); err != nil {
 		return usageError("--session-hash %q: %v", c.String("session-hash"), err)
@@ -90,7 +90,11 @@ func (t *tool) sessionRenew(c *cli.Context) error {
 		return err
 	}
 	defer cl.Close()
-	old, err := cl.Session(c.Context, args[0])
+	id, err := wholeID(c.Context, cl.AllSessions, args[0])
+	if err != nil {
+		return err
+	}
+	old, err := cl.Session(c.Context, id)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,11 @@ func (t *tool) sessionCreateCommand() *cli.Command {
 }
 
 func (t *tool) sessionCreate(c *cli.Context) error {
-	if err := required(c, "spec", "chain"); err != nil {
+	flags := []string{"spec", "chain"}
+	if c.String("kind") == "agw" {
+		flags = append(flags, "account")
+	}
+	if err := required(c, flags...); err != nil {
 		return err
 	}
 	req, err := t.createRequest(c)
@@ -61,12 +65,9 @@ func (t *tool) createRequest(c *cli.Context) (*api.CreateSession, error) {
 	req := &api.CreateSession{Kind: kind, Chain: c.String("chain"), Backend: c.String("backend"), Unchecked: c.Bool("unchecked")}
 	switch kind {
 	case "agw":
-		if err := required(c, "account"); err != nil {
-			return nil, err
-		}
 		req.Account = new(policy.Address)
 		if err := req.Account.UnmarshalText([]byte(c.String("account"))); err != nil {
-			return nil, usageError("--account %q: %v", c.String("account"), err)
+			return nil, usageError("--account %s: %v", shortened(c.String("account")), err)
 		}
 	case "eoa":
 		if c.IsSet("account") {

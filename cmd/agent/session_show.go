@@ -15,12 +15,20 @@ func (t *tool) sessionShow(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cl, _, err := t.dialReader(c)
+	cl, admin, err := t.dialReader(c)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	s, err := cl.Session(c.Context, args[0])
+	list := cl.Sessions
+	if admin {
+		list = cl.AllSessions
+	}
+	id, err := wholeID(c.Context, list, args[0])
+	if err != nil {
+		return err
+	}
+	s, err := cl.Session(c.Context, id)
 	if err != nil {
 		return err
 	}

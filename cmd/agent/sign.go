@@ -37,6 +37,16 @@ func (t *tool) sign(c *cli.Context) error {
 		return err
 	}
 	defer cl.Close()
+	for _, flag := range []string{"session", "signer"} {
+		if !c.IsSet(flag) {
+			continue
+		}
+		name, err := wholeID(c.Context, cl.Sessions, c.String(flag))
+		if err != nil {
+			return err
+		}
+		tx = withMember(tx, "session", name) // the agent takes either there
+	}
 	if c.Bool("simulate") {
 		verdict, err := cl.Simulate(c.Context, tx)
 		if err != nil {
@@ -55,8 +65,7 @@ func (t *tool) sign(c *cli.Context) error {
 	return nil
 }
 
-// transaction reads the transaction and puts --session or --signer into it. The rest of
-// the text is left as it is, since the agent is the one to judge it.
+// transaction reads the transaction. Its text is left as it is, since the agent is the one to judge it.
 func (t *tool) transaction(c *cli.Context) (json.RawMessage, error) {
 	name := c.String("tx")
 	data, err := t.readInput(name)
@@ -69,11 +78,6 @@ func (t *tool) transaction(c *cli.Context) (json.RawMessage, error) {
 	}
 	if c.IsSet("session") && c.IsSet("signer") {
 		return nil, usageError("give --session or --signer, not both")
-	}
-	for _, flag := range []string{"session", "signer"} {
-		if c.IsSet(flag) {
-			data = withMember(data, "session", c.String(flag)) // the agent takes either there
-		}
 	}
 	return data, nil
 }
