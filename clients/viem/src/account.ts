@@ -6,6 +6,8 @@ import {
   type SignableMessage,
   type TypedDataDefinition,
   getAddress,
+  getTypesForEIP712Domain,
+  hashTypedData,
   serializeTypedData,
   stringToHex,
   toHex,
@@ -31,8 +33,10 @@ export type ToKeywardAccountParameters = {
 )
 
 /**
- * An account that signs through the agent. As with every custom account of viem, `publicKey` is
- * not known; the agent tells a session's signer, and that is `address`.
+ * An account that signs through the agent, a drop-in for viem's `privateKeyToAccount` with three
+ * differences: `publicKey` is undefined, although viem's type names it, because the agent tells a
+ * signer's address only; `source` is `'keyward'`; and `sign` and `signAuthorization` always
+ * throw a {@link KeywardUnsupportedError}.
  */
 export type KeywardAccount = LocalAccount<'keyward'> & {
   /** The agent that signs, to look at the session or to close the connection. */
@@ -54,22 +58,40 @@ export function toKeywardAccount(parameters: ToKeywardAccountParameters): Keywar
     address,
     nonceManager,
     async signTypedData(typedData) {
-      const params = [address, serializeTypedData(typedData as TypedDataDefinition)]
-      return assertSignature(await request('eth_signTypedData_v4', params))
+      return assertSignature(await request('eth_signTypedData_v4', [address, typedDataToJson(typedData as TypedDataDefinition)]))
     },
-    // The agent serializes the transaction that it signs, so the chain's own serializer is not asked.
+    // The agent serializes the transaction that it signs, so the chain's own serializer is not used.
+    // `signer` names the session. `from` is the account: of an `agw` session the smart account.
     async signTransaction(tx) {
-      return request('eth_signTransaction', [{ ...encodeTransaction(tx as Record<string, unknown>), from: address }])
+      const params = { from: address, ...encodeTransaction(tx as Record<string, unknown>), signer: address }
+      return new Field(await agent.request('session_signTransaction', [params], { signal }), 'session_signTransaction').at('raw').hex()
     },
-    // Refused by the agent, unless the operator has allowed it.
+    // The agent denies messages: the chain's validator refuses those of a session key too.
     async signMessage({ message }) {
       return assertSignature(await request('personal_sign', [messageToHex(message), address]))
     },
     async sign() {
-      throw new KeywardUnsupportedError(4200, 'the agent signs transactions, never a bare digest')
+      throw unsupported('sign', 'the agent signs transactions, never a bare digest')
+    },
+    // EIP-7702: it would hand the signer's own address to a contract.
+    async signAuthorization() {
+      throw unsupported('signAuthorization', 'the agent signs no EIP-7702 authorizations')
     },
   })
   return { ...account, source: 'keyward', agent } as KeywardAccount
+}
+
+// viem's wallet actions add EIP712Domain to `types`; viem's own accounts do the same when an app calls them directly.
+// Without EIP712Domain, serializeTypedData would drop the domain. The hash is not used: making it
+// finds the same errors as viem's own accounts do.
+function typedDataToJson(typedData: TypedDataDefinition): string {
+  hashTypedData(typedData)
+  const { domain, types } = typedData
+  return serializeTypedData({ ...typedData, types: { EIP712Domain: getTypesForEIP712Domain({ domain }), ...types } } as TypedDataDefinition)
+}
+
+function unsupported(method: string, why: string): KeywardUnsupportedError {
+  return new KeywardUnsupportedError(4200, `${method}: ${why}`, { data: { reason: 'unsupportedMethod' } })
 }
 
 function messageToHex(message: SignableMessage): Hex {

@@ -1,3 +1,4 @@
+import { type Stats, statSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -283,10 +284,24 @@ function connectMessage(path: string, err: unknown): string {
     case 'ECONNREFUSED':
       return `no agent listens at ${path}: is "keyward serve" running, with this socket?`
     case 'EACCES':
-      return `no permission to open ${path}: is this user in the socket's group?`
+      return noPermission(path)
     default:
       return `connecting to ${path}: ${messageOf(err)}`
   }
+}
+
+// Says whom to ask for what. A directory on the way may hide the socket and its group.
+function noPermission(path: string): string {
+  const refused = `this user may not open ${path}:`
+  let file: Stats
+  try {
+    file = statSync(path)
+  } catch {
+    return `${refused} ask the agent's operator which group may, and to add this user to it`
+  }
+  if ((file.mode & 0o020) === 0) return `${refused} only its owner, uid ${file.uid}, may; apps use the agent's other socket`
+  if (file.gid === 0) return `${refused} ask the agent's operator to give the socket to a group that this user is in`
+  return `${refused} ask the agent's operator to add this user to its group, gid ${file.gid}; then start this process again`
 }
 
 type Answer = { id: number; outcome: Outcome }

@@ -1,4 +1,14 @@
-import { BaseError } from 'viem'
+import {
+  BaseError,
+  InvalidParamsRpcError,
+  InvalidRequestRpcError,
+  LimitExceededRpcError,
+  MethodNotFoundRpcError,
+  ParseRpcError,
+  UnauthorizedProviderError,
+  UnsupportedProviderMethodError,
+  UserRejectedRequestError,
+} from 'viem'
 
 /** What the agent puts beside an error's code and message. */
 export type KeywardErrorData = Readonly<Record<string, unknown>>
@@ -9,11 +19,25 @@ export type KeywardErrorOptions = {
   metaMessages?: string[] | undefined
 }
 
+// viem's classes by code. -32000 has none: viem's says that parameters are wrong, the agent's that it can't sign now.
+const standardErrors: Record<number, new (cause: Error) => BaseError> = {
+  4001: UserRejectedRequestError,
+  4100: UnauthorizedProviderError,
+  4200: UnsupportedProviderMethodError,
+  [-32700]: ParseRpcError,
+  [-32600]: InvalidRequestRpcError,
+  [-32601]: MethodNotFoundRpcError,
+  [-32602]: InvalidParamsRpcError,
+  [-32005]: LimitExceededRpcError,
+}
+
 /**
  * Anything that went wrong between the app and the agent.
  *
  * It is a viem `BaseError`, so viem and agw-client keep it as the `cause` of the
- * errors that they wrap it in: find it again with {@link findKeywardError}.
+ * errors that they wrap it in: find it again with {@link findKeywardError}. Its own cause is the error that
+ * viem throws for the same code, e.g. a `UserRejectedRequestError`, so that
+ * `err.walk((e) => e instanceof UserRejectedRequestError)` finds it too.
  */
 export class KeywardError extends BaseError {
   override name = 'KeywardError'
@@ -32,6 +56,9 @@ export class KeywardError extends BaseError {
     this.code = code
     this.data = data
     this.reason = textOf(data?.['reason'])
+    // After super, which would repeat the cause's text in the message.
+    const Standard = standardErrors[code]
+    if (!cause && Standard) this.cause = new Standard(new Error(message))
   }
 }
 

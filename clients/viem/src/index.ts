@@ -20,6 +20,7 @@ export {
   KeywardUnavailableError,
   KeywardUnsupportedError,
 } from './errors.js'
+export { parseSession } from './parse-session.js'
 export type {
   CallPolicy,
   Constraint,

@@ -46,6 +46,9 @@ const types: Record<string, Hex> = {
 // Of viem's requests: how to prepare one, not what is signed.
 const notSigned = new Set(['account', 'chain', 'kzg', 'nonceManager', 'parameters'])
 
+// Empty, each is the same transaction as without it.
+const emptyIsAbsent = new Set(['factoryDeps', 'blobs', 'blobVersionedHashes', 'sidecars', 'authorizationList'])
+
 /**
  * The transaction as the agent reads it, quantities as 0x-hex. A field that would be part of what is
  * signed and has no place there is refused rather than dropped: the app would get
@@ -55,6 +58,7 @@ export function encodeTransaction(tx: Readonly<Record<string, unknown>>): Record
   const out: Record<string, unknown> = {}
   for (const [name, value] of Object.entries(tx)) {
     if (value === undefined || value === null || notSigned.has(name)) continue
+    if (emptyIsAbsent.has(name) && Array.isArray(value) && value.length === 0) continue
     if (isOneOf(quantities, name)) out[name] = quantityToHex(name, value)
     else if (isOneOf(plain, name)) out[name] = value
     else if (name === 'type') out[name] = typeToHex(value)

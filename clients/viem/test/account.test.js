@@ -43,7 +43,7 @@ test('signTypedData sends the typed data as text, with exact integers', async (t
   assert.equal(params[0], getAddress(signer))
   const sent = JSON.parse(params[1])
   assert.equal(sent.message.nonce, (2n ** 200n).toString())
-  assert.deepEqual(sent.types, typedData.types)
+  assert.deepEqual(sent.types.Transaction, typedData.types.Transaction)
 })
 
 test('a signature that is none is refused', async (t) => {
@@ -62,12 +62,12 @@ test('signMessage asks the agent, and its refusal is typed', async (t) => {
 test('a bare digest is never signed, nor asked for', async (t) => {
   const { stub, account } = await accountFor(t, () => signature)
   await assert.rejects(account.sign({ hash: `0x${'22'.repeat(32)}` }), KeywardUnsupportedError)
-  assert.equal(account.signAuthorization, undefined)
+  await assert.rejects(account.signAuthorization({ address: signer, chainId: 1, nonce: 0 }), KeywardUnsupportedError)
   assert.equal(stub.requests.length, 0)
 })
 
 test('signTransaction sends every field, and gives back the raw transaction', async (t) => {
-  const { stub, account } = await accountFor(t, () => '0x02abcd')
+  const { stub, account } = await accountFor(t, () => ({ raw: '0x02abcd' }))
   const accessList = [{ address: signer, storageKeys: [`0x${'00'.repeat(32)}`] }]
   const wallet = createWalletClient({
     account,
@@ -80,11 +80,20 @@ test('signTransaction sends every field, and gives back the raw transaction', as
   assert.equal(raw, '0x02abcd')
   assert.deepEqual(stub.requests[0].params, [
     {
-      from: getAddress(signer), type: '0x2', to: signer, value: '0xde0b6b3a7640000', data: '0x01', nonce: '0x0', gas: '0x5208',
+      from: getAddress(signer), signer: getAddress(signer), type: '0x2', to: signer, value: '0xde0b6b3a7640000', data: '0x01', nonce: '0x0', gas: '0x5208',
       maxFeePerGas: '0x5', maxPriorityFeePerGas: '0x0', accessList, chainId: '0xaa36a7',
     },
   ])
-  assert.equal(stub.requests[0].method, 'eth_signTransaction')
+  assert.equal(stub.requests[0].method, 'session_signTransaction')
+})
+
+test('a from that is the smart account stays, and the signer names the session', async (t) => {
+  const { stub, account } = await accountFor(t, () => ({ raw: '0x71abcd' }))
+  const from = '0x1111111111111111111111111111111111111111'
+  const tx = { type: 'eip712', from, to: signer, nonce: 1, gas: 21000n, maxFeePerGas: 5n, gasPerPubdata: 50_000n, factoryDeps: [], chainId: 11124 }
+  assert.equal(await account.signTransaction(tx), '0x71abcd')
+  const { type, factoryDeps, ...sent } = stub.requests[0].params[0]
+  assert.deepEqual([type, factoryDeps, sent.from, sent.signer], ['0x71', undefined, from, getAddress(signer)])
 })
 
 const refused = [
