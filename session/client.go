@@ -65,3 +65,16 @@ func identities(peer audit.Peer) iter.Seq[Client] {
 func (s *Session) allows(peer audit.Peer) bool {
 	return slices.ContainsFunc(s.Clients, func(c Client) bool { return c.Is(peer) })
 }
+
+// HasSession reports whether peer is a client of any session that has not ended.
+func (s *Sessions) HasSession(peer audit.Peer) bool {
+	x := s.ledger.index
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for client := range identities(peer) {
+		if of := x.clients[client]; of != nil && len(of.live) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -48,7 +48,13 @@ type Config struct {
 	WarnAhead    time.Duration               // of limits that run out and sessions that end; 0: no warnings
 	MaxLifetime  time.Duration               // longer ones are warned of when they are made; 0: none is
 	Now          func() time.Time            // nil: time.Now
-	Logger       *slog.Logger                // nil: slog.Default
+
+	// RefusalsPerSecond is how many refusals get an audit record of their own, of all clients together; the others are
+	// counted. RefusalBurst is how many may come together. 0: 20 a second and 2000.
+	RefusalsPerSecond float64
+	RefusalBurst      int
+
+	Logger *slog.Logger // nil: slog.Default
 }
 
 // Sessions is every session of an agent, on disk and in memory. Methods are safe
@@ -59,6 +65,7 @@ type Sessions struct {
 	ledger   *Ledger
 	nudge    chan struct{} // tells Run that there may be something to do
 	forecast *forecast
+	refusals *refusals
 
 	keysMu   sync.Mutex
 	keys     map[ID]backends.Key // found before
@@ -83,11 +90,15 @@ func Open(cfg Config) (*Sessions, error) {
 	l.locked = LockedOnDisk(cfg.LockPath)
 	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, queues: map[string]*queue{}, creating: map[ID]bool{}}
 	l.index.startSchedule(s.dueAt)
+	s.refusals = newRefusals(s)
 	return s, nil
 }
 
 // Close makes what waits durable and closes the files. Backends are not closed.
-func (s *Sessions) Close() error { return s.ledger.close() }
+func (s *Sessions) Close() error {
+	s.refusals.close()
+	return s.ledger.close()
+}
 
 // Activate says that the owner has approved the session on chain.
 func (s *Sessions) Activate(ctx context.Context, by audit.Peer, id ID) (*Session, error) {

@@ -101,14 +101,14 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	res, err := s.reserve(j, rec)
 	if err != nil {
 		leave()
-		return nil, s.deny(ctx, rec, err)
+		return nil, s.deny(ctx, rec, req.Tx, err)
 	}
 	s.Sessions.forecast.use(sess.ID)
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
 	res.leftDevice()
 	leave()
 	if err := res.Durable(ctx); err != nil {
-		return nil, err
+		return nil, recorded{err}
 	}
 	if signErr != nil {
 		return nil, s.fail(ctx, rec, signErr)
@@ -223,19 +223,17 @@ func (s *Signer) grantRecord(peer audit.Peer, req *SignRequest, j *judgement) *a
 	return rec
 }
 
-// deny records a denial and returns it once that is on disk.
-func (s *Signer) deny(ctx context.Context, rec *audit.Record, err error) error {
+// deny records a denial and returns it.
+func (s *Signer) deny(ctx context.Context, rec *audit.Record, tx *zktx.Transaction, err error) error {
 	var d *policy.Denial
 	if !errors.As(err, &d) {
 		return err
 	}
 	s.denied.Add(1)
-	rec.Event = audit.SignDenied
-	rec.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error()}
-	if recErr := s.Sessions.Record(ctx, *rec); recErr != nil {
-		return recErr
-	}
-	return err
+	denied := *rec
+	denied.Event, denied.Transaction = audit.SignDenied, brief(tx)
+	denied.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error()}
+	return s.Sessions.refused(ctx, denied, d.Reason, err)
 }
 
 // fail records that a granted signature was not released. Its charge stays: the device may
@@ -246,9 +244,9 @@ func (s *Signer) fail(ctx context.Context, granted *audit.Record, err error) err
 	rec.Event, rec.Verdict, rec.Transaction, rec.Detail = audit.SignFailed, nil, nil, err.Error()
 	rec.Time = s.Sessions.cfg.Now().UTC()
 	if recErr := s.Sessions.Record(context.WithoutCancel(ctx), rec); recErr != nil {
-		return errors.Join(err, recErr)
+		return recorded{errors.Join(err, recErr)}
 	}
-	return err
+	return recorded{err}
 }
 
 // refuseAccess records that peer named a signer that it may not use, or that there is none.
@@ -261,18 +259,17 @@ func (s *Signer) refuseAccess(ctx context.Context, peer audit.Peer, req *SignReq
 		rec.Signer = req.Signer.String()
 	}
 	if req.Tx != nil {
-		rec.Transaction = req.Tx
+		rec.Transaction, rec.Digest = brief(req.Tx), req.Tx.Digest().String()
 	}
-	if recErr := s.Sessions.Record(ctx, rec); recErr != nil {
-		return recErr
-	}
-	return err
+	return s.Sessions.refused(ctx, rec, reasonUnknownSigner, err)
 }
 
 // Reasons of the denials that [Signer.Refuse] makes; part of the protocol, like those of package policy.
 const (
 	ReasonMessage = "messageNotAllowed" // a message or foreign typed data
 	ReasonType    = "refusedType"       // a contract creation, a blob or a set-code transaction
+
+	reasonUnknownSigner = "unknownSigner" // of ErrUnknownSigner, as clients are told it
 )
 
 // Refuse records that peer asked for a signature over what no session signs, and returns the
@@ -286,8 +283,5 @@ func (s *Signer) Refuse(ctx context.Context, peer audit.Peer, signer policy.Addr
 	d := &policy.Denial{Reason: reason, Policy: -1, Constraint: -1, Detail: detail}
 	rec := s.Sessions.record(audit.MessageRefused, &peer, sess)
 	rec.Method, rec.Verdict = method, &audit.Verdict{Reason: d.Reason, Message: d.Error()}
-	if err := s.Sessions.Record(ctx, *rec); err != nil {
-		return err
-	}
-	return d
+	return s.Sessions.refused(ctx, *rec, reason, d)
 }

@@ -54,6 +54,11 @@ type agent struct {
 
 func startAgent(t *testing.T) *agent {
 	t.Helper()
+	return startBoundedAgent(t, Limits{})
+}
+
+func startBoundedAgent(t *testing.T, limits Limits) *agent {
+	t.Helper()
 	dir := t.TempDir()
 	a := &agent{t: t, device: &soft.Backend{}, appPath: filepath.Join(dir, "agent.sock"), auditPath: filepath.Join(dir, "audit")}
 	sessions, err := session.Open(session.Config{
@@ -73,7 +78,7 @@ func startAgent(t *testing.T) *agent {
 		}},
 		Backends: map[string]Backend{"memory": {Backend: a.device, Type: "soft"}},
 		Chains:   map[string]Chain{"abstract": {testChain, a.validator}, "other": {ID: ethereumChain}},
-		Version:  "1.2.3", Started: time.Now(),
+		Version:  "1.2.3", Started: time.Now(), Limits: limits,
 	})
 	adminPath := filepath.Join(dir, "admin.sock")
 	served := make(chan error, 1)

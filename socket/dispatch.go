@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 
 	"github.com/keyward/keyward/session"
@@ -39,7 +40,7 @@ func (s *Server) refuse(from *client, msg *message, err error) output {
 	var answers []answer
 	for i := range msg.requests {
 		if r := &msg.requests[i]; r.bad != nil || r.id != nil {
-			answers = append(answers, answerTo(r.id, nil, replyTo(err, from.socket.admin)))
+			answers = append(answers, answerTo(r.id, nil, s.recordNotGranted(from, r, err, replyTo(err, from.socket.admin))))
 		}
 	}
 	return newOutput(msg.batch, answers...)
@@ -74,7 +75,7 @@ func (s *Server) run(from *client, msg *message) output {
 // there is no way to hand over a signature or a refusal, and nothing is done: nil.
 func (s *Server) answer(from *client, r *request) *answer {
 	if r.bad != nil {
-		reply := answerTo(r.bad.id, nil, r.bad.reply())
+		reply := answerTo(r.bad.id, nil, s.recordNotGranted(from, r, errMalformed, r.bad.reply()))
 		return &reply
 	}
 	if r.id == nil {
@@ -87,8 +88,8 @@ func (s *Server) answer(from *client, r *request) *answer {
 		return &reply
 	}
 	refusal := replyTo(err, from.socket.admin)
-	if isRefusal(refusal.Code) {
-		from.socket.refusals.count(from.peer.UID)
+	if pass == nil {
+		refusal = s.recordNotGranted(from, r, err, refusal)
 	}
 	logFailure(s.log, from.peer, r.method, err, refusal)
 	reply := answerTo(r.id, nil, refusal)
@@ -100,9 +101,6 @@ func (s *Server) answer(from *client, r *request) *answer {
 func (s *Server) call(from *client, r *request) (result json.RawMessage, pass *session.Pass, err error) {
 	if from.refuse != nil {
 		return nil, nil, from.refuse
-	}
-	if from.socket.refusals.exhausted(from.peer.UID) {
-		return nil, nil, errRefusals
 	}
 	if !s.calls.Enter() {
 		return nil, nil, errRestarting
@@ -143,8 +141,25 @@ func (s *Server) do(ctx context.Context, c *call) (result json.RawMessage, err e
 	return encodeResult(value)
 }
 
-// isRefusal reports whether code says no, rather than that something went wrong.
-func isRefusal(code int) bool { return code == api.CodeDenied || code == api.CodeUnauthorized }
+// recordNotGranted sees to it that a request for a signature that was not granted is in the audit trail. It
+// returns what to answer: refusal, unless the trail can't be written.
+func (s *Server) recordNotGranted(from *client, r *request, err error, refusal *api.Error) *api.Error {
+	if s.Signer == nil || !from.socket.asksToSign(r.method) { // a server without one signs nothing
+		return refusal
+	}
+	if err := s.Signer.NotGranted(s.base, from.peer, r.method, refusal.Details().Reason, err); err != nil {
+		return replyTo(err, from.socket.admin)
+	}
+	return refusal
+}
+
+// asksToSign reports whether the method of that name asks for a signature, be there such a method here or not.
+func (e *endpoint) asksToSign(name string) bool {
+	if m := e.methods[name]; m != nil {
+		return m.signs
+	}
+	return !e.admin && slices.ContainsFunc(refusedMethods, func(m refusedMethod) bool { return m.Name == name && m.signs })
+}
 
 // find returns the method of that name on this socket.
 func (e *endpoint) find(name string) (*Method, error) {

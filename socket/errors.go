@@ -22,7 +22,7 @@ var (
 	errRestarting  = errors.New("the agent is restarting: send it again in a moment")
 	errBusy        = errors.New("too many requests in flight: send it again in a moment")
 	errConnections = errors.New("too many connections: this one gets no further answer")
-	errRefusals    = errors.New("too many refused requests from this user: send it again in a moment")
+	errMalformed   = errors.New("not a request")
 	errNotOperator = errors.New("only the user that the agent runs as, and root, may use this socket")
 	errNoSession   = errors.New("no session that this client may use")
 	errInternal    = errors.New("internal error")
@@ -117,7 +117,6 @@ var replies = []struct {
 	{errBusy, api.CodeLimited, "", api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{errMemory, api.CodeLimited, "", api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{errConnections, api.CodeLimited, "", api.ErrorData{Reason: "tooManyConnections", Retryable: true}},
-	{errRefusals, api.CodeLimited, "", api.ErrorData{Reason: "tooManyRefusals", Retryable: true}},
 }
 
 // replyTo turns an error into what a client sees, or on admin.sock the operator. Nothing else does.

@@ -85,7 +85,6 @@ func TestReplyTo(t *testing.T) {
 		{"busy", errBusy, -32005, "too many requests", `{"reason":"tooManyRequests","retryable":true}`},
 		{"memory", errMemory, -32005, "too many large messages", `{"reason":"tooManyRequests","retryable":true}`},
 		{"connections", errConnections, -32005, "too many connections", `{"reason":"tooManyConnections","retryable":true}`},
-		{"refusals", errRefusals, -32005, "too many refused requests", `{"reason":"tooManyRefusals","retryable":true}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := replyTo(tt.err, false)

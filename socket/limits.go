@@ -3,8 +3,6 @@ package socket
 import (
 	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // Limits bounds what clients can make the agent hold or do. A zero field means its default.
@@ -22,8 +20,6 @@ type Limits struct {
 	MaxPendingOutput     int           // bytes of answers that a connection does not fetch; default 16 MiB
 	WriteTimeout         time.Duration // for a client to take an answer, else its connection ends; default 30 s
 	RequestTimeout       time.Duration // of a call; default 60 s
-	RefusalsPerSecond    float64       // for a user, each of which is audited, before requests are turned away unseen; default 200
-	RefusalBurst         int           // refusals that a user may have at once; default 2000
 	maxRefusedConns      int           // connections beyond the bound that get their answer at the same time
 	refusedConnectionFor time.Duration // how long such a one may take to send its request
 }
@@ -40,8 +36,6 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.MaxPendingOutput, 16<<20)
 	setDefault(&l.WriteTimeout, 30*time.Second)
 	setDefault(&l.RequestTimeout, 60*time.Second)
-	setDefault(&l.RefusalsPerSecond, 200)
-	setDefault(&l.RefusalBurst, 2000)
 	setDefault(&l.maxRefusedConns, 256)
 	setDefault(&l.refusedConnectionFor, 2*time.Second)
 	return l
@@ -119,54 +113,4 @@ func (q *quota) inUse(r resource) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.used[r]
-}
-
-// refusals keeps each user's refused requests below a rate, since each costs a
-// durable audit record. Safe for concurrent use.
-type refusals struct {
-	rate  rate.Limit
-	burst int
-
-	mu    sync.Mutex
-	users map[uint32]*rate.Limiter // by uid
-}
-
-// maxIdleUsers is how many users' limiters are kept before those at rest are forgotten.
-const maxIdleUsers = 1024
-
-func newRefusals(l Limits) *refusals {
-	return &refusals{rate: rate.Limit(l.RefusalsPerSecond), burst: l.RefusalBurst, users: make(map[uint32]*rate.Limiter)}
-}
-
-// exhausted reports whether uid has had as many refusals as it may for now.
-func (r *refusals) exhausted(uid uint32) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	limiter := r.users[uid]
-	return limiter != nil && limiter.Tokens() < 1
-}
-
-// count counts one refusal of uid.
-func (r *refusals) count(uid uint32) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	limiter := r.users[uid]
-	if limiter == nil {
-		r.forgetIdle()
-		limiter = rate.NewLimiter(r.rate, r.burst)
-		r.users[uid] = limiter
-	}
-	limiter.Allow()
-}
-
-// forgetIdle drops limiters that are as good as new, once there are many.
-func (r *refusals) forgetIdle() {
-	if len(r.users) < maxIdleUsers {
-		return
-	}
-	for uid, limiter := range r.users {
-		if limiter.Tokens() >= float64(r.burst) {
-			delete(r.users, uid)
-		}
-	}
 }

@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 const echo = `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[]}`
@@ -211,30 +209,6 @@ func TestTooManyConnections(t *testing.T) {
 	silent := dial(t, h.path)
 	if rest, err := io.ReadAll(silent.r); err != nil || len(rest) > 0 {
 		t.Errorf("one that says nothing gets %q, %v, want the end", rest, err)
-	}
-}
-
-// A user whose requests are refused too often is turned away before anything is done.
-func TestRefusals(t *testing.T) {
-	h := startServer(t, Limits{RefusalsPerSecond: 1e-9, RefusalBurst: 3}, fakeMethods(nil, nil))
-	c := dial(t, h.path)
-	var got []int
-	for range 5 {
-		got = append(got, code(t, c.ask(`{"jsonrpc":"2.0","id":1,"method":"test_deny"}`)))
-	}
-	got = append(got, code(t, c.ask(echo)))
-	if diff := cmp.Diff([]int{4001, 4001, 4001, -32005, -32005, -32005}, got); diff != "" {
-		t.Errorf("codes (-want +got):\n%s", diff)
-	}
-}
-
-func TestRefusalsForgetIdleUsers(t *testing.T) {
-	r := newRefusals(Limits{RefusalsPerSecond: 1e9, RefusalBurst: 1})
-	for uid := range uint32(5 * maxIdleUsers) {
-		r.count(uid)
-	}
-	if len(r.users) > maxIdleUsers+1 {
-		t.Errorf("%d users are remembered, want at most %d", len(r.users), maxIdleUsers+1)
 	}
 }
 

@@ -76,6 +76,11 @@ var requestMembers = []string{"jsonrpc", "id", "method", "params"}
 func parseRequest(v strictjson.Value) request {
 	o := strictjson.OpenLoose("", v, requestMembers)
 	var r request
+	method := o.Get("method")
+	if method != nil && method.Kind() == strictjson.KindString { // also of a bad request, for the audit trail
+		text, _ := method.Text() // which is a string
+		r.method = string(text)
+	}
 	if r.bad = r.readID(o.Get("id")); r.bad != nil {
 		return r
 	}
@@ -87,15 +92,12 @@ func parseRequest(v strictjson.Value) request {
 		r.bad = &badMessage{code: api.CodeInvalidRequest, msg: "invalid request: " + err.Error(), id: id}
 		return r
 	}
-	method := o.Get("method")
 	switch {
 	case !o.Get("jsonrpc").Is("2.0"):
 		r.bad = r.invalid(`"jsonrpc" has to be "2.0"`)
-	case method == nil || method.Kind() != strictjson.KindString || method.Is(""):
+	case r.method == "":
 		r.bad = r.invalid(`"method" has to be a string`)
 	default:
-		text, _ := method.Text() // which is a string
-		r.method = string(text)
 		r.bad = r.readParams(o.Get("params"))
 	}
 	return r

@@ -72,7 +72,10 @@ func (c *call) param(i int) strictjson.Value {
 
 // refusedMethod is a method of wallets, nodes or Clef that clients know and that is not
 // here on purpose.
-type refusedMethod struct{ Name, Why string }
+type refusedMethod struct {
+	Name, Why string
+	signs     bool // asks for a signature
+}
 
 const (
 	whySend  = "the agent signs, it does not send: sign the transaction and send it through a node"
@@ -83,22 +86,22 @@ const (
 
 // refusedMethods are answered with code 4200.
 var refusedMethods = []refusedMethod{
-	{"eth_sendTransaction", whySend},
-	{"eth_sendRawTransaction", whySend},
-	{"eth_sendRawTransactionSync", whySend},
-	{"wallet_sendTransaction", whySend},
-	{"wallet_sendCalls", whySend},
-	{"personal_sendTransaction", whySend},
-	{"personal_signTransaction", "only eth_signTransaction is"},
-	{"eth_signTypedData", whyTyped},
-	{"eth_signTypedData_v3", whyTyped},
-	{"account_new", whyKeys},
-	{"personal_newAccount", whyKeys},
-	{"personal_importRawKey", whyKeys},
-	{"personal_unlockAccount", "the operator unlocks (keyward unlock)"},
-	{"wallet_switchEthereumChain", whyChain},
-	{"wallet_addEthereumChain", whyChain},
-	{"wallet_requestPermissions", "the operator grants sessions (keyward session create)"},
+	{"eth_sendTransaction", whySend, true},
+	{"eth_sendRawTransaction", whySend, false},
+	{"eth_sendRawTransactionSync", whySend, false},
+	{"wallet_sendTransaction", whySend, true},
+	{"wallet_sendCalls", whySend, true},
+	{"personal_sendTransaction", whySend, true},
+	{"personal_signTransaction", "only eth_signTransaction is", true},
+	{"eth_signTypedData", whyTyped, true},
+	{"eth_signTypedData_v3", whyTyped, true},
+	{"account_new", whyKeys, false},
+	{"personal_newAccount", whyKeys, false},
+	{"personal_importRawKey", whyKeys, false},
+	{"personal_unlockAccount", "the operator unlocks (keyward unlock)", false},
+	{"wallet_switchEthereumChain", whyChain, false},
+	{"wallet_addEthereumChain", whyChain, false},
+	{"wallet_requestPermissions", "the operator grants sessions (keyward session create)", false},
 }
 
 // methodTable makes the methods of one socket findable by name.

@@ -85,11 +85,10 @@ type Server struct {
 
 // endpoint is one of the two sockets: its methods and what its clients hold.
 type endpoint struct {
-	admin    bool
-	list     []Method
-	methods  map[string]*Method // list by name
-	quota    *quota
-	refusals *refusals
+	admin   bool
+	list    []Method
+	methods map[string]*Method // list by name
+	quota   *quota
 }
 
 // New makes a server. Nothing is served before [Server.Serve].
@@ -117,7 +116,7 @@ func New(cfg Config) *Server {
 }
 
 func newEndpoint(admin bool, methods []Method, limits Limits) *endpoint {
-	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits), refusals: newRefusals(limits)}
+	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits)}
 }
 
 // Serve serves the sockets until [Server.Shutdown], which is nil here, or until a socket fails. When

@@ -119,9 +119,10 @@ type tailRecord struct {
 	Seq uint64 `json:"seq"`
 	audit.Record
 	Transaction struct {
-		To    string          `json:"to"`
-		Data  string          `json:"data"`
-		Value json.RawMessage `json:"value"`
+		To       string          `json:"to"`
+		Data     string          `json:"data"`     // of a grant
+		Selector string          `json:"selector"` // of a refusal
+		Value    json.RawMessage `json:"value"`
 	} `json:"transaction"`
 }
 
@@ -155,8 +156,12 @@ func peer(p *audit.Peer) string {
 func outcome(r *tailRecord) (words []string) {
 	if to := r.Transaction.To; to != "" {
 		what := "to " + to
+		selector := r.Transaction.Selector
 		if data := r.Transaction.Data; len(data) >= 10 {
-			what = "call " + data[:10] + " on " + to
+			selector = data[:10]
+		}
+		if selector != "" {
+			what = "call " + selector + " on " + to
 		}
 		words = append(words, what)
 	}

@@ -122,6 +122,9 @@ func (a *agent) openSessions() error {
 		WarnAhead:    a.conf.Session.WarnAhead,
 		MaxLifetime:  a.conf.Session.MaxLifetime,
 		Logger:       a.log,
+
+		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
+		RefusalBurst:      a.conf.Limits.RefusalBurst,
 	})
 	if errors.Is(err, session.ErrInUse) {
 		return withHint(err, "keyward status --dir %s", a.dirs.Config)

@@ -57,8 +57,6 @@ func (a *agent) serverConfig() socket.Config {
 			MaxPendingOutput:   int(l.PendingOutput),
 			WriteTimeout:       l.WriteTimeout,
 			RequestTimeout:     l.RequestTimeout,
-			RefusalsPerSecond:  float64(l.RefusalsPerSecond),
-			RefusalBurst:       l.RefusalBurst,
 		},
 	}
 }

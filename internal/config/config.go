@@ -60,8 +60,8 @@ type Limits struct {
 	PendingOutput     Size          // answers that a connection does not fetch
 	RequestTimeout    time.Duration // for one request
 	WriteTimeout      time.Duration // for a client to take an answer
-	RefusalsPerSecond int           // of one user, each of which is audited
-	RefusalBurst      int           // refusals that one user may have at once
+	RefusalsPerSecond int           // with an audit record of their own; see session.Config
+	RefusalBurst      int           // how many of these may come together
 }
 
 // ChainNamed finds a chain by its name or its ID in decimal. The error names the nearest one.

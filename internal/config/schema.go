@@ -45,7 +45,7 @@ func Defaults() *Config {
 			PendingOutput:     16 << 20,
 			RequestTimeout:    60 * time.Second,
 			WriteTimeout:      30 * time.Second,
-			RefusalsPerSecond: 200,
+			RefusalsPerSecond: 20,
 			RefusalBurst:      2000,
 		},
 		Backends: map[string]*Backend{},
@@ -85,7 +85,7 @@ func (l *Limits) fields() []field {
 		{key: "pending_output_bytes", dst: &l.PendingOutput, doc: "size of answers that a connection does not fetch"},
 		{key: "request_timeout", dst: &l.RequestTimeout, doc: "to answer one request"},
 		{key: "write_timeout", dst: &l.WriteTimeout, doc: "for a client to take its answer"},
-		{key: "refusals_per_second", dst: &l.RefusalsPerSecond, doc: "audited refusals of one user, before more are turned away unseen"},
-		{key: "refusal_burst", dst: &l.RefusalBurst, doc: "refusals that one user may have at once"},
+		{key: "refusals_per_second", dst: &l.RefusalsPerSecond, doc: "refusals with an audit record of their own, of all users together; more are only counted"},
+		{key: "refusal_burst", dst: &l.RefusalBurst, doc: "how many of these may come together"},
 	}
 }
