@@ -15,7 +15,7 @@ import (
 var allowedImports = map[string]bool{
 	"bufio": true, "bytes": true, "encoding/binary": true, "encoding/hex": true, "encoding/json": true,
 	"errors": true, "fmt": true, "io": true, "iter": true, "math": true, "slices": true, "strconv": true,
-	"strings": true, "time": true, "unicode/utf8": true,
+	"strings": true, "time": true, "unicode/utf16": true, "unicode/utf8": true,
 	"github.com/holiman/uint256":                     true,
 	"github.com/keyward/keyward/internal/strictjson": true, // ours, and held to this list too
 	"golang.org/x/crypto/sha3":                       true,

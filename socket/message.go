@@ -145,29 +145,13 @@ func (r *request) readParams(v strictjson.Value) *badMessage {
 	return nil
 }
 
-// leadingBytes is how far the id of a message that is no JSON is looked for.
-const leadingBytes = 4 << 10
-
 // leadingID finds the id of a request of which only the beginning is there or is JSON, or nil.
 func leadingID(beginning []byte) json.RawMessage {
-	dec := json.NewDecoder(bytes.NewReader(beginning[:min(len(beginning), leadingBytes)]))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+	var r request
+	if r.readID(strictjson.Leading(beginning, "id")) != nil {
 		return nil
 	}
-	for {
-		key, err := dec.Token()
-		if err != nil || key == json.Delim('}') {
-			return nil
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil
-		}
-		var r request
-		if key == "id" && r.readID(strictjson.Value(value)) == nil {
-			return r.id
-		}
-	}
+	return bytes.Clone(r.id)
 }
 
 // shorten bounds what is quoted of a client's words.

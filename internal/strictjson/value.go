@@ -9,8 +9,6 @@ package strictjson
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -37,28 +35,54 @@ func (k Kind) String() string {
 // a document that [Parse] has accepted, so that reading it has no syntax to check.
 type Value []byte
 
+// maxNesting is how deep arrays and objects may nest, as in encoding/json.
+const maxNesting = 10_000
+
 // Parse returns the one value of a document. It rejects what is not JSON by RFC 8259, and text that is not
 // UTF-8 (section 8.1). The value shares the document's memory.
 func Parse(doc []byte) (Value, error) {
-	if !json.Valid(doc) {
-		return nil, &Error{Msg: "not JSON: " + syntaxError(doc)}
+	s := scanner{doc, maxNesting}
+	start := s.space(0)
+	end, err := s.value(start, 0)
+	if err == nil {
+		if rest := s.space(end); rest < len(doc) {
+			err = s.unexpected(rest, "after top-level value")
+		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	if !utf8.Valid(doc) {
 		return nil, &Error{Msg: "not JSON: not UTF-8"}
 	}
-	return Value(bytes.Trim(doc, space)), nil
+	return Value(doc[start:end:end]), nil
 }
 
-const space = " \t\r\n" // RFC 8259, section 2
-
-// syntaxError says what makes doc no JSON, and where.
-func syntaxError(doc []byte) string {
-	var raw json.RawMessage
-	err := json.Unmarshal(doc, &raw)
-	if syntax := new(json.SyntaxError); errors.As(err, &syntax) {
-		return fmt.Sprintf("%v at byte %d", err, syntax.Offset)
+// Leading finds a member of an object of which only the beginning is there, or is JSON; nil if it is not there, or may
+// go on behind the end.
+func Leading(beginning []byte, name string) Value {
+	s := scanner{beginning, maxNesting}
+	i := s.space(0)
+	if s.at(i) != '{' {
+		return nil
 	}
-	return fmt.Sprint(err)
+	for {
+		key := s.space(i + 1)
+		start, end, err := s.member(key, 1)
+		if err != nil {
+			return nil
+		}
+		v := Value(beginning[start:end:end])
+		if Value(beginning[key : key+stringLength(beginning[key:])]).Is(name) {
+			if end == len(beginning) && v.Kind() == KindNumber {
+				return nil
+			}
+			return v
+		}
+		if i = s.space(end); s.at(i) != ',' {
+			return nil
+		}
+	}
 }
 
 // Kind tells by the first byte.
@@ -83,27 +107,24 @@ func (v Value) Text() ([]byte, error) {
 	if v.Kind() != KindString {
 		return nil, fmt.Errorf("want a string, found %s", v)
 	}
-	if bytes.IndexByte(v, '\\') < 0 {
-		return v[1 : len(v)-1], nil
+	inner := v[1 : len(v)-1]
+	if bytes.IndexByte(inner, '\\') < 0 {
+		return inner, nil
 	}
-	var s string
-	err := json.Unmarshal(v, &s)
-	return []byte(s), err
+	return unescape(inner), nil
 }
 
 // Is reports whether v is the string want. An absent value is none.
 func (v Value) Is(want string) bool {
-	if v == nil {
+	// A character takes a byte at least, and as an escape six for each of its bytes at most.
+	if len(v) < len(want)+2 || len(v) > 6*len(want)+2 || v[0] != '"' {
 		return false
 	}
-	if len(v) == len(want)+2 && v[0] == '"' { // the usual case, without escapes
-		return string(v[1:len(v)-1]) == want
+	inner := v[1 : len(v)-1]
+	if bytes.IndexByte(inner, '\\') < 0 {
+		return string(inner) == want
 	}
-	if v.Kind() != KindString || bytes.IndexByte(v, '\\') < 0 {
-		return false
-	}
-	text, err := v.Text()
-	return err == nil && string(text) == want
+	return string(unescape(inner)) == want
 }
 
 // String says what v is, for an error message. Long values are cut: a message must not carry a whole
@@ -131,6 +152,11 @@ func length(text []byte) int {
 }
 
 func stringLength(text []byte) int {
+	// Most strings have no escapes, and calldata is most of what comes.
+	end := 1 + bytes.IndexByte(text[1:], '"')
+	if bytes.IndexByte(text[1:end], '\\') < 0 {
+		return end + 1
+	}
 	for i := 1; ; i++ {
 		switch text[i] {
 		case '\\':
