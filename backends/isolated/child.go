@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -32,8 +33,9 @@ type child struct {
 	noted   bool        // its end was taken in; b.mu
 	waiting waits
 	pid     int
+	words   lastWords
 	exited  chan struct{} // closed when the process is gone
-	state   string        // how it went; valid then
+	state   string        // how it went, "crashed (SIGABRT: abort)"; valid then
 
 	mu    sync.Mutex
 	tries map[uint64]*try
@@ -44,12 +46,7 @@ func (c *child) alive() bool {
 	if c == nil {
 		return false
 	}
-	select {
-	case <-c.conn.done:
-		return false
-	default:
-		return true
-	}
+	return c.conn.open()
 }
 
 // explain says of a child that has ended how it went, if that is soon known.
@@ -59,11 +56,25 @@ func (c *child) explain(ctx context.Context, err error) error {
 	}
 	select {
 	case <-c.exited:
-		return fmt.Errorf("the process that talks to the device ended (%s): %w", c.state, err)
+		return fmt.Errorf("%s %s: %w", c.b.cfg.Subject, c.state, err)
 	case <-ctx.Done():
 	case <-time.After(time.Second):
 	}
-	return fmt.Errorf("the process that talks to the device is ended: %w", err)
+	return fmt.Errorf("%s is being ended: %w", c.b.cfg.Subject, err)
+}
+
+// wasKilled is what describe says of a process that we, or somebody else, killed.
+const wasKilled = "was killed"
+
+// describe says how the process went. It is gone.
+func (c *child) describe(state *os.ProcessState) string {
+	if said := c.words.String(); said != "" {
+		return "crashed (" + said + ")"
+	}
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		return wasKilled
+	}
+	return "ended (" + state.String() + ")"
 }
 
 // openRequest is the first call of a child.
@@ -89,7 +100,7 @@ func (b *Backend) start(ctx context.Context, old *child) (*child, error) {
 		select {
 		case <-old.exited:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the process that talked to the device does not end: %w", context.Cause(ctx))
+			return nil, fmt.Errorf("%s does not end: %w", b.cfg.Subject, context.Cause(ctx))
 		}
 	}
 	settings, err := json.Marshal(b.cfg.Settings)
@@ -98,14 +109,18 @@ func (b *Backend) start(ctx context.Context, old *child) (*child, error) {
 	}
 	c, err := b.spawn()
 	if err != nil {
-		return nil, fmt.Errorf("starting the process that talks to the device: %w", err)
+		return nil, fmt.Errorf("starting %s: %w", b.cfg.Subject, err)
 	}
 	body, err := c.conn.call(ctx, opOpen, marshal(openRequest{b.cfg.Type, b.cfg.Name, settings, b.cfg.PINs != nil, b.cfg.AdminPINs != nil}), b.cfg.Grace)
 	if err == nil {
 		err = unmarshal(body, &c.abil)
 	}
-	if err == nil && old != nil && (c.abil.Unlock != old.abil.Unlock || c.abil.Attest != old.abil.Attest) {
-		err = fmt.Errorf("%w: the backend changed what it can do", errMalformed)
+	want := abilities{Unlock: true}
+	if !b.cfg.Unlocks && old != nil {
+		want = old.abil
+	}
+	if err == nil && (b.cfg.Unlocks || old != nil) && (c.abil.Unlock != want.Unlock || c.abil.Attest != want.Attest) {
+		err = fmt.Errorf("%w: the backend can do %+v, want %+v", errMalformed, c.abil, want)
 	}
 	if err != nil {
 		err = c.explain(ctx, err)
@@ -131,11 +146,13 @@ func (b *Backend) spawn() (*child, error) {
 	}
 	cmd := exec.Command(b.cfg.Command[0], b.cfg.Command[1:]...)
 	cmd.Env = childEnv(os.Environ(), b.cfg.HideEnv)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // of a crash
+	c := &child{b: b, conn: new(conn), exited: make(chan struct{}), tries: map[uint64]*try{}}
+	c.words.to = os.Stderr
+	cmd.Stdout, cmd.Stderr = &c.words, &c.words
+	cmd.WaitDelay = time.Second // a program that a module started may keep them open
 	cmd.ExtraFiles = []*os.File{theirs}
 	// Also while it is stopped, when it can't see the socket close.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	c := &child{b: b, conn: new(conn), exited: make(chan struct{}), tries: map[uint64]*try{}}
 	c.conn.handle, c.conn.notice = c.handle, c.notice
 	c.conn.start(nc)
 	started := make(chan error)
@@ -149,8 +166,8 @@ func (b *Backend) spawn() (*child, error) {
 			return
 		}
 		_ = cmd.Wait()
-		c.state = cmd.ProcessState.String()
-		c.conn.fail(errors.New("its process is gone")) // first, so that who knows of the exit finds it not alive
+		c.state = c.describe(cmd.ProcessState)
+		c.conn.fail(errGone) // first, so that who knows of the exit finds it not alive
 		close(c.exited)
 	}()
 	if err := <-started; err != nil {
@@ -163,11 +180,42 @@ func (b *Backend) spawn() (*child, error) {
 		_ = cmd.Process.Kill()
 		<-c.exited
 		c.dropTries()
-		if reason := c.conn.reason(); !errors.Is(reason, errClosed) {
-			b.log.Warn("the process that talks to the device ended", "state", c.state, "reason", reason)
-		}
+		c.obituary(c.conn.reason())
 	}()
 	return c, nil
+}
+
+// errGone: the process ended by itself, or somebody else ended it.
+var errGone = errors.New("its process is gone")
+
+// errHangs: a call into foreign code does not return.
+var errHangs = fmt.Errorf("%w: it hangs", backends.ErrUnavailable)
+
+// errRetired: the child asked for its end, which is no fault.
+var errRetired = fmt.Errorf("%w: it asked for a new process", backends.ErrUnavailable)
+
+// obituary logs the end of the child, and counts it if it was a fault. The process is gone.
+func (c *child) obituary(reason error) {
+	if errors.Is(reason, errClosed) {
+		return
+	}
+	b := c.b
+	if errors.Is(reason, errRetired) {
+		b.log.Warn(b.cfg.Subject+" is started again", "reason", reason)
+		return
+	}
+	how := c.state
+	switch {
+	case c.words.String() != "" || errors.Is(reason, errGone):
+	case errors.Is(reason, io.EOF) && how == wasKilled: // by us
+		how = "broke the connection to the agent, as foreign code does that closes files that are not its own"
+	case !errors.Is(reason, io.EOF):
+		how = "was ended: " + reason.Error()
+	}
+	b.mu.Lock()
+	b.crashes = crashes{n: b.crashes.n + 1, last: time.Now(), how: b.cfg.Subject + " " + how}
+	b.mu.Unlock()
+	b.log.Error(b.cfg.Subject+" "+how+"; the next call starts it again", "reason", reason)
 }
 
 // childEnv is env less what is this process's own: systemd's protocols and secrets.
@@ -197,7 +245,9 @@ func (c *child) notice(f *frame) {
 		}
 		r.emit(c.b.log)
 	case opRetire:
-		c.conn.fail(fmt.Errorf("%w: %s", backends.ErrUnavailable, f.body))
+		c.conn.fail(fmt.Errorf("%w: %s", errRetired, f.body))
+	case opHung:
+		c.conn.drain(fmt.Errorf("%w: %s", errHangs, f.body), c.b.cfg.Grace)
 	default:
 		c.conn.fail(fmt.Errorf("%w: notice %d", errMalformed, f.op))
 	}

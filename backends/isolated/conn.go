@@ -1,6 +1,7 @@
 package isolated
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,12 @@ type conn struct {
 	// answered, if not nil, is called after each answer that was sent.
 	answered func()
 
-	out  chan *frame
+	out  outbox
 	done chan struct{} // closed at the end
 
 	mu      sync.Mutex // never held across a read, a write or a call
 	err     error      // why it ended; nil before
+	ending  error      // why it takes no more calls; nil: it does
 	last    uint64     // id of the newest call
 	calls   map[uint64]*pending
 	serving map[uint64]context.CancelFunc
@@ -37,16 +39,14 @@ type pending struct {
 }
 
 const (
-	writeTimeout = 5 * time.Second // of one frame: a side that reads nothing is stopped
-	maxServing   = 4096            // calls of the other side at a time
+	maxServing = 4096 // calls of the other side at a time
 )
 
 // start serves nc, which it owns from now on. The handlers must be set.
 func (c *conn) start(nc net.Conn) {
 	c.nc = nc
-	c.out, c.done = make(chan *frame, 64), make(chan struct{})
+	c.done = make(chan struct{})
 	c.calls, c.serving = map[uint64]*pending{}, map[uint64]context.CancelFunc{}
-	go c.write()
 	go c.read()
 }
 
@@ -70,53 +70,34 @@ func (c *conn) fail(err error) {
 	}
 }
 
+// drain ends the conn with err when the calls that were made are answered, or when limit is over. Until then it takes
+// no more calls.
+func (c *conn) drain(err error, limit time.Duration) {
+	c.mu.Lock()
+	if c.ending == nil {
+		c.ending = err
+	}
+	idle := len(c.calls) == 0
+	c.mu.Unlock()
+	if idle {
+		c.fail(err)
+		return
+	}
+	time.AfterFunc(limit, func() { c.fail(err) })
+}
+
+// open reports whether the conn takes calls.
+func (c *conn) open() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && c.ending == nil
+}
+
 // reason is why the conn ended.
 func (c *conn) reason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
-}
-
-// write sends what is in out, and wipes it.
-func (c *conn) write() {
-	for {
-		select {
-		case f := <-c.out:
-			b, err := appendFrame(nil, f)
-			clear(f.body)
-			if err == nil {
-				_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
-				_, err = c.nc.Write(b)
-			}
-			clear(b)
-			if err != nil {
-				c.fail(fmt.Errorf("writing: %w", err))
-			}
-		case <-c.done:
-			for {
-				select {
-				case f := <-c.out:
-					clear(f.body)
-				default:
-					return
-				}
-			}
-		}
-	}
-}
-
-// send queues f. When it returns an error, f's body is wiped.
-func (c *conn) send(ctx context.Context, f *frame) error {
-	select {
-	case c.out <- f:
-		return nil
-	case <-c.done:
-		clear(f.body)
-		return c.reason()
-	case <-ctx.Done():
-		clear(f.body)
-		return context.Cause(ctx)
-	}
 }
 
 // call makes one call. body is wiped. If no answer comes until grace after ctx's deadline, the
@@ -134,10 +115,10 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 		f.left = max(time.Until(deadline), 1)
 	}
 	c.mu.Lock()
-	if c.err != nil {
+	if err := cmp.Or(c.err, c.ending); err != nil {
 		c.mu.Unlock()
 		clear(body)
-		return nil, c.err
+		return nil, err
 	}
 	c.last++
 	f.id = c.last
@@ -148,7 +129,7 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 		})
 	}
 	c.mu.Unlock()
-	if err := c.send(ctx, f); err != nil {
+	if err := c.send(f); err != nil {
 		c.forget(f.id) // it was never asked
 		return nil, err
 	}
@@ -169,7 +150,7 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 // giveUp tells the other side that nobody waits for p's answer, and wipes it when it comes. Until
 // then the call is watched.
 func (c *conn) giveUp(id uint64, p *pending, late func()) {
-	_ = c.send(context.Background(), &frame{kind: kindCancel, id: id})
+	_ = c.send(&frame{kind: kindCancel, id: id})
 	select {
 	case a := <-p.answer:
 		clear(a.body)
@@ -194,13 +175,14 @@ func (c *conn) forget(id uint64) *pending {
 
 // note sends a notice. It is lost if the conn has ended.
 func (c *conn) note(o op, body []byte) {
-	_ = c.send(context.Background(), &frame{kind: kindNotice, op: o, body: body})
+	_ = c.send(&frame{kind: kindNotice, op: o, body: body})
 }
 
 // read takes in what the other side sends.
 func (c *conn) read() {
+	in := &inbox{from: c.nc}
 	for {
-		f, err := readFrame(c.nc)
+		f, err := in.next()
 		if err != nil {
 			c.fail(fmt.Errorf("reading: %w", err))
 			return
@@ -231,8 +213,19 @@ func (c *conn) take(f *frame) error {
 			return fmt.Errorf("%w: an answer to call %d, which is not waiting", errMalformed, f.id)
 		}
 		p.answer <- f
+		return c.drained()
 	}
 	return nil
+}
+
+// drained returns why the conn ends now, if all calls are answered and it takes no more.
+func (c *conn) drained() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.calls) > 0 {
+		return nil
+	}
+	return c.ending
 }
 
 // serve answers a call in a goroutine.
@@ -263,7 +256,7 @@ func (c *conn) serve(f *frame) error {
 		c.mu.Lock()
 		delete(c.serving, f.id)
 		c.mu.Unlock()
-		if err := c.send(context.Background(), a); err == nil && c.answered != nil {
+		if err := c.send(a); err == nil && c.answered != nil {
 			c.answered()
 		}
 	})

@@ -22,7 +22,6 @@ package isolated
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,7 +30,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/secret"
 )
@@ -41,6 +39,12 @@ type Config struct {
 	Name     string // in errors and logs
 	Type     string // one of those given to [Serve]
 	Settings any    // for its [Opener]; JSON, without secrets
+	// Subject names what may crash or hang, in errors and logs: "the PKCS#11 module /usr/lib/x.so".
+	// "": "the process that talks to the device".
+	Subject string
+	// Unlocks says that the backend is a [backends.Unlocker], no [backends.Attester], and no [backends.Waiter]. Then Open
+	// succeeds although the first child crashes or hangs, and a later call starts another one.
+	Unlocks bool
 	// PINs has the PIN for a backend that asks for it. Nil: Unlock hands PINs on to the backend.
 	PINs *secret.Keeper
 	// AdminPINs has the PIN for generating and destroying keys. With one, the backend has to be a [backends.Unlocker] and
@@ -61,9 +65,10 @@ const Arg = "__backend"
 // Backend is the parent's side. It also is a [backends.Unlocker] or a [backends.Attester] if
 // what it runs is; see [Open].
 type Backend struct {
-	cfg  Config
-	log  *slog.Logger
-	abil abilities // of the first child; others have to have the same
+	cfg Config
+	log *slog.Logger
+
+	concurrency int // of the first child's backend; 0: it says nothing of it
 
 	life  context.Context // done when Close begins
 	end   context.CancelFunc
@@ -75,6 +80,7 @@ type Backend struct {
 	starting *starting // under way; nil: none
 	failures int       // children in a row that were of no use
 	retryAt  time.Time // no child is started before
+	crashes  crashes
 }
 
 // starting is one go at starting a child, shared by all who need it.
@@ -96,10 +102,10 @@ var (
 	_ backends.Lister        = (*Backend)(nil)
 	_ backends.Limited       = (*Backend)(nil)
 	_ backends.Prober        = (*Backend)(nil)
+	_ backends.Waiter        = waiter{}
 	_ backends.Unlocker      = unlocker{}
 	_ backends.AdminUnlocker = adminUnlocker{}
 	_ backends.Attester      = attester{}
-	_ backends.Key           = (*key)(nil)
 )
 
 // Open starts the child and opens its backend, which has to be a [backends.Lister] and a
@@ -112,6 +118,9 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	if cfg.Grace == 0 {
 		cfg.Grace = 2 * time.Second
 	}
+	if cfg.Subject == "" {
+		cfg.Subject = "the process that talks to the device"
+	}
 	if cfg.Command == nil {
 		cfg.Command = []string{"/proc/self/exe", Arg}
 	}
@@ -123,38 +132,55 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	b.life, b.end = context.WithCancel(context.Background())
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
 	defer cancel()
+	var can abilities
 	c, err := b.running(ctx)
-	if err != nil {
+	switch {
+	case err == nil:
+		can, b.concurrency = c.abil, c.abil.Concurrency
+	case cfg.Unlocks && !refused(err):
+		b.log.Warn("not ready", "error", err)
+	default:
 		return nil, errors.Join(b.wrap("starting", err), b.Close())
 	}
-	b.abil = c.abil
 	switch {
-	case cfg.AdminPINs != nil && (!b.abil.Unlock || b.abil.Attest): // no backend is so
+	case cfg.AdminPINs != nil && (!can.Unlock || can.Attest): // no backend is so
 		return nil, errors.Join(b.wrap("starting", errors.New("it has no use for an admin PIN")), b.Close())
 	case cfg.AdminPINs != nil:
 		return struct {
 			*Backend
+			waiter
 			unlocker
 			adminUnlocker
-		}{b, unlocker{b}, adminUnlocker{b}}, nil
-	case b.abil.Unlock && b.abil.Attest:
-		return struct {
-			*Backend
-			unlocker
-			attester
-		}{b, unlocker{b}, attester{b}}, nil
-	case b.abil.Unlock:
+		}{b, waiter{b}, unlocker{b}, adminUnlocker{b}}, nil
+	case cfg.Unlocks:
 		return struct {
 			*Backend
 			unlocker
 		}{b, unlocker{b}}, nil
-	case b.abil.Attest:
+	case can.Unlock && can.Attest:
 		return struct {
 			*Backend
+			waiter
+			unlocker
 			attester
-		}{b, attester{b}}, nil
+		}{b, waiter{b}, unlocker{b}, attester{b}}, nil
+	case can.Unlock:
+		return struct {
+			*Backend
+			waiter
+			unlocker
+		}{b, waiter{b}, unlocker{b}}, nil
+	case can.Attest:
+		return struct {
+			*Backend
+			waiter
+			attester
+		}{b, waiter{b}, attester{b}}, nil
 	}
-	return b, nil
+	return struct {
+		*Backend
+		waiter
+	}{b, waiter{b}}, nil
 }
 
 // wrap says which backend failed at what, if the child's backend has not said it: those of this agent begin their errors
@@ -167,10 +193,15 @@ func (b *Backend) wrap(what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", b.cfg.Name, what, err)
 }
 
+// refused reports whether the child answered with err, rather than died or was late.
+func refused(err error) bool {
+	var remote *remoteError
+	return errors.As(err, &remote)
+}
+
 // unavailable makes err retryable. An error that the child's backend returned stays as it is.
 func unavailable(err error) error {
-	var remote *remoteError
-	if errors.As(err, &remote) || errors.Is(err, backends.ErrUnavailable) {
+	if refused(err) || errors.Is(err, backends.ErrUnavailable) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
@@ -178,7 +209,8 @@ func unavailable(err error) error {
 
 var errClosed = fmt.Errorf("%w: closed", backends.ErrUnavailable)
 
-// do makes one call of the child. in is wiped; out may be nil.
+// do makes one call of the child. in is wiped. The result is decoded into out as JSON, unless that is nil or a *[]byte,
+// which gets it as it is.
 func (b *Backend) do(ctx context.Context, o op, in []byte, out any) error {
 	defer clear(in)
 	if err := b.begin(); err != nil {
@@ -207,7 +239,11 @@ func (b *Backend) do(ctx context.Context, o op, in []byte, out any) error {
 	if o != opStatus {
 		c.useful.Store(true)
 	}
-	if out == nil {
+	switch out := out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*out = body
 		return nil
 	}
 	if err := unmarshal(body, out); err != nil {
@@ -244,7 +280,7 @@ func (b *Backend) running(ctx context.Context) (*child, error) {
 	case <-s.done:
 		return s.child, s.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("starting the process that talks to the device: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("starting %s: %w", b.cfg.Subject, context.Cause(ctx))
 	}
 }
 
@@ -325,50 +361,6 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// keyInfo is a key on the wire.
-type keyInfo struct {
-	URI        string              `json:"uri"`
-	Public     []byte              `json:"public"` // 04 ‖ X ‖ Y
-	Protection backends.Protection `json:"protection"`
-	Label      string              `json:"label,omitempty"`
-}
-
-// key is a key of the child's backend. It outlives the child.
-type key struct {
-	b      *Backend
-	info   keyInfo
-	public *ecdsa.PublicKey
-}
-
-func (b *Backend) newKey(info keyInfo) (*key, error) {
-	public, err := crypto.UnmarshalPubkey(info.Public)
-	if err != nil {
-		return nil, unavailable(fmt.Errorf("%w: public key of %s: %w", errMalformed, info.URI, err))
-	}
-	return &key{b: b, info: info, public: public}, nil
-}
-
-func (k *key) URI() string                     { return k.info.URI }
-func (k *key) Public() *ecdsa.PublicKey        { return k.public }
-func (k *key) Protection() backends.Protection { return k.info.Protection }
-
-// signRequest asks for a signature.
-type signRequest struct {
-	URI    string   `json:"uri"`
-	Digest [32]byte `json:"digest"`
-}
-
-func (k *key) SignDigest(ctx context.Context, digest [32]byte) (sig backends.Signature, err error) {
-	var raw []byte
-	if err := k.b.do(ctx, opSign, marshal(signRequest{k.info.URI, digest}), &raw); err != nil {
-		return sig, k.b.wrap("signing", err)
-	}
-	if len(raw) != len(sig) {
-		return sig, k.b.wrap("signing", unavailable(fmt.Errorf("%w: a signature of %d bytes", errMalformed, len(raw))))
-	}
-	return backends.Signature(raw), nil
-}
-
 func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
 	return b.oneKey(ctx, "generating a key", opGenerate, attrs)
 }
@@ -414,21 +406,28 @@ func (b *Backend) Keys(ctx context.Context, prefix string) ([]backends.ListedKey
 
 // Status is the child's backend's; while that waits for a person, it says so at once.
 func (b *Backend) Status(ctx context.Context) backends.Status {
-	if what := b.Waiting(); what != "" {
+	if what := (waiter{b}).Waiting(); what != "" {
 		return backends.Status{State: "ready", Detail: what}
 	}
 	var st backends.Status
 	if err := b.do(ctx, opStatus, nil, &st); err != nil {
-		return backends.Status{State: "unavailable", Detail: b.wrap("asking for the state", err).Error()}
+		st = backends.Status{State: "unavailable", Detail: b.wrap("asking for the state", err).Error()}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if crashed := b.crashes.String(); crashed != "" {
+		st.Detail = strings.TrimPrefix(st.Detail+"; "+crashed, "; ")
 	}
 	return st
 }
 
-// Waiting implements [backends.Waiter].
-func (b *Backend) Waiting() string {
-	b.mu.Lock()
-	c := b.child
-	b.mu.Unlock()
+// waiter is what a Backend has more if its device may wait for a person.
+type waiter struct{ b *Backend }
+
+func (w waiter) Waiting() string {
+	w.b.mu.Lock()
+	c := w.b.child
+	w.b.mu.Unlock()
 	if !c.alive() {
 		return ""
 	}
@@ -448,8 +447,8 @@ func (a attester) Attest(ctx context.Context, uri string) (*backends.Attestation
 
 // Concurrency is that of the backend in the first child, or of one that says nothing of it.
 func (b *Backend) Concurrency() int {
-	if b.abil.Concurrency < 1 {
+	if b.concurrency < 1 {
 		return backends.DefaultConcurrency
 	}
-	return b.abil.Concurrency
+	return b.concurrency
 }

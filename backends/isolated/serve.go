@@ -31,7 +31,7 @@ type Env struct {
 	Logger    *slog.Logger        // to the parent's log
 	Waiting   func(what string)   // tells the parent for what person the device waits; "": not any more
 	Retire    func(reason string) // asks the parent to end this process, once the call under way is answered
-	Hung      func(reason string) // has the parent end this process at once: something in it does not return
+	Hung      func(reason string) // has the parent end this process: something in it does not return
 }
 
 // Decode decodes settings strictly.
@@ -81,6 +81,9 @@ func (s *server) handle(ctx context.Context, f *frame) ([]byte, error) {
 	if b == nil {
 		return nil, fmt.Errorf("%w: op %d before open", errMalformed, f.op)
 	}
+	if f.op == opSign {
+		return s.sign(ctx, b, f.body)
+	}
 	v, err := s.serve(ctx, b, f)
 	if err != nil {
 		return nil, err
@@ -104,12 +107,6 @@ func (s *server) serve(ctx context.Context, b backends.Backend, f *frame) (any, 
 			return nil, err
 		}
 		return s.remember(b.Generate(ctx, attrs))
-	case opSign:
-		var r signRequest
-		if err := unmarshal(f.body, &r); err != nil {
-			return nil, err
-		}
-		return s.sign(ctx, b, r)
 	case opStatus:
 		return b.(backends.Prober).Status(ctx), nil
 	case opUnlock:
@@ -158,7 +155,7 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 		Logger:  slog.New(&logHandler{s.conn, nil}),
 		Waiting: func(what string) { s.conn.note(opWaiting, []byte(what)) },
 		Retire:  func(reason string) { s.retired.CompareAndSwap(nil, &reason) },
-		Hung:    func(reason string) { s.conn.note(opRetire, []byte(reason)) },
+		Hung:    func(reason string) { s.conn.note(opHung, []byte(reason)) },
 	}
 	if r.PINs {
 		env.PINs = &remotePINs{s, false}
@@ -206,20 +203,25 @@ func (s *server) remember(k backends.Key, err error) (*keyInfo, error) {
 	return &keyInfo{URI: k.URI(), Public: crypto.FromECDSAPub(k.Public()), Protection: k.Protection()}, nil
 }
 
-func (s *server) sign(ctx context.Context, b backends.Backend, r signRequest) ([]byte, error) {
+func (s *server) sign(ctx context.Context, b backends.Backend, body []byte) ([]byte, error) {
+	var digest [32]byte
+	if len(body) < len(digest) {
+		return nil, fmt.Errorf("%w: a digest of %d bytes", errMalformed, len(body))
+	}
+	uri := string(body[copy(digest[:], body):])
 	s.mu.Lock()
-	k := s.keys[r.URI]
+	k := s.keys[uri]
 	s.mu.Unlock()
 	if k == nil { // the parent has it from a child before
 		var err error
-		if k, err = b.Key(ctx, r.URI); err != nil {
+		if k, err = b.Key(ctx, uri); err != nil {
 			return nil, err
 		}
 		if _, err := s.remember(k, nil); err != nil {
 			return nil, err
 		}
 	}
-	sig, err := k.SignDigest(ctx, r.Digest)
+	sig, err := k.SignDigest(ctx, digest)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ type frame struct {
 	op   op
 	id   uint64
 	left time.Duration // a call's; 0: no limit
-	body []byte        // JSON, or a PIN as it is
+	body []byte        // JSON, or as it is: a PIN, a signature and what it is asked by
 }
 
 type kind uint8
@@ -44,7 +44,7 @@ const (
 	opOpen op = 1 + iota
 	opGenerate
 	opKey
-	opSign
+	opSign // the body is the digest ‖ the URI, the result R ‖ S
 	opDestroy
 	opKeys
 	opUnlock // the body is a PIN, or empty for none
@@ -60,6 +60,7 @@ const (
 	opWaiting // for a person: the body says for what; empty: not any more
 	opLog
 	opRetire // it is of no use any more; the body says why
+	opHung   // likewise, because a call does not return
 	opEnd
 )
 
@@ -82,31 +83,6 @@ func appendFrame(b []byte, f *frame) ([]byte, error) {
 	b = binary.BigEndian.AppendUint64(b, f.id)
 	b = binary.BigEndian.AppendUint64(b, uint64(f.left))
 	return append(b, f.body...), nil
-}
-
-// readFrame reads one frame and no byte more. The body is the caller's, to be wiped if it is a PIN.
-func readFrame(r io.Reader) (*frame, error) {
-	var head [4 + frameHeader]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(head[:4])
-	if n < frameHeader || n > maxFrame {
-		return nil, fmt.Errorf("%w: length %d", errMalformed, n)
-	}
-	f := &frame{
-		kind: kind(head[4]), op: op(head[5]),
-		id:   binary.BigEndian.Uint64(head[6:]),
-		left: time.Duration(binary.BigEndian.Uint64(head[14:])),
-	}
-	if err := f.check(); err != nil {
-		return nil, err
-	}
-	f.body = make([]byte, n-frameHeader)
-	if _, err := io.ReadFull(r, f.body); err != nil {
-		return nil, fmt.Errorf("%w: cut short: %w", errMalformed, err)
-	}
-	return f, nil
 }
 
 // check refuses what appendFrame is never given.

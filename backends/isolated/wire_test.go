@@ -78,7 +78,7 @@ func FuzzReadFrame(f *testing.F) {
 	}
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		fr, err := readFrame(bytes.NewReader(data))
+		fr, err := (&inbox{from: bytes.NewReader(data)}).next()
 		if err != nil {
 			return
 		}
