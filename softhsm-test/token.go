@@ -2,6 +2,7 @@
 package softhsmtest
 
 import (
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -17,7 +18,18 @@ const Label = "keyward-test"
 // Token is a fresh SoftHSM token that is gone when the test ends.
 type Token struct {
 	pkcs11.SoftHSMToken
-	Dir string // the files of the token: Dir/tokens, Dir/softhsm2.conf, Dir/pin, Dir/so-pin
+	Dir string            // the files of the token: Dir/tokens, Dir/softhsm2.conf, Dir/pin, Dir/so-pin
+	env map[string]string // of the fault module; see NewFaults
+}
+
+// Env is what Module needs in the environment.
+func (tok *Token) Env() map[string]string {
+	env := maps.Clone(tok.env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, tok.SoftHSMToken.Env())
+	return env
 }
 
 // NewToken makes a token, in memory where /dev/shm can be written to. A machine without SoftHSM

@@ -28,10 +28,9 @@ func TestDeviceErrors(t *testing.T) {
 		p11.CKR_KEY_HANDLE_INVALID,
 	} {
 		t.Run(p11.Error(rv).Error(), func(t *testing.T) {
-			ctl.SignRV.Store(rv)
-			ctl.SignTimes.Store(1)
+			ctl.On("Sign").Set(softhsmtest.Return, rv, 1)
 			backendtest.Verify(t, k, [32]byte{1})
-			if ctl.SignTimes.Load() != 0 {
+			if ctl.On("Sign").Left() != 0 {
 				t.Error("the fault was not met")
 			}
 		})
@@ -43,11 +42,10 @@ func TestStaleHandleNeedsNoReconnect(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	before := ctl.InitializeCalls.Load()
-	ctl.SignRV.Store(p11.CKR_OBJECT_HANDLE_INVALID)
-	ctl.SignTimes.Store(1)
+	before := ctl.On("Initialize").Calls()
+	ctl.On("Sign").Set(softhsmtest.Return, p11.CKR_OBJECT_HANDLE_INVALID, 1)
 	backendtest.Verify(t, k, [32]byte{1})
-	if n := ctl.InitializeCalls.Load() - before; n != 0 {
+	if n := ctl.On("Initialize").Calls() - before; n != 0 {
 		t.Errorf("C_Initialize was called %d times", n)
 	}
 }
@@ -59,18 +57,17 @@ func TestOtherErrorsAreNotRepeated(t *testing.T) {
 	cfg.Sessions = 1
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	calls, inits := ctl.SignCalls.Load(), ctl.InitializeCalls.Load()
-	ctl.SignRV.Store(p11.CKR_FUNCTION_REJECTED)
-	ctl.SignTimes.Store(1) // the shim does not pass the call on: the operation stays active
+	calls, inits := ctl.On("Sign").Calls(), ctl.On("Initialize").Calls()
+	ctl.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1) // the shim does not pass the call on: the operation stays active
 	_, err := k.SignDigest(t.Context(), [32]byte{1})
 	if !errors.Is(err, p11.Error(p11.CKR_FUNCTION_REJECTED)) || errors.Is(err, backends.ErrUnavailable) {
 		t.Errorf("SignDigest = %v, want CKR_FUNCTION_REJECTED alone", err)
 	}
-	if n := ctl.SignCalls.Load() - calls; n != 1 {
+	if n := ctl.On("Sign").Calls() - calls; n != 1 {
 		t.Errorf("C_Sign was called %d times, want once", n)
 	}
 	backendtest.Verify(t, k, [32]byte{2})
-	if n := ctl.InitializeCalls.Load() - inits; n != 0 {
+	if n := ctl.On("Initialize").Calls() - inits; n != 0 {
 		t.Errorf("C_Initialize was called %d times", n)
 	}
 }
@@ -81,22 +78,21 @@ func TestDeadDevice(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	inits := ctl.InitializeCalls.Load()
-	ctl.SignRV.Store(p11.CKR_DEVICE_ERROR)
-	ctl.InitializeRV.Store(p11.CKR_DEVICE_ERROR)
-	ctl.SignTimes.Store(1)
+	inits := ctl.On("Initialize").Calls()
+	ctl.On("Initialize").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1<<40)
+	ctl.On("Sign").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1)
 	for range 200 {
 		if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) {
 			t.Fatalf("SignDigest = %v, want ErrUnavailable", err)
 		}
 	}
-	if n := ctl.InitializeCalls.Load() - inits; n < 1 || n > 10 {
+	if n := ctl.On("Initialize").Calls() - inits; n < 1 || n > 10 {
 		t.Errorf("C_Initialize was called %d times for 200 calls", n)
 	}
 	if st := b.Status(t.Context()); st.State != "unavailable" {
 		t.Errorf("Status = %+v, want unavailable", st)
 	}
-	ctl.InitializeRV.Store(0)
+	ctl.On("Initialize").Set(softhsmtest.Return, 0, 0)
 	recovers(t, k)
 }
 
@@ -105,10 +101,8 @@ func TestManyCallersOneReconnect(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	inits := ctl.InitializeCalls.Load()
-	ctl.SignHang.Store(4) // so that four are in C_Sign at once
-	ctl.SignRV.Store(p11.CKR_DEVICE_ERROR)
-	ctl.SignTimes.Store(4)
+	inits := ctl.On("Initialize").Calls()
+	ctl.On("Sign").Set(softhsmtest.Hang, p11.CKR_DEVICE_ERROR, 4) // so that four are in C_Sign together
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -120,7 +114,7 @@ func TestManyCallersOneReconnect(t *testing.T) {
 	waitHanging(t, ctl, 4)
 	ctl.Release.Store(1)
 	wg.Wait()
-	if n := ctl.InitializeCalls.Load() - inits; n != 1 {
+	if n := ctl.On("Initialize").Calls() - inits; n != 1 {
 		t.Errorf("C_Initialize was called %d times, want once", n)
 	}
 }
@@ -131,7 +125,7 @@ func TestHang(t *testing.T) {
 	cfg.Sessions = 2
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	ctl.SignHang.Store(1)
+	ctl.On("Sign").Set(softhsmtest.Hang, 0, 1)
 	t.Cleanup(func() { ctl.Release.Store(1) })
 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -163,7 +157,7 @@ func TestHangEverywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := backendtest.Generate(t, b, "keyward-x")
-	ctl.SignHang.Store(2)
+	ctl.On("Sign").Set(softhsmtest.Hang, 0, 2)
 	for range 3 {
 		if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) {
 			t.Errorf("SignDigest = %v, want ErrUnavailable", err)
@@ -220,14 +214,14 @@ func TestBitFlip(t *testing.T) {
 func TestGenerateFaults(t *testing.T) {
 	tests := []struct {
 		name string
-		set  func(*control)
+		set  func(*softhsmtest.Faults)
 		ok   bool // a second go gives a key
 	}{
-		{"answer lost", func(c *control) { c.GenerateLose.Store(1) }, true},
-		{"answer lost twice", func(c *control) { c.GenerateLose.Store(2) }, false},
-		{"extractable", func(c *control) { c.Extractable.Store(1) }, false},
-		{"does not sign", func(c *control) { c.SignRV.Store(p11.CKR_FUNCTION_REJECTED); c.SignTimes.Store(1) }, false},
-		{"lost while tried", func(c *control) { c.SignRV.Store(p11.CKR_DEVICE_ERROR); c.SignTimes.Store(1) }, true},
+		{"answer lost", func(c *softhsmtest.Faults) { c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 1) }, true},
+		{"answer lost twice", func(c *softhsmtest.Faults) { c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 2) }, false},
+		{"extractable", func(c *softhsmtest.Faults) { c.Extractable.Store(1) }, false},
+		{"does not sign", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1) }, false},
+		{"lost while tried", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1) }, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -255,7 +249,7 @@ func TestGenerateFaults(t *testing.T) {
 func TestGenerateTooLate(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
-	ctl.GenerateHang.Store(1)
+	ctl.On("GenerateKeyPair").Set(softhsmtest.HangAfter, 0, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := b.Generate(ctx, backends.KeyAttributes{Label: "keyward-late"})
@@ -280,7 +274,7 @@ func TestDestroyAnswerLost(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
-	ctl.DestroyLose.Store(1)
+	ctl.On("DestroyObject").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 1)
 	if err := b.Destroy(t.Context(), k.URI()); err != nil {
 		t.Errorf("Destroy = %v", err)
 	}
@@ -292,25 +286,24 @@ func TestDestroyAnswerLost(t *testing.T) {
 // TestGeneralErrorAtLogin: what several processes that open a SoftHSM token at once get.
 func TestGeneralErrorAtLogin(t *testing.T) {
 	cfg, ctl := newShim(t)
-	ctl.LoginRV.Store(p11.CKR_GENERAL_ERROR)
-	ctl.LoginTimes.Store(2)
+	ctl.On("Login").Set(softhsmtest.Return, p11.CKR_GENERAL_ERROR, 2)
 	b := softhsmtest.Open(t, cfg)
 	if st := b.Status(t.Context()); st.State != "ready" {
 		t.Errorf("Status = %+v, want ready", st)
 	}
-	ctl.LoginTimes.Store(1000)
-	calls := ctl.LoginCalls.Load()
+	ctl.On("Login").Set(softhsmtest.Return, p11.CKR_GENERAL_ERROR, 1000)
+	calls := ctl.On("Login").Calls()
 	if err := b.Unlock(t.Context(), nil); !errors.Is(err, backends.ErrUnavailable) {
 		t.Errorf("Unlock = %v, want ErrUnavailable", err)
 	}
-	if n := ctl.LoginCalls.Load() - calls; n > 10 {
+	if n := ctl.On("Login").Calls() - calls; n > 10 {
 		t.Errorf("C_Login was called %d times", n)
 	}
-	ctl.LoginTimes.Store(0)
+	ctl.On("Login").Set(softhsmtest.Return, 0, 0)
 }
 
 // waitHanging waits until n calls hang in the shim.
-func waitHanging(t *testing.T, ctl *control, n uint64) {
+func waitHanging(t *testing.T, ctl *softhsmtest.Faults, n uint64) {
 	t.Helper()
 	eventually(t, 3*time.Second, func() error {
 		if got := ctl.Hanging.Load(); got != n {

@@ -59,23 +59,28 @@ func acquireModule(path string, env map[string]string) (*module, error) {
 			return nil, fmt.Errorf("module %q needs %s=%q, and another backend of this process needs %q", path, name, value, use.value)
 		}
 	}
-	ctx := process.loaded[real]
-	if ctx == nil {
-		if ctx = p11.New(real); ctx == nil {
-			return nil, fmt.Errorf("module %q can't be loaded: it is no PKCS#11 module for this machine, or a library that it needs is missing (see: ldd %s)", path, path)
-		}
-		process.loaded[real] = ctx
-	}
-	fns, err := findFunctions(real)
-	if err != nil {
-		return nil, err
-	}
-	m := &module{Ctx: ctx, functions: fns, path: real, env: env}
-	if err := m.setEnv(); err != nil {
+	m := &module{Ctx: process.loaded[real], path: real, env: env}
+	if err := m.setEnv(); err != nil { // before loading: some read it then
 		return nil, err
 	}
 	process.inUse[real] = true
+	if err := m.load(path); err != nil {
+		m.releaseLocked()
+		return nil, err
+	}
 	return m, nil
+}
+
+// load loads the library, which errors name as path, unless it is loaded. process.mu is held.
+func (m *module) load(path string) (err error) {
+	if m.Ctx == nil {
+		if m.Ctx = p11.New(m.path); m.Ctx == nil {
+			return fmt.Errorf("module %q can't be loaded: it is no PKCS#11 module for this machine, or a library that it needs is missing (see: ldd %s)", path, path)
+		}
+		process.loaded[m.path] = m.Ctx
+	}
+	m.functions, err = findFunctions(m.path)
+	return err
 }
 
 // setEnv promises and sets m's variables. process.mu is held. With cgo, os.Setenv also sets
@@ -96,6 +101,11 @@ func (m *module) setEnv() error {
 func (m *module) release() {
 	process.mu.Lock()
 	defer process.mu.Unlock()
+	m.releaseLocked()
+}
+
+// releaseLocked is release with process.mu held.
+func (m *module) releaseLocked() {
 	m.released = true
 	delete(process.inUse, m.path)
 	for name, value := range m.env {

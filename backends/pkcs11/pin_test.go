@@ -51,7 +51,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	b := softhsmtest.Open(t, cfg)
 	wantLogins := func(what string, want uint64) {
 		t.Helper()
-		if n := ctl.LoginCalls.Load(); n != want {
+		if n := ctl.On("Login").Calls(); n != want {
 			t.Errorf("%s: C_Login was called %d times, want %d", what, n, want)
 		}
 	}
@@ -86,8 +86,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	}
 	wantLogins("Unlock with the right PIN", 3)
 	k := backendtest.Generate(t, b, "keyward-x")
-	ctl.SignRV.Store(p11.CKR_DEVICE_ERROR)
-	ctl.SignTimes.Store(1)
+	ctl.On("Sign").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1)
 	backendtest.Verify(t, k, [32]byte{1}) // reconnects with the PIN that the operator gave
 	wantLogins("reconnecting", 4)
 	for _, pin := range []string{wrongPIN, string(right)} {
@@ -123,14 +122,14 @@ func TestFlags(t *testing.T) {
 			if _, err := b.Key(t.Context(), "pkcs11:id=%01"); !errors.Is(err, tt.want) {
 				t.Errorf("Key = %v, want %v", err, tt.want)
 			}
-			if n := ctl.LoginCalls.Load(); n != 0 {
+			if n := ctl.On("Login").Calls(); n != 0 {
 				t.Errorf("C_Login was called %d times, want never", n)
 			}
 			err := b.Unlock(t.Context(), pin)
 			if (err == nil) != tt.operator {
 				t.Errorf("Unlock = %v, want success %v", err, tt.operator)
 			}
-			if n := ctl.LoginCalls.Load(); (n != 0) != tt.operator {
+			if n := ctl.On("Login").Calls(); (n != 0) != tt.operator {
 				t.Errorf("C_Login was called %d times, want it called: %v", n, tt.operator)
 			}
 		})

@@ -380,17 +380,13 @@ func secondToken(t *testing.T, tok *softhsmtest.Token, label string) string {
 }
 
 func TestOpenRefusesBadConfiguration(t *testing.T) {
-	tok := softhsmtest.NewToken(t)
+	other, tok := softhsmtest.NewToken(t), softhsmtest.NewToken(t)
+	softhsmtest.NewFaults(t, other)
 	b := tok.Open(t)
 	text := filepath.Join(t.TempDir(), "module.so")
 	if err := os.WriteFile(text, []byte("no module"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	shim, err := shimPath()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SHIM_MODULE", tok.Module)
 	for _, tt := range []struct {
 		name string
 		set  func(*pkcs11.Config)
@@ -401,7 +397,7 @@ func TestOpenRefusesBadConfiguration(t *testing.T) {
 		{"text", func(c *pkcs11.Config) { c.Module = text }, "can't be loaded"},
 		{"in use", func(*pkcs11.Config) {}, "another backend"},
 		{"conflicting environment", func(c *pkcs11.Config) {
-			c.Module, c.Env = shim, map[string]string{"SOFTHSM2_CONF": "/elsewhere"}
+			c.Module, c.Env = other.Module, map[string]string{"SOFTHSM2_CONF": "/elsewhere"}
 		}, "SOFTHSM2_CONF"},
 		{"negative", func(c *pkcs11.Config) { c.Sessions = -1 }, "negative"},
 	} {
