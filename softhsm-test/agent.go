@@ -158,6 +158,24 @@ func (a *Agent) cpu(pid int) time.Duration {
 	return total
 }
 
+// Configure adds a line to the section of the SoftHSM backend. The agent is stopped.
+func (a *Agent) Configure(line string) {
+	a.t.Helper()
+	const section = "[backends.softhsm]\n"
+	file := filepath.Join(a.Dir, "config.toml")
+	data, err := os.ReadFile(file)
+	before, after, found := strings.Cut(string(data), section)
+	if err == nil && !found {
+		err = fmt.Errorf("no %s in\n%s", section, data)
+	}
+	if err == nil {
+		err = os.WriteFile(file, []byte(before+section+line+"\n"+after), 0o600)
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
 // Kill ends the process as a crash does: SIGKILL.
 func (a *Agent) Kill() {
 	a.cmd.Process.Kill() // fails only if it has ended

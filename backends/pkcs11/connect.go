@@ -179,6 +179,7 @@ func (b *Backend) connect(ctx context.Context, by trigger) (*conn, error) {
 		return nil, err
 	}
 	defer refill()
+	defer b.watch("connecting")()
 	for try := 1; ; try++ {
 		c, err := b.attach(ctx, by)
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/keyward/keyward/backends"
 	p11 "github.com/miekg/pkcs11"
@@ -30,7 +31,7 @@ func do[T any](ctx context.Context, b *Backend, what string, op operation[T], un
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
 	defer cancel()
 	for reconnected, refreshed := false, false; ; {
-		v, err := once(ctx, b, op, undo)
+		v, err := once(ctx, b, what, op, undo)
 		switch {
 		case err == nil:
 			return v, nil
@@ -48,7 +49,7 @@ func do[T any](ctx context.Context, b *Backend, what string, op operation[T], un
 }
 
 // once is do without the second chance.
-func once[T any](ctx context.Context, b *Backend, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+func once[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
 	var zero T
 	if err := b.connected(ctx); err != nil {
 		return zero, err
@@ -64,7 +65,9 @@ func once[T any](ctx context.Context, b *Backend, op operation[T], undo func(*co
 	answer, gone := make(chan result), make(chan struct{})
 	go func() {
 		defer func() { b.lanes <- l }()
+		stop := b.watch(what)
 		c, v, err := onLane(b, l, op)
+		stop()
 		select {
 		case answer <- result{v, err}:
 		case <-gone:
@@ -83,6 +86,21 @@ func once[T any](ctx context.Context, b *Backend, op operation[T], undo func(*co
 		close(gone)
 		return zero, gaveUp(ctx, "the token did not answer in time")
 	}
+}
+
+// hangGrace is how long an operation that has no more time may take to end.
+const hangGrace = time.Second
+
+// watch reports a hang if the module is busy with what for too long, until stop.
+func (b *Backend) watch(what string) (stop func()) {
+	if b.cfg.OnHang == nil {
+		return func() {}
+	}
+	limit := b.cfg.OpTimeout + hangGrace
+	timer := time.AfterFunc(limit, func() {
+		b.cfg.OnHang(fmt.Sprintf("%s has not returned from the module for %v", what, limit))
+	})
+	return func() { timer.Stop() }
 }
 
 // errNotBegun: the connection was dropped, by somebody else's call or by Lock, while this

@@ -82,6 +82,7 @@ func (b *Backend) Lock(ctx context.Context) error {
 		return b.wrap("locking: no new calls are made, but the token is still logged in", err)
 	}
 	defer refill()
+	defer b.watch("locking")()
 	if b.current() != nil { // unlocked meanwhile
 		return nil
 	}

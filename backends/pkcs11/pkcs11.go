@@ -40,7 +40,7 @@ import (
 type Config struct {
 	Name   string // in errors and logs
 	Module string // absolute path of the shared library
-	// Env is set in the process's environment before the module is initialized: SOFTHSM2_CONF
+	// Env is set in the process's environment before the module is loaded: SOFTHSM2_CONF
 	// and the like. Two backends can't set one variable to different values.
 	Env map[string]string
 
@@ -60,6 +60,10 @@ type Config struct {
 	OpTimeout time.Duration // of one operation, reconnecting included; 0: 10 s
 	Logger    *slog.Logger  // nil: nothing is logged
 	Locked    bool          // as Lock leaves it: no login and no PIN is fetched until Unlock
+
+	// OnHang, if not nil, is told when the module has been busy with one operation for a second longer than OpTimeout. It
+	// may be for ever: only the end of the process ends the call and gives back its p11Session.
+	OnHang func(reason string)
 }
 
 const (
@@ -187,6 +191,7 @@ func (b *Backend) shutdown(ctx context.Context) error {
 		return fmt.Errorf("a call hangs, so the module was not finalized: %w", err)
 	}
 	defer refill()
+	defer b.watch("closing")()
 	b.mu.Lock()
 	b.conn = nil
 	pin, wrong := b.pin, b.wrongPIN

@@ -2,24 +2,60 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"time"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/isolated"
 	"github.com/keyward/keyward/backends/pkcs11"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/secret"
 )
 
+// pkcs11Settings cross to the child. There is no secret among them.
+type pkcs11Settings struct {
+	Module, Token, Serial string
+	Env                   map[string]string
+	Sessions              int
+	Timeout               time.Duration
+}
+
+// openPKCS11 opens the token in a child process, unless the configuration says that its module runs in the agent.
 func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.PKCS11)
-	return pkcs11.Open(ctx, pkcs11.Config{
-		Name:        name,
-		Module:      a.dirs.Path(c.Module),
-		Env:         c.Env,
-		TokenLabel:  c.Token,
-		TokenSerial: c.Serial,
-		PIN:         pinSource(a.dirs, &c.PIN),
-		Sessions:    c.Sessions,
-		OpTimeout:   b.Timeout,
-		Locked:      a.locked,
-		Logger:      a.log,
+	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Env, c.Sessions, b.Timeout}
+	pin := pinSource(a.dirs, &c.PIN)
+	if c.Process == config.AgentProcess {
+		cfg := s.config(name)
+		cfg.PIN, cfg.Locked, cfg.Logger = pin, a.locked, a.log
+		return pkcs11.Open(ctx, cfg)
+	}
+	return isolated.Open(ctx, isolated.Config{
+		Name: name, Type: b.Type, Settings: s,
+		Subject: "the PKCS#11 module " + s.Module, Unlocks: true,
+		PINs:    a.asLocked(secret.NewKeeper(pin, secret.UntilLock)),
+		Timeout: b.Timeout,
+		HideEnv: a.pinEnv(),
+		Logger:  a.log,
 	})
+}
+
+// servePKCS11 opens it in the child.
+func servePKCS11(ctx context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend, error) {
+	var s pkcs11Settings
+	if err := isolated.Decode(settings, &s); err != nil {
+		return nil, err
+	}
+	cfg := s.config(name)
+	cfg.PINs, cfg.OnHang, cfg.Logger = env.PINs, env.Hung, env.Logger
+	return pkcs11.Open(ctx, cfg)
+}
+
+// config is what both ways have in common.
+func (s *pkcs11Settings) config(name string) pkcs11.Config {
+	return pkcs11.Config{
+		Name: name, Module: s.Module, Env: s.Env,
+		TokenLabel: s.Token, TokenSerial: s.Serial,
+		Sessions: s.Sessions, OpTimeout: s.Timeout,
+	}
 }

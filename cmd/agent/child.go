@@ -11,6 +11,7 @@ import (
 var children = map[string]isolated.Opener{
 	"piv":     openPIVHere,
 	"openpgp": serveOpenPGP,
+	"pkcs11":  servePKCS11,
 }
 
 // serveChild is the whole life of such a process, and returns its exit code.

@@ -117,7 +117,9 @@ func softHSMBackend(dirs config.Dirs, dir string) (*config.Backend, error) {
 		return nil, err
 	}
 	b := config.NewBackend("pkcs11")
-	b.Settings = &config.PKCS11{Module: module, Token: token.Label, Serial: token.Serial, PIN: config.PIN{File: pin}, Env: token.Env()}
+	c := b.Settings.(*config.PKCS11)
+	c.Module, c.Token, c.Serial, c.Env = module, token.Label, token.Serial, token.Env()
+	c.PIN.File = pin
 	return b, nil
 }
 

@@ -31,7 +31,7 @@ var backendTypes = []struct {
 	{"awskms", newAWSKMS},
 	{"azurekv", newAzureKV},
 	{"gcpkms", newGCPKMS},
-	{"pkcs11", func() Settings { return &PKCS11{} }},
+	{"pkcs11", newPKCS11},
 	{"piv", func() Settings { return &PIV{} }},
 }
 

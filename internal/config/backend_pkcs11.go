@@ -11,7 +11,17 @@ type PKCS11 struct {
 
 	Sessions int               // p11 sessions to sign with; 0: as many as the backend finds good
 	Env      map[string]string // set in the environment before the module is loaded
+
+	Process string // where the module is loaded: OwnProcess or AgentProcess
 }
+
+// Values of PKCS11.Process.
+const (
+	OwnProcess   = "own"
+	AgentProcess = "agent"
+)
+
+func newPKCS11() Settings { return &PKCS11{Process: OwnProcess} }
 
 func (c *PKCS11) fields() []field {
 	return slices.Concat([]field{
@@ -21,6 +31,8 @@ func (c *PKCS11) fields() []field {
 	}, c.PIN.fields(), []field{
 		{key: "sessions", dst: &c.Sessions, doc: "p11 sessions to sign with; 0 leaves it to the agent"},
 		{key: "env", dst: &c.Env, doc: "environment variables for the PKCS#11 library"},
+		{key: "process", dst: &c.Process, one: []string{OwnProcess, AgentProcess},
+			doc: "where the library runs: in a process of its own, which may crash or hang alone, or in the agent's"},
 	})
 }
 
