@@ -20,12 +20,16 @@ type conn struct {
 }
 
 // trigger says who wants a login.
-type trigger bool
+type trigger int
 
 const (
-	automatic trigger = false // the agent: never with tries running low
-	operator  trigger = true  // a person, who may risk a try
+	automatic trigger = iota // the agent: never with tries running low
+	operator                 // a person, who may risk a try
+	observer                 // Status, which logs in nowhere
 )
+
+// errSeen is the outcome of an observer's attempt: the token is there, and nobody logged in.
+var errSeen = errors.New("it is present, and the next request logs in")
 
 // attempt is one go at connecting, shared by all who need it.
 type attempt struct {
@@ -70,6 +74,16 @@ func (b *Backend) dropIfLost(c *conn, err error) {
 
 // connected returns once there is a connection, having made one if there was none.
 func (b *Backend) connected(ctx context.Context) error {
+	for {
+		err := b.connectOnce(ctx, automatic)
+		if !errors.Is(err, errSeen) { // else an observer's attempt was under way
+			return err
+		}
+	}
+}
+
+// connectOnce is connected, or what the attempt that was under way or that it makes comes to.
+func (b *Backend) connectOnce(ctx context.Context, by trigger) error {
 	if ctx.Err() != nil {
 		return gaveUp(ctx, "not begun")
 	}
@@ -88,7 +102,7 @@ func (b *Backend) connected(ctx context.Context) error {
 			b.mu.Unlock()
 			return err
 		}
-		a = b.beginLocked(b.life, automatic)
+		a = b.beginLocked(b.life, by)
 	}
 	b.mu.Unlock()
 	return a.wait(ctx)
@@ -158,6 +172,10 @@ func (b *Backend) settleLocked(c *conn, err error) {
 		b.log.Info("connected to the token", "token", c.describe())
 		return
 	}
+	if errors.Is(err, errSeen) {
+		b.failure, b.failures = nil, 0
+		return
+	}
 	if needsOperator(err) {
 		b.refused = err
 	}
@@ -166,12 +184,9 @@ func (b *Backend) settleLocked(c *conn, err error) {
 	b.failures, b.failure, b.retryAt = b.failures+1, err, time.Now().Add(delay)
 }
 
-// connect gets the PIN, waits until nobody is in the module, and connects anew. Errors
+// connect waits until nobody is in the module, and connects anew. Errors
 // wrap ErrUnavailable, or one that needs the operator.
 func (b *Backend) connect(ctx context.Context, by trigger) (*conn, error) {
-	if err := b.fetchPIN(ctx); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
 	defer cancel()
 	refill, err := b.drain(ctx)
@@ -198,7 +213,7 @@ func (b *Backend) connect(ctx context.Context, by trigger) (*conn, error) {
 
 // unavailable wraps err in ErrUnavailable, unless the operator is needed.
 func unavailable(err error) error {
-	if needsOperator(err) {
+	if needsOperator(err) || errors.Is(err, errSeen) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
@@ -217,10 +232,16 @@ func (b *Backend) attach(ctx context.Context, by trigger) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// This p11Session stays open: the token logs out when the last one closes.
 	s, err := b.mod.OpenSession(c.slotID, sessionFlags)
 	if err != nil {
 		return nil, fmt.Errorf("opening a p11Session: %w", err)
+	}
+	b.mod.base = &s
+	if by == observer && c.info.Flags&p11.CKF_LOGIN_REQUIRED != 0 {
+		if err := mayTryPIN(c.info.Flags, automatic); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.describe(), err)
+		}
+		return nil, fmt.Errorf("%s: %w", c.describe(), errSeen)
 	}
 	if err := b.login(ctx, c, s, by); err != nil {
 		return nil, err

@@ -15,8 +15,8 @@ var errLost = errors.New("the token went away")
 // isLost reports whether err says that the connection to the token is no good any more,
 // so that connecting again may help.
 func isLost(err error) bool {
-	if errors.Is(err, backends.ErrUnavailable) {
-		return false // connecting again was tried
+	if errors.Is(err, backends.ErrUnavailable) || needsOperator(err) {
+		return false // connecting again was tried, or must not be
 	}
 	if errors.Is(err, errLost) {
 		return true

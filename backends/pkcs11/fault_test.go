@@ -283,25 +283,6 @@ func TestDestroyAnswerLost(t *testing.T) {
 	}
 }
 
-// TestGeneralErrorAtLogin: what several processes that open a SoftHSM token at once get.
-func TestGeneralErrorAtLogin(t *testing.T) {
-	cfg, ctl := newShim(t)
-	ctl.On("Login").Set(softhsmtest.Return, p11.CKR_GENERAL_ERROR, 2)
-	b := softhsmtest.Open(t, cfg)
-	if st := b.Status(t.Context()); st.State != "ready" {
-		t.Errorf("Status = %+v, want ready", st)
-	}
-	ctl.On("Login").Set(softhsmtest.Return, p11.CKR_GENERAL_ERROR, 1000)
-	calls := ctl.On("Login").Calls()
-	if err := b.Unlock(t.Context(), nil); !errors.Is(err, backends.ErrUnavailable) {
-		t.Errorf("Unlock = %v, want ErrUnavailable", err)
-	}
-	if n := ctl.On("Login").Calls() - calls; n > 10 {
-		t.Errorf("C_Login was called %d times", n)
-	}
-	ctl.On("Login").Set(softhsmtest.Return, 0, 0)
-}
-
 // waitHanging waits until n calls hang in the shim.
 func waitHanging(t *testing.T, ctl *softhsmtest.Faults, n uint64) {
 	t.Helper()

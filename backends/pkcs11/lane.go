@@ -50,10 +50,16 @@ func do[T any](ctx context.Context, b *Backend, what string, op operation[T], un
 
 // once is do without the second chance.
 func once[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
-	var zero T
 	if err := b.connected(ctx); err != nil {
+		var zero T
 		return zero, err
 	}
+	return run(ctx, b, what, op, undo)
+}
+
+// run is once on the connection that there is; errNotBegun if there is none.
+func run[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+	var zero T
 	l, err := b.acquire(ctx)
 	if err != nil {
 		return zero, err

@@ -19,50 +19,60 @@ const hint = "give it with: keyward unlock"
 // It always connects anew: a token that is logged in does not check the PIN of
 // another login, so it is logged out first. After a wrong PIN the token is locked.
 func (b *Backend) Unlock(ctx context.Context, pin []byte) error {
-	var given *secret.Buffer
-	if pin != nil {
-		var err error
-		if given, err = secret.Take(pin); err != nil {
-			return b.wrap("unlocking", err)
-		}
+	if err := b.givePIN(ctx, pin); err != nil {
+		return b.wrap("unlocking", err)
 	}
-	if err := b.unlock(ctx, given, operator); err != nil {
+	if err := b.unlock(ctx, operator); err != nil {
+		if b.keeper != nil {
+			b.keeper.EndGrant()
+		}
 		return b.wrap("unlocking", err)
 	}
 	return nil
 }
 
-// unlock connects anew with pin, which it owns from now on; nil: with what the
-// source gives.
-func (b *Backend) unlock(ctx context.Context, pin *secret.Buffer, by trigger) error {
-	a, err := b.beginUnlock(ctx, pin, by)
+// givePIN gives pin to the Keeper, or with nil the operator's leave to try. Without a Keeper here the parent has it.
+func (b *Backend) givePIN(ctx context.Context, pin []byte) error {
+	var given *secret.Buffer
+	if pin != nil {
+		var err error
+		if given, err = secret.Take(pin); err != nil {
+			return err
+		}
+	}
+	if b.keeper == nil {
+		return given.Close()
+	}
+	return b.keeper.Unlock(ctx, given)
+}
+
+// unlock connects again.
+func (b *Backend) unlock(ctx context.Context, by trigger) error {
+	a, err := b.beginUnlock(ctx, by)
 	if err != nil {
-		return errors.Join(err, pin.Close())
+		return err
 	}
 	return a.wait(ctx)
 }
 
 // beginUnlock starts an attempt when none is under way any more.
-func (b *Backend) beginUnlock(ctx context.Context, pin *secret.Buffer, by trigger) (*attempt, error) {
+func (b *Backend) beginUnlock(ctx context.Context, by trigger) (*attempt, error) {
 	for {
 		if err := b.waitAttempt(ctx); err != nil {
 			return nil, err
 		}
 		b.mu.Lock()
-		if b.closing {
+		switch {
+		case b.closing:
 			b.mu.Unlock()
 			return nil, errClosed
-		}
-		if b.attempt != nil { // somebody was quicker
+		case b.attempt == nil:
+			b.conn, b.refused = nil, nil
+			a := b.beginLocked(ctx, by)
 			b.mu.Unlock()
-			continue
+			return a, nil
 		}
-		old := b.pin
-		b.conn, b.pin, b.refused = nil, pin, nil
-		a := b.beginLocked(ctx, by)
-		b.mu.Unlock()
-		b.forget(old)
-		return a, nil
+		b.mu.Unlock() // another call was quicker
 	}
 }
 
@@ -86,7 +96,6 @@ func (b *Backend) Lock(ctx context.Context) error {
 	if b.current() != nil { // unlocked meanwhile
 		return nil
 	}
-	// Finalizing logs out, ends all p11Sessions, and works where C_Logout may not.
 	if err := b.mod.finalize(); err != nil {
 		return b.wrap("locking", err)
 	}
@@ -103,10 +112,11 @@ func (b *Backend) beginLock(ctx context.Context) error {
 			b.mu.Unlock()
 			return errClosed
 		case b.attempt == nil:
-			pin := b.pin
-			b.conn, b.pin, b.refused = nil, nil, errLockedByOperator
+			b.conn, b.refused = nil, errLockedByOperator
 			b.mu.Unlock()
-			b.forget(pin)
+			if b.keeper != nil {
+				b.keeper.Lock()
+			}
 			return nil
 		}
 		b.mu.Unlock()
@@ -114,28 +124,6 @@ func (b *Backend) beginLock(ctx context.Context) error {
 			return err
 		}
 	}
-}
-
-// fetchPIN asks the source, if the PIN is not known yet. It is called in an attempt, but with
-// no lane held: a person may take long to answer.
-func (b *Backend) fetchPIN(ctx context.Context) error {
-	b.mu.Lock()
-	known, wrong := b.pin != nil, b.wrongPIN
-	b.mu.Unlock()
-	if known || b.cfg.PIN == nil {
-		return nil
-	}
-	pin, err := b.cfg.PIN(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: getting the PIN: %w", backends.ErrLocked, err)
-	}
-	if pin.Equal(wrong) {
-		return errors.Join(fmt.Errorf("%w: the configured PIN is the one that the token refused, so it is not tried again; correct it, then run: keyward unlock", backends.ErrPINIncorrect), pin.Close())
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.pin = pin
-	return nil
 }
 
 // login logs in on s, if the token asks for that, whose flags were read just before.
@@ -147,34 +135,27 @@ func (b *Backend) login(ctx context.Context, c *conn, s p11Session, by trigger) 
 	if err := mayTryPIN(c.info.Flags, by); err != nil {
 		return fmt.Errorf("%s: %w", c.describe(), err)
 	}
-	b.mu.Lock()
-	pin := b.pin
-	b.mu.Unlock()
-	var err error
-	switch {
-	case c.info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0:
-		err = b.mod.Login(s, p11.CKU_USER, "") // the token asks on its own keypad
-	case b.cfg.PINs != nil:
-		return b.cfg.PINs.Try(ctx, secret.Tries{Left: secret.Unknown}, func(p []byte) error {
-			err := b.loginResult(c, b.mod.Login(s, p11.CKU_USER, unsafe.String(unsafe.SliceData(p), len(p))))
-			switch {
-			case errors.Is(err, backends.ErrPINIncorrect):
-				return fmt.Errorf("%w: %s refused it", backends.ErrPINIncorrect, c.describe())
-			case err != nil:
-				return secret.NotSpent(err) // the token said something else
-			}
-			return nil
-		})
-	case pin == nil:
-		return fmt.Errorf("%w: %s needs its PIN; %s", backends.ErrLocked, c.describe(), hint)
-	default:
-		err = pin.Use(func(p []byte) error {
-			// The binding copies the PIN to C memory for the time of the call; this
-			// string is no further copy.
-			return b.mod.Login(s, p11.CKU_USER, unsafe.String(unsafe.SliceData(p), len(p)))
-		})
+	if c.info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0 {
+		return c.loginResult(c.tryLogin(s, "")) // the token asks on its own keypad
 	}
-	return b.loginResult(c, err)
+	device := fmt.Sprintf("%s %q %q", c.info.SerialNumber, c.info.Label, c.info.ManufacturerID)
+	return b.cfg.PINs.Try(ctx, secret.Tries{Left: secret.Unknown, Device: device}, func(pin []byte) error {
+		// The binding copies the PIN to C memory for the time of the call; this string is no further copy.
+		return c.loginResult(c.tryLogin(s, unsafe.String(unsafe.SliceData(pin), len(pin))))
+	})
+}
+
+// tryLogin is C_Login, for a token that may be logged in still: a module that is a stub of one in another process does not
+// log out when it is finalized. Then the PIN was not looked at, so the token is logged out first.
+func (c *conn) tryLogin(s p11Session, pin string) error {
+	err := c.mod.Login(s, p11.CKU_USER, pin)
+	if !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
+		return err
+	}
+	if err := c.mod.Logout(s); err != nil {
+		return secret.NotSpent(fmt.Errorf("logging out: %w", err))
+	}
+	return c.mod.Login(s, p11.CKU_USER, pin)
 }
 
 // mayTryPIN says, by the token's flags, whether a PIN may be tried (PKCS #11 v2.40, 3.2, table 6).
@@ -194,45 +175,23 @@ func mayTryPIN(flags uint, by trigger) error {
 	return nil
 }
 
-// loginResult says what err of C_Login means, and forgets a PIN that was refused.
-func (b *Backend) loginResult(c *conn, err error) error {
+// loginResult says what err of C_Login means. Unless it says that the PIN certainly was not looked at, it may have cost a
+// try: some modules answer a wrong PIN with CKR_GENERAL_ERROR or CKR_DEVICE_ERROR.
+func (c *conn) loginResult(err error) error {
+	if err == nil || errors.Is(err, secret.ErrNotSpent) {
+		return err
+	}
 	var rv p11.Error
 	errors.As(err, &rv)
 	switch rv {
-	case p11.CKR_OK:
-		if err != nil {
-			return fmt.Errorf("logging in to %s: %w", c.describe(), err)
-		}
-		b.setWrongPIN(nil)
-		return nil
 	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE:
-		b.mu.Lock()
-		pin := b.pin
-		b.pin = nil
-		b.mu.Unlock()
-		b.setWrongPIN(pin)
-		return fmt.Errorf("%w: %s refused it, and it is not tried again; correct the PIN, then run: keyward unlock", backends.ErrPINIncorrect, c.describe())
+		return fmt.Errorf("%w: %s refused it", backends.ErrPINIncorrect, c.describe())
 	case p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED:
 		return fmt.Errorf("%w: %s does not take the PIN any more (%w); reset it with the security officer's PIN, then run: keyward unlock", backends.ErrLocked, c.describe(), err)
-	case p11.CKR_USER_ALREADY_LOGGED_IN:
-		// Not taken for a login: the PIN was not looked at.
-		return fmt.Errorf("%s is logged in by other code in this process", c.describe())
+	case p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED,
+		p11.CKR_SLOT_ID_INVALID, p11.CKR_CRYPTOKI_NOT_INITIALIZED, p11.CKR_USER_ALREADY_LOGGED_IN, p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:
+		return secret.NotSpent(fmt.Errorf("logging in to %s: %w", c.describe(), err))
 	}
-	return fmt.Errorf("logging in to %s: %w", c.describe(), err)
-}
-
-// setWrongPIN remembers the PIN that the token refused last; nil: none.
-func (b *Backend) setWrongPIN(pin *secret.Buffer) {
-	b.mu.Lock()
-	old := b.wrongPIN
-	b.wrongPIN = pin
-	b.mu.Unlock()
-	b.forget(old)
-}
-
-// forget wipes a PIN; nil: nothing.
-func (b *Backend) forget(pin *secret.Buffer) {
-	if err := pin.Close(); err != nil {
-		b.log.Warn("forgetting a PIN", "error", err)
-	}
+	return fmt.Errorf("%w: logging in to %s failed (%w), which may have cost a PIN try, so none is made without you; %s",
+		backends.ErrLocked, c.describe(), err, hint)
 }

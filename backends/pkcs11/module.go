@@ -17,9 +17,10 @@ type module struct {
 	path string
 	env  map[string]string
 
-	// Both are used by whoever holds all lanes.
+	// Used with all lanes held.
 	initialized bool // by us
 	released    bool
+	base        *p11Session // stays open while the token is logged in, which may end when the last one closes; nil: none
 }
 
 // process is what all modules of a process share, whether they know it or not.
@@ -126,16 +127,36 @@ func (m *module) initialize() error {
 	return nil
 }
 
-// finalize undoes initialize. The caller holds all lanes: a call in the module
-// now would crash the process.
+// finalize logs out and undoes initialize. The caller holds all lanes: a call in the module now would crash the
+// process.
 func (m *module) finalize() error {
 	if !m.initialized {
 		return nil
 	}
 	m.initialized = false
+	logout := m.logout()
 	err := m.Finalize()
 	if err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_NOT_INITIALIZED)) {
-		return fmt.Errorf("finalizing module: %w", err)
+		return errors.Join(logout, fmt.Errorf("finalizing module: %w", err))
 	}
-	return nil
+	return logout
+}
+
+// logout logs out, since a module that is a stub of one in another process does not when it is finalized. The
+// error says that the token may be logged in still.
+func (m *module) logout() error {
+	if m.base == nil {
+		return nil
+	}
+	s := *m.base
+	m.base = nil
+	err := m.Logout(s)
+	var rv p11.Error
+	errors.As(err, &rv)
+	switch rv {
+	case p11.CKR_OK, p11.CKR_USER_NOT_LOGGED_IN, p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED,
+		p11.CKR_CRYPTOKI_NOT_INITIALIZED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_DEVICE_REMOVED:
+		return nil // there is no login
+	}
+	return fmt.Errorf("the token may be logged in still: %w", err)
 }

@@ -48,13 +48,10 @@ type Config struct {
 	TokenLabel  string
 	TokenSerial string
 
-	// PIN gets the user PIN for the first login and for Unlock without a PIN; it may
-	// ask a person. What it returned is kept in locked memory for later logins.
-	// Nil: the token stays locked until Unlock brings the PIN.
-	PIN func(ctx context.Context) (*secret.Buffer, error)
-	// PINs, if not nil, gives the PIN for each login, instead of PIN and of Unlock's; it
-	// remembers refused ones for longer than this process lives.
+	// PINs has the user PIN for each login, and the rules for trying it. If it is a [secret.Keeper], Unlock gives it the
+	// operator's PIN and Lock locks it; else the process that has the Keeper does. Nil: a Keeper of PIN.
 	PINs secret.PINs
+	PIN  secret.Source // nil: the token stays locked until Unlock brings the PIN
 
 	Sessions  int           // p11Sessions, and so calls at a time; 0: 6
 	OpTimeout time.Duration // of one operation, reconnecting included; 0: 10 s
@@ -77,9 +74,10 @@ var errTokenAmbiguous = errors.New("more than one token matches")
 
 // Backend is a PKCS#11 token.
 type Backend struct {
-	cfg Config
-	log *slog.Logger
-	mod *module
+	cfg    Config
+	log    *slog.Logger
+	mod    *module
+	keeper *secret.Keeper // cfg.PINs, if it is one
 
 	lanes    chan *lane    // free ones
 	draining chan struct{} // holds one element while somebody takes all lanes
@@ -89,14 +87,12 @@ type Backend struct {
 
 	mu       sync.Mutex // never held across a call into the module or a wait
 	closing  bool
-	conn     *conn          // nil: not connected
-	attempt  *attempt       // under way; nil: none
-	refused  error          // why no attempt is made until Unlock; nil: one may be made
-	pin      *secret.Buffer // for the next login; nil: unknown
-	wrongPIN *secret.Buffer // the last one that the token refused
-	failures int            // attempts in a row that failed
-	failure  error          // of the last of them
-	retryAt  time.Time      // no attempt before
+	conn     *conn     // nil: not connected
+	attempt  *attempt  // under way; nil: none
+	refused  error     // why no attempt is made until Unlock; nil: one may be made
+	failures int       // attempts in a row that failed
+	failure  error     // of the last of them
+	retryAt  time.Time // no attempt before
 }
 
 var (
@@ -132,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		b.refused = errLockedByOperator
 		return b, nil
 	}
-	if err := b.unlock(ctx, nil, automatic); errors.Is(err, errTokenAmbiguous) {
+	if err := b.unlock(ctx, automatic); errors.Is(err, errTokenAmbiguous) {
 		return nil, errors.Join(err, b.Close())
 	} else if err != nil {
 		b.log.Warn("token is not ready", "error", err)
@@ -146,6 +142,10 @@ func newBackend(cfg Config, mod *module) *Backend {
 		lanes:    make(chan *lane, cfg.Sessions),
 		draining: make(chan struct{}, 1),
 	}
+	if b.cfg.PINs == nil {
+		b.cfg.PINs = secret.NewKeeper(cfg.PIN, secret.UntilLock)
+	}
+	b.keeper, _ = b.cfg.PINs.(*secret.Keeper)
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -194,26 +194,49 @@ func (b *Backend) shutdown(ctx context.Context) error {
 	defer b.watch("closing")()
 	b.mu.Lock()
 	b.conn = nil
-	pin, wrong := b.pin, b.wrongPIN
-	b.pin, b.wrongPIN = nil, nil
 	b.mu.Unlock()
 	if b.mod.released {
 		return nil
 	}
-	err = errors.Join(pin.Close(), wrong.Close(), b.mod.finalize())
+	err = b.mod.finalize()
+	if b.keeper != nil {
+		err = errors.Join(err, b.keeper.Close())
+	}
 	b.mod.release()
 	return err
 }
 
-// Status reports the token's state, having asked the token.
+// Status reports the token's state, having asked the token. It logs in nowhere: a token that is present and not logged
+// in to is ready if there is a PIN to do so.
 func (b *Backend) Status(ctx context.Context) backends.Status {
-	detail, err := do(ctx, b, "asking the token", func(c *conn, s p11Session) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
+	defer cancel()
+	detail, err := b.ask(ctx)
+	if isLost(err) || isStale(err) || errors.Is(err, errNotBegun) { // the connection is dropped: look again
+		detail, err = b.ask(ctx)
+	}
+	if errors.Is(err, errSeen) {
+		detail, err = err.Error(), b.cfg.PINs.Ready(ctx)
+	}
+	if err == nil {
+		return backends.Status{State: "ready", Detail: detail}
+	}
+	return state(b.wrap("asking the token", err))
+}
+
+// ask asks the token that is connected, or looks whether there is one: that is errSeen.
+func (b *Backend) ask(ctx context.Context) (detail string, err error) {
+	if err := b.connectOnce(ctx, observer); err != nil {
+		return "", err
+	}
+	return run(ctx, b, "asking the token", func(c *conn, s p11Session) (string, error) {
 		return c.describe(), c.present(s)
 	}, nil)
-	switch {
-	case err == nil:
-		return backends.Status{State: "ready", Detail: detail}
-	case needsOperator(err):
+}
+
+// state is that of a token of which err is all that is known.
+func state(err error) backends.Status {
+	if needsOperator(err) {
 		return backends.Status{State: "locked", Detail: err.Error()}
 	}
 	return backends.Status{State: "unavailable", Detail: err.Error()}

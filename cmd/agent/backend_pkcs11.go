@@ -24,16 +24,16 @@ type pkcs11Settings struct {
 func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.PKCS11)
 	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Env, c.Sessions, b.Timeout}
-	pin := pinSource(a.dirs, &c.PIN)
+	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
 	if c.Process == config.AgentProcess {
 		cfg := s.config(name)
-		cfg.PIN, cfg.Locked, cfg.Logger = pin, a.locked, a.log
+		cfg.PINs, cfg.Locked, cfg.Logger = pins, a.locked, a.log
 		return pkcs11.Open(ctx, cfg)
 	}
 	return isolated.Open(ctx, isolated.Config{
 		Name: name, Type: b.Type, Settings: s,
 		Subject: "the PKCS#11 module " + s.Module, Unlocks: true,
-		PINs:    a.asLocked(secret.NewKeeper(pin, secret.UntilLock)),
+		PINs:    pins,
 		Timeout: b.Timeout,
 		HideEnv: a.pinEnv(),
 		Logger:  a.log,

@@ -99,6 +99,9 @@ func (d Dirs) Keys(backend string) string { return filepath.Join(d.State, "keys"
 // CardLocks is where backends that share a card have its lock.
 func (d Dirs) CardLocks() string { return filepath.Join(d.State, "cards") }
 
+// PINTries is where tries of PINs are noted whose devices have no retry counter that can be read.
+func (d Dirs) PINTries() string { return filepath.Join(d.State, "pin-tries") }
+
 // Used reports whether an agent has left any state.
 func (d Dirs) Used() bool { return exists(d.Ledger()) || exists(d.AuditTrail()) }
 

@@ -19,6 +19,8 @@ const UntilLock = time.Duration(math.MaxInt64)
 type Tries struct {
 	Left int // 0: blocked; [Unknown]: the device does not say
 	Full int // what Left is after a right PIN; 0: unknown
+	// Device names the device, for [Keeper.MarkIn]. It is used only if Left is Unknown.
+	Device string
 }
 
 // Unknown is Tries.Left of a device without a readable counter.
@@ -68,13 +70,15 @@ type PINs interface {
 //   - A counter that is not full means that somebody's try failed. Then only the operator,
 //     or a PIN that this device took before, may spend a try.
 //   - A try whose outcome is not known (the card was pulled, the process that
-//     showed the PIN died) counts as refused if the counter went down, or can't be read.
+//     showed the PIN died) counts as refused if the counter went down, or can't be read. With
+//     [Keeper.MarkIn] it does so after a restart too.
 //
 // It is safe for concurrent use; tries take turns.
 type Keeper struct {
 	source Source        // nil: only Unlock brings a PIN
 	hold   time.Duration // of a PIN in memory
 	words  words
+	marks  marks
 
 	turn chan struct{} // holds one element during a try; never taken with mu held
 
@@ -127,6 +131,14 @@ func NewAdminKeeper(backend string, source Source) *Keeper {
 	return k
 }
 
+// MarkIn has the Keeper note each try of a device without a readable counter in a file in dir, before it is made. The note
+// is removed when the device took the PIN, or when no try was spent. While it stands, also after a restart, only
+// Unlock allows a try, and each time one. It returns the Keeper, which was not used yet.
+func (k *Keeper) MarkIn(dir string) *Keeper {
+	k.marks.dir = dir
+	return k
+}
+
 // Try implements [PINs].
 func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) error) error {
 	release, err := k.takeTurn(ctx)
@@ -134,7 +146,8 @@ func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) er
 		return err
 	}
 	defer release()
-	if err := k.mayTry(left); err != nil {
+	earlier := k.marks.stands(left)
+	if err := k.mayTry(left, earlier); err != nil {
 		return err
 	}
 	pin, err := k.fetch(ctx, left)
@@ -144,7 +157,21 @@ func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) er
 	if err := k.begin(left); err != nil {
 		return errors.Join(err, pin.Close())
 	}
-	return k.settle(pin, pin.Use(verify))
+	return k.settle(pin, k.marked(left, earlier, func() error { return pin.Use(verify) }))
+}
+
+// marked makes a try, with its mark on disk from before it until it is known that none was spent. earlier: there
+// was a mark already, which only a right PIN removes. One that can't be removed holds up the next
+// try, not this one.
+func (k *Keeper) marked(left Tries, earlier bool, try func() error) error {
+	if err := k.marks.set(left); err != nil {
+		return NotSpent(fmt.Errorf("%w: %w", backends.ErrUnavailable, err))
+	}
+	err := try()
+	if err == nil || !earlier && errors.Is(err, ErrNotSpent) && !errors.Is(err, backends.ErrPINIncorrect) {
+		_ = k.marks.clear(left)
+	}
+	return err
 }
 
 // takeTurn waits until no try is under way.
@@ -158,7 +185,7 @@ func (k *Keeper) takeTurn(ctx context.Context) (release func(), err error) {
 }
 
 // mayTry says why no PIN may be tried now.
-func (k *Keeper) mayTry(left Tries) error {
+func (k *Keeper) mayTry(left Tries, marked bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.stop != nil {
@@ -177,6 +204,9 @@ func (k *Keeper) mayTry(left Tries) error {
 	case left.Left == 1:
 		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: %s", backends.ErrPINFinalTry, k.words.give)
 	case k.stop != nil:
+		return k.stop
+	case marked && !k.granted:
+		k.stop = fmt.Errorf("%w: an earlier try of the PIN may have failed, so none is tried without you; give it with: %s", backends.ErrLocked, k.words.give)
 		return k.stop
 	case !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full:
 		return fmt.Errorf("%w: a wrong PIN was tried (%d of %d tries are left), so none is tried without you; give it with: %s",
@@ -255,7 +285,7 @@ func (k *Keeper) mayRepeat(pin *Buffer, left Tries) error {
 func (k *Keeper) sameLocked() error {
 	remedy := "give it once with the device's own tool, then run: " + k.words.give
 	if k.before == Unknown {
-		remedy = "start the agent anew: the device has no retry counter that would show it"
+		remedy = "start the agent again and run: " + k.words.give
 	}
 	return fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: %s; or if the device's PIN was changed to it, %s",
 		backends.ErrPINIncorrect, k.words.give, remedy)

@@ -57,8 +57,8 @@ func TestKeeperDoesNotRepeatARefusedPIN(t *testing.T) {
 		{3, 1, backends.ErrPINFinalTry, "own tool"},
 		{3, 0, backends.ErrLocked, "blocked"},
 		{3, Unknown, backends.ErrPINIncorrect, "own tool"},
-		{Unknown, 3, backends.ErrPINIncorrect, "start the agent anew"},
-		{Unknown, Unknown, backends.ErrPINIncorrect, "start the agent anew"},
+		{Unknown, 3, backends.ErrPINIncorrect, "start the agent again"},
+		{Unknown, Unknown, backends.ErrPINIncorrect, "start the agent again"},
 	} {
 		d := newDevice()
 		d.tries.Left = tt.before

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,6 +71,9 @@ func FromEnv(name string) Source {
 			if err != nil {
 				return nil, err
 			}
+			if b, err = guarded(b, "PIN: environment variable "+name); err != nil {
+				return nil, err
+			}
 			kept = b
 		}
 		return kept.Clone()
@@ -94,7 +100,11 @@ func readFile(path string, forbidden fs.FileMode) (*Buffer, error) {
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return nil, errors.Join(fmt.Errorf("PIN file: %w", err), b.Close())
 	}
-	return trimmed(b, n, "PIN file "+path)
+	what := "PIN file " + path
+	if b, err = trimmed(b, n, what); err != nil {
+		return nil, err
+	}
+	return guarded(b, what)
 }
 
 // trimmed cuts b to its first n bytes less one newline, and refuses what can't be a PIN.
@@ -111,6 +121,44 @@ func trimmed(b *Buffer, n int, what string) (*Buffer, error) {
 	}
 	b.truncate(n)
 	return b, nil
+}
+
+// guarded closes and refuses a PIN that is not what its source was meant to hold: editors and copying leave line endings,
+// byte-order marks and spaces, and a device would count the try. A PIN that has them is given by keyward unlock.
+func guarded(b *Buffer, what string) (*Buffer, error) {
+	var found string
+	if err := b.Use(func(pin []byte) error { found = oddity(pin); return nil }); err != nil || found == "" {
+		return b, err
+	}
+	return nil, errors.Join(fmt.Errorf("%s %s, so it is not tried; remove that, or if the PIN really has it, give it with: keyward unlock", what, found), b.Close())
+}
+
+// oddity says what is odd about a PIN, without quoting it; "": nothing.
+func oddity(pin []byte) string {
+	for _, mark := range []struct{ name, bytes string }{
+		{"UTF-8", "\xef\xbb\xbf"}, {"UTF-16", "\xff\xfe"}, {"UTF-16", "\xfe\xff"},
+	} {
+		if bytes.HasPrefix(pin, []byte(mark.bytes)) {
+			return "begins with the byte-order mark of " + mark.name
+		}
+	}
+	if bytes.HasSuffix(pin, []byte("\r")) {
+		return "ends with a carriage return, as a text file of Windows does"
+	}
+	for i, c := range pin {
+		if c < ' ' || c == 0x7f {
+			return fmt.Sprintf("has the control character 0x%02x as byte %d of %d", c, i+1, len(pin))
+		}
+	}
+	first, _ := utf8.DecodeRune(pin)
+	last, _ := utf8.DecodeLastRune(pin)
+	switch {
+	case unicode.IsSpace(first):
+		return "begins with a space"
+	case unicode.IsSpace(last):
+		return "ends with a space"
+	}
+	return ""
 }
 
 // checkFile refuses a PIN file that others can read, or could have written.

@@ -20,8 +20,18 @@ func TestFromFile(t *testing.T) {
 		{"plain", "aBcD", 0o600, "aBcD", ""},
 		{"newline", "aBcD\n", 0o600, "aBcD", ""},
 		{"read only", "aBcD\n", 0o400, "aBcD", ""},
-		{"only one newline goes", "aBcD\n\n", 0o600, "aBcD\n", ""},
-		{"spaces stay", " 12 34 ", 0o600, " 12 34 ", ""},
+		{"a second newline", "aBcD\n\n", 0o600, "", "control character 0x0a as byte 5 of 5"},
+		{"space before", " aBcD", 0o600, "", "begins with a space"},
+		{"space after", "aBcD \n", 0o600, "", "ends with a space"},
+		{"no-break space after", "aBcD\u00a0", 0o600, "", "ends with a space"},
+		{"space within", "aB cD", 0o600, "aB cD", ""},
+		{"other letters", "pß a\xff", 0o600, "pß a\xff", ""},
+		{"Windows", "aBcD\r\n", 0o600, "", "carriage return"},
+		{"UTF-8 mark", "\xef\xbb\xbfaBcD", 0o600, "", "byte-order mark of UTF-8"},
+		{"UTF-16", "\xff\xfea\x00B\x00", 0o600, "", "byte-order mark of UTF-16"},
+		{"NUL", "aB\x00cD", 0o600, "", "control character 0x00 as byte 3 of 5"},
+		{"tab", "aBcD\t", 0o600, "", "control character 0x09"},
+		{"delete", "aB\x7f", 0o600, "", "control character 0x7f"},
 		{"longest", strings.Repeat("1", maxPIN), 0o600, strings.Repeat("1", maxPIN), ""},
 		{"empty", "", 0o600, "", "empty"},
 		{"newline alone", "\n", 0o600, "", "empty"},
@@ -124,6 +134,10 @@ func TestFromEnvRemovesTheVariable(t *testing.T) {
 		if v, ok := os.LookupEnv("TEST_PIN"); ok {
 			t.Errorf("TEST_PIN is still %q", v)
 		}
+	}
+	t.Setenv("TEST_PIN", "aBcD ")
+	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil || !strings.Contains(err.Error(), "TEST_PIN ends with a space") || strings.Contains(err.Error(), "aBcD") {
+		t.Errorf("FromEnv of a PIN that ends with a space = %v", err)
 	}
 	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil || !strings.Contains(err.Error(), "TEST_PIN") {
 		t.Errorf("FromEnv of an unset variable = %v", err)
