@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +45,14 @@ type conn struct {
 	atEnd  func()
 	answer sync.WaitGroup // calls whose answer is not written
 
+	document int           // of the stream, that is coming
+	begun    time.Time     // when it began, and the time that the reader waited since
+	timed    bool          // a read has a deadline
+	owed     atomic.Int64  // processor time, in ns, to wait for before the next read
+	held     atomic.Int64  // bytes of answers that are counted against the client
+	gone     chan struct{} // closed when the connection is given up or has ended
+	leave    sync.Once     // closes gone
+
 	mu      sync.Mutex
 	out     []output  // answers that nobody writes yet
 	pending int       // bytes of answers in out and being written
@@ -52,13 +62,13 @@ type conn struct {
 }
 
 func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
-	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }}, server: s, nc: nc, since: time.Now()}
+	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }}, server: s, nc: nc, since: time.Now(), gone: make(chan struct{})}
 	c.drained.L = &c.mu
 	c.scan = scanner{
 		max:      s.limits.MaxMessage,
 		maxDepth: s.limits.MaxDepth,
-		reserve:  func(n int) bool { return e.quota.take(peer.UID, bytesInFlight, n) },
-		release:  func(n int) { e.quota.give(peer.UID, bytesInFlight, n) },
+		reserve:  func(n int) bool { return e.quota.take(peer, bytesInFlight, n) },
+		release:  func(n int) { e.quota.give(peer, bytesInFlight, n) },
 	}
 	return c
 }
@@ -66,6 +76,10 @@ func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
 // serve answers what comes until the client has closed its side and has all its answers. An
 // HTTP connection it hands over to the HTTP server.
 func (c *conn) serve() {
+	if !c.socket.work.known(c.peer) {
+		c.owe(costOfConn)
+		c.settle()
+	}
 	first, err := c.readFirst()
 	if err == nil && first[0] >= 'A' && first[0] <= 'Z' {
 		c.server.web.serve(&httpConn{UnixConn: c.nc, conn: c, unread: first})
@@ -107,18 +121,55 @@ func (c *conn) readMessages() error {
 		case doc != nil:
 			c.handle(doc)
 		default:
-			c.awaitOutput()
-			n, err := c.nc.Read(c.scan.Room())
-			if err != nil {
+			if err := c.readMore(); err != nil {
 				return err
 			}
-			c.scan.Filled(n)
 			continue
 		}
 		if c.last {
 			return nil
 		}
 	}
+}
+
+// readMore reads once. The client has its time for a message: after that the message is answered with an error, and
+// the rest of it is passed over.
+func (c *conn) readMore() error {
+	c.awaitOutput()
+	c.begun = c.begun.Add(c.settle())
+	if err := c.setPatience(); err != nil {
+		return err
+	}
+	n, err := c.nc.Read(c.scan.Room())
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.timed {
+		c.sendBad(c.scan.Expire(time.Since(c.begun)))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.scan.Filled(n)
+	c.oweRead(n)
+	return nil
+}
+
+// setPatience sets until when more of the unfinished message has to come.
+func (c *conn) setPatience() error {
+	size, document := c.scan.Unfinished()
+	if document != c.document {
+		c.document, c.begun = document, time.Now()
+	}
+	switch {
+	case c.last: // has a deadline of its own
+		return nil
+	case size > 0:
+		c.timed = true
+		return c.nc.SetReadDeadline(c.begun.Add(c.server.limits.patienceFor(size)))
+	case c.timed:
+		c.timed = false
+		return c.nc.SetReadDeadline(time.Time{})
+	}
+	return nil
 }
 
 // finishInput answers what the client left unfinished when it closed its side.
@@ -134,10 +185,14 @@ func (c *conn) finishInput() {
 
 // handle starts the calls of one message. Only one that is about what follows it is waited for.
 func (c *conn) handle(doc []byte) {
+	if len(doc) > freeBuffer { // a user in debt has no large message looked at, on any of its connections
+		c.pause(c.socket.work.charge(c.peer, 0))
+	}
 	// The calls run on after the buffer, of which doc is a part, is used for what follows.
 	msg, bad := parseMessage(bytes.Clone(doc), c.server.limits.MaxBatch)
 	if bad != nil {
 		c.sendBad(bad)
+		c.owe(costOfRequest + time.Duration(len(doc))*costOfByte)
 		return
 	}
 	release, err := c.server.admit(&c.client, msg)
@@ -147,6 +202,7 @@ func (c *conn) handle(doc []byte) {
 	}
 	answer := func() {
 		out := c.server.run(&c.client, msg)
+		c.oweMessage(len(msg.requests), msg.size, &out)
 		release() // before writing: a client that does not read holds up itself only
 		c.send(out)
 	}
@@ -165,17 +221,22 @@ func (c *conn) sendBad(bad *badMessage) {
 // send queues out and writes the queue, unless another call does so already. A client that does not
 // take its answers, by size or by time, loses the connection.
 func (c *conn) send(out output) {
+	if len(out.line) == 0 {
+		return
+	}
+	fits := c.server.holdAnswer(c, len(out.line))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dead || len(out.line) == 0 {
+	if c.dead {
+		c.dropHeld()
+		return
+	}
+	if !fits {
+		c.giveUpLocked("holds too many answers that the client does not read")
 		return
 	}
 	c.out = append(c.out, out)
 	c.pending += len(out.line)
-	if c.pending > c.server.limits.MaxPendingOutput {
-		c.giveUpLocked("holds too many answers that the client does not read")
-		return
-	}
 	if !c.writing {
 		c.writeLocked()
 	}
@@ -186,7 +247,7 @@ func (c *conn) send(out output) {
 func (c *conn) sendAside(line []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dead || c.pending+len(line) > min(busyOutput, c.server.limits.MaxPendingOutput) {
+	if c.dead || c.pending+len(line) > min(busyOutput, c.server.limits.MaxPendingOutput) || !c.hold(len(line)) {
 		return
 	}
 	c.out = append(c.out, output{line: line})
@@ -215,6 +276,10 @@ func (c *conn) writeLocked() {
 		err := c.write(outs)
 		c.mu.Lock()
 		c.pending -= size
+		if c.dead { // given up meanwhile, with all that it held
+			break
+		}
+		c.drop(size)
 		if err != nil {
 			c.giveUpLocked(err.Error())
 		}
@@ -236,10 +301,22 @@ func (c *conn) write(outs []output) error {
 	return err
 }
 
+// giveUp ends a connection whose client does not read.
+func (c *conn) giveUp(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.giveUpLocked(why)
+}
+
 // giveUpLocked ends a connection that can't be written to. Its reader, if it still waits, finds it closed.
 func (c *conn) giveUpLocked(why string) {
+	if c.dead {
+		return
+	}
 	c.dead, c.out = true, nil
-	c.server.log.Info("connection ended", "uid", c.peer.UID, "pid", c.peer.PID, "why", why)
+	c.dropHeld()
+	c.server.often.log(slog.LevelInfo, "connection ended", "uid", c.peer.UID, "pid", c.peer.PID, "why", why)
+	c.leave.Do(func() { close(c.gone) })
 	c.nc.Close()
 	c.drained.Broadcast()
 }
@@ -256,7 +333,9 @@ func (c *conn) awaitOutput() {
 // end closes the connection and gives up its place.
 func (c *conn) end() {
 	c.ended.Do(func() {
+		c.leave.Do(func() { close(c.gone) })
 		c.nc.Close()
+		c.dropHeld()
 		c.atEnd()
 	})
 }

@@ -14,24 +14,28 @@ import (
 
 // admit takes what the message needs of the limits. What it returns gives it back.
 func (s *Server) admit(from *client, msg *message) (release func(), err error) {
-	n, q, uid := len(msg.requests), from.socket.quota, from.peer.UID
+	n, q, peer := len(msg.requests), from.socket.quota, from.peer
+	size := msg.size
+	if size <= freeBuffer { // small ones are bounded by their number, and never wait for large ones
+		size = 0
+	}
 	if from.calls.Add(int64(n)) > int64(s.limits.MaxInFlightPerConn) {
 		from.calls.Add(-int64(n))
 		return nil, errBusy
 	}
-	if !q.take(uid, callsInFlight, n) {
+	if !q.take(peer, callsInFlight, n) {
 		from.calls.Add(-int64(n))
 		return nil, errBusy
 	}
-	if !q.take(uid, bytesInFlight, msg.size) {
+	if !q.take(peer, bytesInFlight, size) {
 		from.calls.Add(-int64(n))
-		q.give(uid, callsInFlight, n)
+		q.give(peer, callsInFlight, n)
 		return nil, errMemory
 	}
 	return func() {
 		from.calls.Add(-int64(n))
-		q.give(uid, callsInFlight, n)
-		q.give(uid, bytesInFlight, msg.size)
+		q.give(peer, callsInFlight, n)
+		q.give(peer, bytesInFlight, size)
 	}, nil
 }
 
@@ -91,7 +95,7 @@ func (s *Server) answer(from *client, r *request) *answer {
 	if pass == nil {
 		refusal = s.recordNotGranted(from, r, err, refusal)
 	}
-	logFailure(s.log, from.peer, r.method, err, refusal)
+	logFailure(s.often, from.peer, r.method, err, refusal)
 	reply := answerTo(r.id, nil, refusal)
 	return &reply
 }

@@ -197,10 +197,10 @@ func encodeData(data any) json.RawMessage {
 
 // logFailure tells the operator what a client is not told: why the agent could not do what
 // it should. Refusals and clients' mistakes are in the audit trail or nobody's concern.
-func logFailure(log *slog.Logger, peer audit.Peer, method string, err error, reply *api.Error) {
+func logFailure(log *oftenLog, peer audit.Peer, method string, err error, reply *api.Error) {
 	if reply.Code != api.CodeUnavailable || errors.Is(err, errRestarting) || errors.Is(err, session.ErrLocked) ||
 		errors.Is(err, session.ErrClock) || errors.Is(err, session.ErrRegistryStale) { // the watcher tells once
 		return
 	}
-	log.Error("request failed", "method", method, "uid", peer.UID, "pid", peer.PID, "error", err)
+	log.log(slog.LevelError, "request failed", "method", method, "uid", peer.UID, "pid", peer.PID, "error", err)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"github.com/keyward/keyward/socket/api"
 )
 
-// httpPatience is how long a client may take for a request's header, and again for its body.
+// httpPatience is how long a client may take for a request's header.
 const httpPatience = 10 * time.Second
 
 // httpConn is a connection whose first bytes were read to see what it speaks.
@@ -45,7 +46,7 @@ type webServer struct {
 	once   sync.Once
 }
 
-// clientKey is the context key of the [client] of an HTTP connection.
+// clientKey is the context key of the [conn] of an HTTP connection.
 type clientKey struct{}
 
 func newWebServer(s *Server) *webServer {
@@ -56,7 +57,7 @@ func newWebServer(s *Server) *webServer {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, clientKey{}, &c.(*httpConn).conn.client)
+			return context.WithValue(ctx, clientKey{}, c.(*httpConn).conn)
 		},
 	}
 	return w
@@ -87,37 +88,40 @@ func (w *webServer) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 // ServeHTTP answers one POST, on any path and with any content type: curl -d sends a form's.
 // The status is 200 for every JSON-RPC answer, also an error: clients look into the body.
 func (w *webServer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	from := r.Context().Value(clientKey{}).(*client)
-	if from.last {
+	c := r.Context().Value(clientKey{}).(*conn)
+	if c.last {
 		rw.Header().Set("Connection", "close")
 	}
 	switch {
-	case r.Header.Get("Origin") != "":
+	case r.Header["Origin"] != nil: // also an empty one, or one of several
 		// A web page, by way of a proxy that somebody put before the socket: it would sign as that somebody.
 		refuseHTTP(rw, http.StatusForbidden, "requests from web pages (Origin header) are refused")
 	case r.Method != http.MethodPost:
 		rw.Header().Set("Allow", http.MethodPost)
 		refuseHTTP(rw, http.StatusMethodNotAllowed, "send JSON-RPC 2.0 as the body of a POST request")
 	default:
-		w.answer(rw, r, from)
+		w.answer(rw, r, c)
 	}
 }
 
 // answer runs the message in the body.
-func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, from *client) {
+func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, c *conn) {
+	from := &c.client
+	c.settle()
 	size := w.server.limits.MaxMessage
 	if r.ContentLength >= 0 {
 		size = int(min(r.ContentLength, int64(size)))
 	}
 	if size > freeBuffer {
-		if !from.socket.quota.take(from.peer.UID, bytesInFlight, size) {
+		if !from.socket.quota.take(from.peer, bytesInFlight, size) {
 			writeHTTP(rw, http.StatusOK, encodeAnswers(false, answerTo(nil, nil, replyTo(errMemory, false))))
 			return
 		}
-		defer from.socket.quota.give(from.peer.UID, bytesInFlight, size)
+		defer from.socket.quota.give(from.peer, bytesInFlight, size)
 	}
-	msg, bad := w.readBody(rw, r)
+	msg, bad := w.readBody(rw, r, c)
 	if bad != nil {
+		c.owe(costOfRequest)
 		writeHTTP(rw, http.StatusOK, encodeAnswers(false, answerTo(bad.id, nil, bad.reply())))
 		return
 	}
@@ -127,7 +131,13 @@ func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, from *client
 		return
 	}
 	out := w.server.run(from, msg)
+	c.oweMessage(len(msg.requests), msg.size, &out)
 	release()
+	if !w.server.holdAnswer(c, len(out.line)) {
+		c.giveUp("holds too many answers that the client does not read")
+		panic(http.ErrAbortHandler)
+	}
+	defer c.dropHeld()
 	rc := http.NewResponseController(rw)
 	if err := rc.SetWriteDeadline(time.Now().Add(w.server.limits.WriteTimeout)); err != nil {
 		w.server.log.Debug("write deadline", "error", err)
@@ -142,23 +152,52 @@ func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, from *client
 }
 
 // readBody reads the one message of a request, with the bounds that a stream has.
-func (w *webServer) readBody(rw http.ResponseWriter, r *http.Request) (*message, *badMessage) {
-	if err := http.NewResponseController(rw).SetReadDeadline(time.Now().Add(httpPatience)); err != nil {
-		return nil, &badMessage{code: api.CodeInvalidRequest, msg: "reading the body: " + err.Error()}
-	}
+func (w *webServer) readBody(rw http.ResponseWriter, r *http.Request, c *conn) (*message, *badMessage) {
 	limits := &w.server.limits
-	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, int64(limits.MaxMessage)))
+	body := &patientBody{from: http.MaxBytesReader(rw, r.Body, int64(limits.MaxMessage)), rc: http.NewResponseController(rw), limits: limits, began: time.Now()}
+	text, err := io.ReadAll(body)
+	if !c.socket.work.known(c.peer) {
+		c.owe(time.Duration(len(text)) * costOfByte)
+	}
 	if long := new(http.MaxBytesError); errors.As(err, &long) {
-		return nil, tooLarge(limits.MaxMessage, body)
+		return nil, tooLarge(limits.MaxMessage, text)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		rw.Header().Set("Connection", "close") // the rest can't be told from the next request
+		return nil, unfinished(time.Since(body.began))
+	}
+	if err == nil {
+		err = body.rc.SetReadDeadline(time.Time{}) // the call may take longer
 	}
 	if err != nil {
 		return nil, &badMessage{code: api.CodeInvalidRequest, msg: "reading the body: " + err.Error()}
 	}
-	doc, bad := onlyDocument(body, limits.MaxMessage, limits.MaxDepth)
+	if len(text) > freeBuffer {
+		c.pause(c.socket.work.charge(c.peer, 0))
+	}
+	doc, bad := onlyDocument(text, limits.MaxMessage, limits.MaxDepth)
 	if bad != nil {
 		return nil, bad
 	}
 	return parseMessage(doc, limits.MaxBatch)
+}
+
+// patientBody gives a client as long for a body as for a message in a stream.
+type patientBody struct {
+	from   io.Reader
+	rc     *http.ResponseController
+	limits *Limits
+	began  time.Time
+	size   int
+}
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	if err := b.rc.SetReadDeadline(b.began.Add(b.limits.patienceFor(b.size))); err != nil {
+		return 0, err
+	}
+	n, err := b.from.Read(p)
+	b.size += n
+	return n, err
 }
 
 // refuseHTTP answers a request that is not JSON-RPC, in JSON.

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keyward/keyward/audit"
 )
 
 const echo = `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[]}`
@@ -149,23 +151,25 @@ func waitFor(t *testing.T, what string, is func() bool) {
 }
 
 func TestInFlight(t *testing.T) {
+	pad := strings.Repeat(" ", freeBuffer) // a smaller message does not count by its size
+	large := `{"jsonrpc":"2.0","id":1,"method":"test_wait"` + pad + `}`
 	for _, tt := range []struct {
 		name   string
 		limits Limits
 	}{
 		{"of a connection", Limits{MaxInFlightPerConn: 3}},
-		{"of a user", Limits{MaxInFlight: 4}}, // of which one user gets 3
-		{"bytes", Limits{MaxInFlightBytes: 4 * len(`{"jsonrpc":"2.0","id":1,"method":"test_wait"}`)}},
+		{"of a user", Limits{MaxInFlight: 4}},               // of which one user gets 3
+		{"bytes", Limits{MaxInFlightBytes: 6 * len(large)}}, // a user gets 4.5, of which the buffer to read them takes 1
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			block, started := make(chan struct{}), make(chan struct{}, 3)
 			h := startServer(t, tt.limits, fakeMethods(block, started))
 			c := dial(t, h.path)
-			c.send(strings.Repeat(`{"jsonrpc":"2.0","id":1,"method":"test_wait"}`, 3))
-			for range 3 {
+			for range 3 { // the next is read when the one before has its place
+				c.send(large)
 				<-started
 			}
-			got := c.ask(`[{"jsonrpc":"2.0","id":"one more","method":"test_wait"},{"jsonrpc":"2.0","method":"test_wait"}]`)
+			got := c.ask(`[{"jsonrpc":"2.0","id":"one more","method":"test_wait"},{"jsonrpc":"2.0","method":"test_wait"` + pad + `}]`)
 			if !strings.HasPrefix(got, `[{"jsonrpc":"2.0","id":"one more","error":{"code":-32005,`) {
 				t.Errorf("one more: %s, want -32005", got)
 			}
@@ -212,21 +216,37 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
+// How users share what there is: 64 of it, of which each with a session is assured 4.
 func TestQuota(t *testing.T) {
-	q := newQuota(Limits{MaxConnections: 8, MaxInFlight: 8, MaxInFlightBytes: 8})
+	const stranger, other, client, second = 1, 2, 101, 102
+	q := newQuota(Limits{MaxConnections: 64, MaxInFlight: 64, MaxInFlightBytes: 64, MaxMessage: 1, MaxPendingOutput: 16},
+		func(p audit.Peer) bool { return p.UID > 100 })
 	steps := []struct {
 		uid  uint32
+		r    resource
 		n    int
 		want bool
-	}{{1, 6, true}, {1, 1, false}, {2, 3, false}, {2, 2, true}, {3, 1, false}}
+	}{
+		{stranger, callsInFlight, 13, false}, {stranger, callsInFlight, 12, true}, // three quarters of a quarter
+		{other, callsInFlight, 5, false}, {other, callsInFlight, 4, true}, // strangers have a quarter together
+		{client, callsInFlight, 49, false}, {client, callsInFlight, 48, true}, {client, callsInFlight, 1, false},
+		{second, callsInFlight, 5, false}, {second, callsInFlight, 4, true}, {second, callsInFlight, 1, false}, // what is assured
+
+		{stranger, bytesPending, 17, false}, {stranger, bytesPending, 16, true}, {other, bytesPending, 1, false},
+		{client, bytesPending, 17, false}, {client, bytesPending, 16, true}, {second, bytesPending, 16, true},
+	}
 	for _, s := range steps {
-		if got := q.take(s.uid, callsInFlight, s.n); got != s.want {
-			t.Errorf("take(%d, %d) = %v, want %v", s.uid, s.n, got, s.want)
+		if got := q.take(audit.Peer{UID: s.uid}, s.r, s.n); got != s.want {
+			t.Errorf("take(uid %d, resource %d, %d) = %v, want %v", s.uid, s.r, s.n, got, s.want)
 		}
 	}
-	q.give(1, callsInFlight, 6)
-	q.give(2, callsInFlight, 2)
-	if len(q.users) != 0 || q.inUse(callsInFlight) != 0 {
-		t.Errorf("after giving all back: %v", fmt.Sprint(q.users, q.used))
+	q.known = func(audit.Peer) bool { return true } // a session was made meanwhile
+	for _, s := range steps {
+		if s.want {
+			q.give(audit.Peer{UID: s.uid}, s.r, s.n)
+		}
+	}
+	if len(q.users) != 0 || q.used != [resources]int{} || q.strange != [resources]int{} {
+		t.Errorf("after giving all back: %v", fmt.Sprint(q.users, q.used, q.strange))
 	}
 }

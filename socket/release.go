@@ -11,15 +11,18 @@ type output struct {
 	// the signature may lose its pass.
 	batch   bool
 	answers []answer
+	errors  int // how many of the answers are errors
 }
 
 // newOutput encodes the answers to one message.
 func newOutput(batch bool, answers ...answer) output {
 	out := output{line: encodeAnswers(batch, answers...)}
 	for i := range answers {
+		if answers[i].err != nil {
+			out.errors++
+		}
 		if answers[i].pass != nil {
 			out.batch, out.answers = batch, answers
-			break
 		}
 	}
 	return out

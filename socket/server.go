@@ -58,6 +58,7 @@ type Server struct {
 	Config
 	limits Limits // with defaults
 	log    *slog.Logger
+	often  *oftenLog // for what clients can cause
 	agent  *endpoint
 	admin  *endpoint
 	web    *webServer
@@ -76,6 +77,7 @@ type Server struct {
 	lockMu sync.Mutex
 	logout *logout // of the last lock; nil: there was none
 
+	ending      chan struct{} // closed with inputClosed
 	mu          sync.Mutex
 	closing     bool // no more connections
 	inputClosed bool // nothing more is read from them
@@ -89,24 +91,36 @@ type endpoint struct {
 	list    []Method
 	methods map[string]*Method // list by name
 	quota   *quota
+	work    *work
 }
 
 // New makes a server. Nothing is served before [Server.Serve].
 func New(cfg Config) *Server {
 	limits := cfg.Limits.withDefaults()
+	configured := limits.MaxConnections
+	fewer := limits.fitFiles()
 	s := &Server{
 		Config:       cfg,
 		limits:       limits,
 		log:          cfg.Logger,
-		agent:        newEndpoint(false, agentMethods(), limits),
-		admin:        newEndpoint(true, append(adminMethods(), rpcMethods()...), limits),
 		owner:        uint32(os.Geteuid()),
 		refusedSlots: make(chan struct{}, limits.maxRefusedConns),
 		conns:        make(map[*conn]struct{}),
+		ending:       make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	if fewer {
+		s.log.Warn("fewer connections than configured: the limit on open files is too low (ulimit -n, LimitNOFILE=)",
+			"connections", limits.MaxConnections, "configured", configured)
+	}
+	s.often = newOftenLog(s.log)
+	s.agent = newEndpoint(false, agentMethods(), limits, s.hasSession)
+	if fewer {
+		limits.MaxConnections = adminConnections
+	}
+	s.admin = newEndpoint(true, append(adminMethods(), rpcMethods()...), limits, s.operator)
 	if s.Signer != nil && s.Signer.Locked() { // before the agent was started
 		s.signing.Shut()
 	}
@@ -115,8 +129,13 @@ func New(cfg Config) *Server {
 	return s
 }
 
-func newEndpoint(admin bool, methods []Method, limits Limits) *endpoint {
-	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits)}
+func newEndpoint(admin bool, methods []Method, limits Limits, known func(audit.Peer) bool) *endpoint {
+	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits, known), work: newWork(known)}
+}
+
+// hasSession reports whether peer is a client of a session.
+func (s *Server) hasSession(peer audit.Peer) bool {
+	return s.Signer == nil || s.Signer.Sessions.HasSession(peer) // without a Signer there are no sessions to be told apart by
 }
 
 // Serve serves the sockets until [Server.Shutdown], which is nil here, or until a socket fails. When
@@ -171,11 +190,14 @@ func (s *Server) accept(l net.Listener, e *endpoint) error {
 		nc, err := l.Accept()
 		switch {
 		case err == nil:
-			s.readers.Go(func() { s.serveConn(nc.(*net.UnixConn), e) })
+			// Whether there is a place is found out before the next is accepted: a crowd takes no more descriptors than that.
+			if c := s.admitConn(nc.(*net.UnixConn), e); c != nil {
+				s.readers.Go(c.serve)
+			}
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM):
-			s.log.Warn("can't accept a connection", "error", err)
+			s.often.log(slog.LevelWarn, "can't accept a connection", "error", err)
 			select {
 			case <-time.After(pause):
 			case <-s.base.Done():
@@ -186,24 +208,24 @@ func (s *Server) accept(l net.Listener, e *endpoint) error {
 	}
 }
 
-// serveConn finds out who connected and serves them.
-func (s *Server) serveConn(nc *net.UnixConn, e *endpoint) {
+// admitConn finds out who connected and gives the connection a place. Nil: there is none, and it is closed.
+func (s *Server) admitConn(nc *net.UnixConn, e *endpoint) *conn {
 	peer, err := peerOf(nc)
 	if err != nil {
-		s.log.Error("connection closed: the kernel does not say who it is", "error", err)
+		s.often.log(slog.LevelError, "connection closed: the kernel does not say who it is", "error", err)
 		nc.Close()
-		return
+		return nil
 	}
 	c := newConn(s, e, nc, peer)
 	if e.admin && !s.operator(peer) {
-		s.log.Warn("a stranger on admin.sock", "uid", peer.UID, "pid", peer.PID, "exe", peer.Exe)
+		s.often.log(slog.LevelWarn, "a stranger on admin.sock", "uid", peer.UID, "pid", peer.PID, "exe", peer.Exe)
 		c.refuse = errNotOperator
 	}
 	if !s.register(c) {
 		nc.Close()
-		return
+		return nil
 	}
-	c.serve()
+	return c
 }
 
 // operator reports whether peer may use admin.sock: the agent's own user and root, whatever the
@@ -213,8 +235,8 @@ func (s *Server) operator(peer audit.Peer) bool { return peer.UID == s.owner || 
 // register gives the connection a place. One beyond the bound gets a place to be refused in; beyond
 // the bound of those too, and while the server ends, there is none.
 func (s *Server) register(c *conn) bool {
-	release := func() { c.socket.quota.give(c.peer.UID, connections, 1) }
-	if !c.socket.quota.take(c.peer.UID, connections, 1) {
+	release := func() { c.socket.quota.give(c.peer, connections, 1) }
+	if !c.socket.quota.take(c.peer, connections, 1) {
 		select {
 		case s.refusedSlots <- struct{}{}:
 		default:
@@ -283,7 +305,10 @@ func (s *Server) stopAccepting() {
 func (s *Server) closeInput() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inputClosed = true
+	if !s.inputClosed {
+		s.inputClosed = true
+		close(s.ending)
+	}
 	return slices.Collect(maps.Keys(s.conns))
 }
 

@@ -22,6 +22,9 @@ import (
 // patience is how long tests wait for what should happen at once.
 const patience = 20 * time.Second
 
+// medium is what test_medium answers, as large as a large answer of a real method.
+var medium = json.RawMessage(`"` + strings.Repeat("x", 64<<10) + `"`)
+
 // fakeMethods stand for the real ones where the frame is tested, not what is in it.
 func fakeMethods(block <-chan struct{}, started chan<- struct{}) []Method {
 	any3 := []Param{{Name: "a"}, {Name: "b"}, {Name: "c"}}
@@ -33,6 +36,7 @@ func fakeMethods(block <-chan struct{}, started chan<- struct{}) []Method {
 		}},
 		{Name: "test_panic", do: func(*Server, context.Context, *call) (any, error) { panic("on purpose") }},
 		{Name: "test_large", do: func(*Server, context.Context, *call) (any, error) { return strings.Repeat("x", 1<<20), nil }},
+		{Name: "test_medium", do: func(*Server, context.Context, *call) (any, error) { return medium, nil }},
 		{Name: "test_wait", do: func(_ *Server, ctx context.Context, _ *call) (any, error) {
 			if started != nil {
 				started <- struct{}{}
@@ -83,7 +87,7 @@ func (h *harness) stop(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("Serve does not return after Shutdown")
 	}
-	for r, name := range map[resource]string{connections: "connections", callsInFlight: "calls", bytesInFlight: "bytes"} {
+	for r, name := range map[resource]string{connections: "connections", callsInFlight: "calls", bytesInFlight: "bytes", bytesPending: "bytes of answers"} {
 		if n := h.agent.quota.inUse(r); n != 0 {
 			t.Errorf("%d %s are still counted after Shutdown", n, name)
 		}

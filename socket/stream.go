@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/keyward/keyward/socket/api"
 )
@@ -48,6 +49,7 @@ type scanner struct {
 	inString bool // within structure or text
 	escaped  bool // after a backslash
 	skipping bool // of the current document nothing is kept
+	begun    int  // how many documents have begun
 	reserved int  // bytes taken with reserve
 }
 
@@ -110,6 +112,7 @@ func (s *scanner) begin(c byte) *badMessage {
 		return &badMessage{code: api.CodeParse, msg: fmt.Sprintf("not JSON: a message can't begin with %q", c)}
 	}
 	s.start, s.depth, s.inString, s.escaped, s.skipping = s.next, 0, false, false, false
+	s.begun++
 	return nil
 }
 
@@ -208,6 +211,27 @@ func (s *scanner) End() (doc []byte, bad *badMessage) {
 		return s.buf[s.start:], nil
 	}
 	return nil, &badMessage{code: api.CodeParse, msg: "not JSON: the message ends early", id: leadingID(s.buf[s.start:])}
+}
+
+// Unfinished returns how many bytes of a document have come whose end has not, and which document it is; 0 if there
+// is none, or only one of which nothing is kept.
+func (s *scanner) Unfinished() (size, document int) {
+	if s.state == between || s.state == skipLine || s.skipping {
+		return 0, s.begun
+	}
+	return len(s.buf) - s.start, s.begun
+}
+
+// passesOver reports whether what comes is forgotten as it comes.
+func (s *scanner) passesOver() bool { return s.state == skipLine || s.state != between && s.skipping }
+
+// Expire gives the unfinished document up, and passes over what is to come of it. It returns the error to answer with.
+func (s *scanner) Expire(after time.Duration) *badMessage { return s.refuse(unfinished(after)) }
+
+// unfinished refuses a message that does not come to its end.
+func unfinished(after time.Duration) *badMessage {
+	return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf(
+		"message unfinished after %v: send it whole within 10s, and 1s more for each 64 KiB", after.Round(time.Second))}
 }
 
 // Room returns where to read the next input to, never empty. [scanner.Filled] says how much came.

@@ -57,7 +57,7 @@ type Limits struct {
 	MessageBytes      Size          // one JSON document or HTTP body
 	Depth             int           // nesting of a JSON document
 	Batch             int           // requests in a JSON-RPC batch
-	PendingOutput     Size          // answers that a connection does not fetch
+	PendingOutput     Size          // answers that a user does not fetch
 	RequestTimeout    time.Duration // for one request
 	WriteTimeout      time.Duration // for a client to take an answer
 	RefusalsPerSecond int           // with an audit record of their own; see session.Config

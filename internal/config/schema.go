@@ -75,14 +75,14 @@ func (s *Session) fields() []field {
 
 func (l *Limits) fields() []field {
 	return []field{
-		{key: "connections", dst: &l.Connections, doc: "open at once, on each socket; one user gets three quarters at most"},
+		{key: "connections", dst: &l.Connections, doc: "open at once, on each socket; fewer where the limit on open files is low"},
 		{key: "in_flight", dst: &l.InFlight, doc: "requests being worked on"},
 		{key: "in_flight_per_connection", dst: &l.InFlightPerConn, doc: "the same, of one connection"},
-		{key: "in_flight_bytes", dst: &l.InFlightBytes, doc: "size of all requests being read or worked on"},
+		{key: "in_flight_bytes", dst: &l.InFlightBytes, doc: "size of all requests of more than 16 KiB being read or worked on"},
 		{key: "message_bytes", dst: &l.MessageBytes, doc: "size of one request"},
 		{key: "depth", dst: &l.Depth, doc: "nesting of a request's JSON"},
 		{key: "batch", dst: &l.Batch, doc: "requests in one JSON-RPC batch"},
-		{key: "pending_output_bytes", dst: &l.PendingOutput, doc: "size of answers that a connection does not fetch"},
+		{key: "pending_output_bytes", dst: &l.PendingOutput, doc: "size of answers that a user does not fetch, over all its connections"},
 		{key: "request_timeout", dst: &l.RequestTimeout, doc: "to answer one request"},
 		{key: "write_timeout", dst: &l.WriteTimeout, doc: "for a client to take its answer"},
 		{key: "refusals_per_second", dst: &l.RefusalsPerSecond, doc: "refusals with an audit record of their own, of all users together; more are only counted"},
