@@ -31,6 +31,7 @@ type Trail struct {
 	f    *os.File
 	path string
 	size int64
+	last stamp // that our last write left
 }
 
 // OpenTrail opens the file at path, which must hold the records up to head; journal
@@ -85,6 +86,9 @@ func (t *Trail) complete(head Head, journal []byte) error {
 	if err := t.checkLast(head); err != nil {
 		return err
 	}
+	if err := t.checkRecords(head); err != nil {
+		return err
+	}
 	if err := t.Sync(); err != nil {
 		return err
 	}
@@ -131,7 +135,7 @@ func (t *Trail) Append(lines []byte) error {
 	if err != nil {
 		return fmt.Errorf("writing audit trail: %w", err)
 	}
-	return nil
+	return t.remember()
 }
 
 // Sync returns when every line is on disk. It fails if the file is no longer the one

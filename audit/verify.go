@@ -26,6 +26,9 @@ func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
 	if errors.Is(err, os.ErrNotExist) && head.Seq == 0 {
 		return Report{}, nil
 	}
+	if errors.Is(err, os.ErrNotExist) {
+		return Report{}, fmt.Errorf("%w: it is missing, with records 1 to %d: %w", ErrDamaged, head.Seq, err)
+	}
 	if err != nil {
 		return Report{}, err
 	}

@@ -103,6 +103,9 @@ func (l *Ledger) commitAll() {
 // commit makes batch durable: the changes, the new head and the audit lines in one
 // bbolt commit (two fdatasyncs), then the lines in the trail's file.
 func (l *Ledger) commit(batch []*entry) error {
+	if err := l.trail.Check(l.head); err != nil { // before anything is written: what was cut off leaves no hole
+		return err
+	}
 	first, head, lines, err := l.seal(batch)
 	if err != nil {
 		return err

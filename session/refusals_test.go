@@ -233,3 +233,19 @@ func TestClip(t *testing.T) {
 		}
 	}
 }
+
+// logrotate's copytruncate under a running agent stops it before the next signature, and leaves no zeros.
+func TestCopytruncateIsNoticed(t *testing.T) {
+	a := newAgent(t)
+	sess := a.active(t)
+	time.Sleep(20 * time.Millisecond)
+	if err := os.Truncate(a.auditPath(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); !errors.Is(err, ErrHalted) || !errors.Is(err, audit.ErrDamaged) {
+		t.Errorf("Sign = %v, want ErrHalted and audit.ErrDamaged", err)
+	}
+	if trail, err := os.ReadFile(a.auditPath()); err != nil || len(trail) != 0 {
+		t.Errorf("the trail has %d bytes, %v, want none", len(trail), err)
+	}
+}
