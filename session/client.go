@@ -16,8 +16,20 @@ type Client struct {
 	ID    uint32
 }
 
-// ParseClient reads a client's text form.
+// ParseClient reads the text form of a client that is to use a session. It refuses ids that name no single user or group:
+// -1, and those of /proc/sys/kernel/overflowuid and overflowgid.
 func ParseClient(s string) (Client, error) {
+	c, err := readClient(s)
+	if err == nil {
+		err = c.nobody()
+	}
+	if err != nil {
+		return Client{}, err
+	}
+	return c, nil
+}
+
+func readClient(s string) (Client, error) {
 	kind, num, _ := strings.Cut(s, ":")
 	id, err := strconv.ParseUint(num, 10, 32)
 	if err != nil || (kind != "uid" && kind != "gid") || strconv.FormatUint(id, 10) != num {
@@ -36,11 +48,15 @@ func (c Client) String() string {
 // MarshalText gives the text form.
 func (c Client) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// UnmarshalText is [ParseClient].
-func (c *Client) UnmarshalText(b []byte) (err error) { *c, err = ParseClient(string(b)); return err }
+// UnmarshalText reads the text form. A stored session may name what [ParseClient] refuses: nobody is that client.
+func (c *Client) UnmarshalText(b []byte) (err error) { *c, err = readClient(string(b)); return err }
 
-// Is reports whether peer is c. The root user is no exception: it is a client only if named.
+// Is reports whether peer is c. The root user is no exception: it is a client only if named. An id that names no
+// single user or group is nobody's.
 func (c Client) Is(peer audit.Peer) bool {
+	if c.nobody() != nil {
+		return false
+	}
 	if c.Group {
 		return peer.GID == c.ID || slices.Contains(peer.Groups, c.ID)
 	}
@@ -49,7 +65,8 @@ func (c Client) Is(peer audit.Peer) bool {
 
 // identities are the clients that peer is.
 func identities(peer audit.Peer) iter.Seq[Client] {
-	return func(yield func(Client) bool) {
+	return func(each func(Client) bool) {
+		yield := func(c Client) bool { return c.nobody() != nil || each(c) }
 		if !yield(Client{ID: peer.UID}) || !yield(Client{Group: true, ID: peer.GID}) {
 			return
 		}

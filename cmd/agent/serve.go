@@ -133,6 +133,13 @@ func (a *agent) openSessions() error {
 		return fmt.Errorf("opening state: %w", err)
 	}
 	a.sessions = sessions
+	unmapped, err := sessions.UnmappedClients()
+	if err != nil {
+		return fmt.Errorf("reading the user namespace's map of ids: %w", err)
+	}
+	if len(unmapped) > 0 {
+		a.log.Warn("the agent runs in a user namespace that does not map clients of its sessions: they are strangers to it", "clients", unmapped)
+	}
 	return nil
 }
 
