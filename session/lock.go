@@ -16,6 +16,9 @@ import (
 // ErrLocked: the operator has locked the agent; nothing is signed until it is unlocked.
 var ErrLocked = errors.New("the agent is locked by its operator")
 
+// ErrLockedAgain: the agent was locked while it was being unlocked. It wraps [ErrLocked].
+var ErrLockedAgain = fmt.Errorf("%w: it was locked again while it was being unlocked; unlock it once more", ErrLocked)
+
 // lockNote is what the lock file holds. Only its existence counts; the note is for the operator.
 type lockNote struct {
 	Locked time.Time `json:"locked"`
@@ -64,11 +67,7 @@ func (s *Signer) Lock() error {
 	l.locked = true
 	l.lockVersion++
 	l.mu.Unlock()
-	path := s.Sessions.cfg.LockPath
-	var err error
-	if path != "" {
-		err = WriteLock(path, s.Sessions.cfg.Now())
-	}
+	err := s.Sessions.writeLock()
 	l.awaitWriters("")
 	if err != nil {
 		return fmt.Errorf("locked until the agent is started again, but the lock could not be made durable: %w", err)
@@ -76,8 +75,31 @@ func (s *Signer) Lock() error {
 	return nil
 }
 
-// Unlock lets the agent sign again. If it returns an error, the agent is still locked.
-func (s *Signer) Unlock() error {
+// writeLock writes the lock file, if the agent has one.
+func (s *Sessions) writeLock() error {
+	if s.cfg.LockPath == "" {
+		return nil
+	}
+	s.lockFile.Lock()
+	defer s.lockFile.Unlock()
+	return WriteLock(s.cfg.LockPath, s.cfg.Now())
+}
+
+// LockVersion is how often the agent was locked since it started. See [Signer.Unlock].
+func (s *Signer) LockVersion() uint64 {
+	s.Sessions.ledger.mu.Lock()
+	defer s.Sessions.ledger.mu.Unlock()
+	return s.Sessions.ledger.lockVersion
+}
+
+// Unlock lets the agent sign again. version is what [Signer.LockVersion] returned when the unlock began: a lock since then
+// wins, and the error is [ErrLockedAgain]. After any error the agent is still locked.
+func (s *Signer) Unlock(version uint64) error {
+	s.Sessions.lockFile.Lock() // a lock that begins now writes its file after this one is removed
+	defer s.Sessions.lockFile.Unlock()
+	if s.LockVersion() != version {
+		return ErrLockedAgain
+	}
 	if path := s.Sessions.cfg.LockPath; path != "" {
 		if err := durable.Remove(path); err != nil {
 			return fmt.Errorf("the agent stays locked: %w", err)
@@ -86,6 +108,9 @@ func (s *Signer) Unlock() error {
 	l := s.Sessions.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.lockVersion != version {
+		return ErrLockedAgain
+	}
 	l.locked = false
 	return nil
 }

@@ -112,3 +112,24 @@ func TestLockFile(t *testing.T) {
 		t.Error("an empty lock file is no lock")
 	}
 }
+
+// An unlock does not end a lock that came after it began.
+func TestUnlockOfAnEarlierLock(t *testing.T) {
+	a := newAgent(t)
+	path := filepath.Join(t.TempDir(), "locked")
+	a.cfg.LockPath = path
+	lock := func() uint64 {
+		t.Helper()
+		if err := a.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		return a.LockVersion()
+	}
+	first, second := lock(), lock()
+	if err := a.Unlock(first); !errors.Is(err, ErrLocked) || !a.Locked() || !LockedOnDisk(path) {
+		t.Errorf("Unlock of the first lock = %v, locked: %v, on disk: %v", err, a.Locked(), LockedOnDisk(path))
+	}
+	if err := a.Unlock(second); err != nil || a.Locked() || LockedOnDisk(path) {
+		t.Errorf("Unlock of the second lock = %v, locked: %v, on disk: %v", err, a.Locked(), LockedOnDisk(path))
+	}
+}

@@ -67,6 +67,8 @@ type Sessions struct {
 	forecast *forecast
 	refusals *refusals
 
+	lockFile sync.Mutex // held while the lock file changes; taken before Ledger.mu
+
 	keysMu   sync.Mutex
 	keys     map[ID]backends.Key // found before
 	queues   map[string]*queue   // by backend

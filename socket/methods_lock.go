@@ -14,6 +14,7 @@ import (
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/suggest"
+	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -25,7 +26,7 @@ func adminLock(s *Server, ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	lockErr := s.Lock()
-	round := s.lastLogout()
+	_, round := s.lastLock()
 	patience := lockPatience
 	if params.Wait {
 		patience = s.limits.RequestTimeout
@@ -60,12 +61,15 @@ type deviceLogout struct {
 // have ended, which it does not wait for. It takes effect even if the error says that the lock is not durable.
 func (s *Server) Lock() error {
 	s.signing.Shut()
-	defer s.beginLogout()
-	return s.Signer.Lock()
+	s.lockMu.Lock()
+	defer s.lockMu.Unlock()
+	err := s.Signer.Lock()
+	s.beginLogoutLocked()
+	return err
 }
 
-// beginLogout has every device forget its PIN and log out.
-func (s *Server) beginLogout() {
+// beginLogoutLocked has every device forget its PIN and log out. The caller holds lockMu.
+func (s *Server) beginLogoutLocked() {
 	round := &logout{}
 	unlockers := s.unlockers()
 	for _, name := range slices.Sorted(maps.Keys(unlockers)) {
@@ -78,16 +82,14 @@ func (s *Server) beginLogout() {
 			}
 		}()
 	}
-	s.lockMu.Lock()
-	defer s.lockMu.Unlock()
 	s.logout = round
 }
 
-// lastLogout is the last lock's; nil: there was none.
-func (s *Server) lastLogout() *logout {
+// lastLock returns the version of the last lock, for [session.Signer.Unlock], and its log-out; nil if there was no lock.
+func (s *Server) lastLock() (version uint64, round *logout) {
 	s.lockMu.Lock()
 	defer s.lockMu.Unlock()
-	return s.logout
+	return s.Signer.LockVersion(), s.logout
 }
 
 // wait says within the time given how each device is: [api.LoggedOut], or [api.Busy] if it logs out
@@ -115,13 +117,12 @@ func (r *logout) wait(ctx context.Context, patience time.Duration) (states map[s
 	return states, failed
 }
 
-// awaitLogout waits until the last lock's log-outs are over, so that none comes after an unlock.
-func (s *Server) awaitLogout(ctx context.Context) error {
-	round := s.lastLogout()
-	if round == nil {
+// over waits until the log-out has ended on each device. A nil logout has.
+func (r *logout) over(ctx context.Context) error {
+	if r == nil {
 		return nil
 	}
-	for _, d := range round.devices {
+	for _, d := range r.devices {
 		select {
 		case <-d.done:
 		case <-ctx.Done():
@@ -155,10 +156,14 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 	if params.Agent {
 		unlockers = nil // the operator has given each device its PIN before
 	}
-	if err := s.awaitLogout(ctx); err != nil {
+	version, round := s.lastLock()
+	if err := round.over(ctx); err != nil { // else it would log out a device after its unlock
 		return nil, err
 	}
 	unlocked, failed := unlockAll(ctx, unlockers, pin)
+	if s.Signer.LockVersion() != version {
+		return nil, s.lockedAgain()
+	}
 	all := params.Backend == "" || len(s.Backends) == 1
 	if failed != nil && (params.Backend != "" || pin != nil) {
 		return nil, failed // which names the backend; a wrong PIN ends no lock
@@ -168,7 +173,7 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	if all {
-		if err := s.Signer.Unlock(); err != nil {
+		if err := s.Signer.Unlock(version); err != nil {
 			return nil, errors.Join(err, failed)
 		}
 		s.signing.Open()
@@ -177,6 +182,15 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 		return nil, fmt.Errorf("the agent is unlocked, but not every backend: %w", failed)
 	}
 	return result, nil
+}
+
+// lockedAgain is for an unlock during which the agent was locked. The lock wins: what the unlock logged in after the lock's
+// own log-out is logged out.
+func (s *Server) lockedAgain() error {
+	s.lockMu.Lock()
+	defer s.lockMu.Unlock()
+	s.beginLogoutLocked()
+	return session.ErrLockedAgain
 }
 
 // unlockAll unlocks each backend, and goes on after one that fails.
@@ -193,7 +207,7 @@ func unlockAll(ctx context.Context, all map[string]backends.Unlocker, pin []byte
 }
 
 // ifNewer says why a backend may be missing that is in the configuration.
-const ifNewer = "; if it was configured since the agent started, start the agent anew"
+const ifNewer = "; if it was configured since the agent started, start the agent again"
 
 // keepAdminPIN gives a backend its admin PIN. No device is shown it yet, and nothing is unlocked.
 func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin []byte) (any, error) {

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -322,6 +324,56 @@ func TestUnlockOneOfSeveral(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "piv memory") || a.Signer.Locked() {
 		t.Errorf("Unlock = %v, locked: %v, want an unlocked agent and the name of what failed", err, a.Signer.Locked())
 	}
+}
+
+// A lock during an unlock wins: the agent stays locked, on disk too, and the device is logged out in the end.
+func TestLockDuringAnUnlock(t *testing.T) {
+	a := startAgent(t)
+	device := &lockedMeanwhile{Backend: a.device, relocks: true}
+	device.lock = func() {
+		if err := a.Lock(); err != nil {
+			t.Error(err)
+		}
+	}
+	a.Backends["memory"] = Backend{Backend: device, Type: "soft"}
+	device.lock()
+	err := a.operator.Unlock(t.Context(), "", nil)
+	if err == nil || !strings.Contains(err.Error(), "locked again") {
+		t.Errorf("Unlock = %v, want that the agent was locked again", err)
+	}
+	if !a.Signer.Locked() || !session.LockedOnDisk(a.lockPath()) {
+		t.Error("the unlock ended a lock that came after it")
+	}
+	waitFor(t, "the log-out", func() bool { return !device.loggedIn.Load() })
+	device.lock, device.relocks = func() {}, false
+	if err := a.operator.Unlock(t.Context(), "", nil); err != nil || a.Signer.Locked() || !device.loggedIn.Load() {
+		t.Errorf("the next Unlock = %v, locked: %v, logged in: %v", err, a.Signer.Locked(), device.loggedIn.Load())
+	}
+}
+
+// lockedMeanwhile calls lock while it is unlocked, and is logged in after that and after its log-out.
+type lockedMeanwhile struct {
+	backends.Backend
+	lock     func()
+	relocks  bool // lock has the device log out
+	loggedIn atomic.Bool
+	outs     atomic.Int32 // log-outs that have ended
+}
+
+func (d *lockedMeanwhile) Unlock(context.Context, []byte) error {
+	before := d.outs.Load()
+	d.lock()
+	for d.relocks && d.outs.Load() == before {
+		runtime.Gosched()
+	}
+	d.loggedIn.Store(true)
+	return nil
+}
+
+func (d *lockedMeanwhile) Lock(context.Context) error {
+	d.loggedIn.Store(false)
+	d.outs.Add(1)
+	return nil
 }
 
 // A device that works on a signature is busy; the lock does not wait for it unless asked to.

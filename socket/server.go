@@ -74,8 +74,8 @@ type Server struct {
 	accepting    sync.WaitGroup
 	readers      sync.WaitGroup // only accepting goroutines add to it
 
-	lockMu sync.Mutex
-	logout *logout // of the last lock; nil: there was none
+	lockMu sync.Mutex // held by Lock until its log-out has begun
+	logout *logout    // of the last lock; nil: there was none
 
 	ending      chan struct{} // closed with inputClosed
 	mu          sync.Mutex
