@@ -9,12 +9,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // writeTrail makes a trail of n records and returns its lines and head.
 func writeTrail(t *testing.T, path string, n int) ([][]byte, Head) {
 	t.Helper()
-	tr, err := OpenTrail(path, Head{}, nil)
+	tr, _, err := OpenTrail(vfs.Default, path, Head{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +153,7 @@ func TestOpenCompletesFromTheJournal(t *testing.T) {
 		if _, err := Verify(path, head, journal, false); err != nil {
 			t.Fatalf("%d bytes lost: Verify with the journal = %v", lost, err)
 		}
-		tr, err := OpenTrail(path, head, journal)
+		tr, _, err := OpenTrail(vfs.Default, path, head, journal)
 		if err != nil {
 			t.Fatalf("%d bytes lost: OpenTrail = %v", lost, err)
 		}
@@ -185,11 +187,11 @@ func TestOpenRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := OpenTrail(path, head, journal); !errors.Is(err, tc.want) {
+			if _, _, err := OpenTrail(vfs.Default, path, head, journal); !errors.Is(err, tc.want) {
 				t.Errorf("OpenTrail = %v, want %v", err, tc.want)
 			}
 			// Without a journal the last record alone has to show it.
-			if _, err := OpenTrail(path, head, nil); !errors.Is(err, tc.want) {
+			if _, _, err := OpenTrail(vfs.Default, path, head, nil); !errors.Is(err, tc.want) {
 				t.Errorf("OpenTrail without a journal = %v, want %v", err, tc.want)
 			}
 		})
@@ -198,7 +200,7 @@ func TestOpenRefuses(t *testing.T) {
 
 func TestSyncNoticesAReplacedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	tr, err := OpenTrail(path, Head{}, nil)
+	tr, _, err := OpenTrail(vfs.Default, path, Head{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,9 @@ import (
 type Head struct {
 	Seq  uint64   // the record's number, from 1
 	Hash [32]byte // SHA-256 of its line without the newline
-	Size int64    // of the file up to and with its newline, in bytes
+	Size int64    // of the newest segment up to and with its newline, in bytes
+	// Sealed is how many records are in older segments: the newest one begins with the record after them.
+	Sealed uint64
 }
 
 // Seal makes the line that follows h, newline included, and the head after it:
@@ -29,8 +31,12 @@ func (h Head) Seal(body []byte) (line []byte, next Head) {
 	line = hex.AppendEncode(line, h.Hash[:])
 	line = append(line, `",`...)
 	line = append(line, body[1:]...)
-	next = Head{Seq: h.Seq + 1, Hash: sha256.Sum256(line), Size: h.Size + int64(len(line)) + 1}
-	return append(line, '\n'), next
+	return append(line, '\n'), h.after(line)
+}
+
+// after is the head after line, which has no newline here.
+func (h Head) after(line []byte) Head {
+	return Head{Seq: h.Seq + 1, Hash: sha256.Sum256(line), Size: h.Size + int64(len(line)) + 1, Sealed: h.Sealed}
 }
 
 // follows checks that line (without its newline) is the record after h, and returns the head after it.
@@ -48,7 +54,7 @@ func (h Head) follows(line []byte) (Head, error) {
 	if !json.Valid(line) {
 		return Head{}, fmt.Errorf("record %d is not valid JSON", h.Seq+1)
 	}
-	return Head{Seq: h.Seq + 1, Hash: sha256.Sum256(line), Size: h.Size + int64(len(line)) + 1}, nil
+	return h.after(line), nil
 }
 
 // seqOf describes the record that line claims to be.

@@ -1,10 +1,12 @@
 package audit
 
 import (
+	"bufio"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"syscall"
 )
 
@@ -16,9 +18,12 @@ type stamp struct {
 	ctime    syscall.Timespec // set by the kernel at every change; no program can set it
 }
 
-func stampOf(fi fs.FileInfo) stamp {
-	st := fi.Sys().(*syscall.Stat_t) // of a file that was opened here
-	return stamp{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, ctime: st.Ctim}
+// stampOf is the zero stamp of a file system in memory, which nothing else writes to.
+func stampOf(fi fs.FileInfo) (s stamp) {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		s = stamp{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, ctime: st.Ctim}
+	}
+	return s
 }
 
 // remember takes the stamp of the file as it is now.
@@ -38,7 +43,7 @@ func (t *Trail) remember() error {
 // A change that leaves the size, within the kernel's tick of our own write (some ms), is not seen here but by
 // [Verify].
 func (t *Trail) Check(head Head) error {
-	fi, err := os.Stat(t.path)
+	fi, err := t.fs.Stat(t.path)
 	if err != nil {
 		return fmt.Errorf("%w: it was moved or removed while in use: %w", ErrDamaged, err)
 	}
@@ -58,10 +63,41 @@ func (t *Trail) Check(head Head) error {
 	return t.remember()
 }
 
-// checkRecords reads the file and compares it with head.
+// checkRecords reads the newest segment and compares it with head. That its first record continues the segment before
+// is for [Verify] to find out.
 func (t *Trail) checkRecords(head Head) error {
-	if _, err := verify(io.NewSectionReader(t.f, 0, t.size), head, false); err != nil {
+	at := Head{Seq: head.Sealed, Sealed: head.Sealed}
+	if head.Sealed > 0 && head.Seq > head.Sealed {
+		prev, err := t.firstPrev()
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrDamaged, t.path, err)
+		}
+		at.Hash = prev
+	}
+	if head.Seq == head.Sealed {
+		head.Hash = [32]byte{}
+	}
+	if _, err := verify(io.NewSectionReader(t.f, 0, t.size), at, head, false); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDamaged, t.path, err)
 	}
 	return nil
+}
+
+// firstPrev returns the hash that the first record of the newest segment continues.
+func (t *Trail) firstPrev() (prev [32]byte, err error) {
+	line, err := bufio.NewReader(io.NewSectionReader(t.f, 0, t.size)).ReadBytes('\n')
+	if err != nil {
+		return prev, fmt.Errorf("its first record is cut short: %w", err)
+	}
+	var rec struct {
+		Prev string `json:"prev"`
+	}
+	if err := json.Unmarshal(line, &rec); err != nil {
+		return prev, fmt.Errorf("its first line is no record: %w", err)
+	}
+	n, err := hex.Decode(prev[:], []byte(rec.Prev)[:min(len(rec.Prev), 2*len(prev))])
+	if err != nil || n != len(prev) || len(rec.Prev) != 2*len(prev) {
+		return prev, fmt.Errorf("its first record has the link %.80q, want 32 bytes of hex", rec.Prev)
+	}
+	return prev, nil
 }

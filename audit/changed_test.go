@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // What another program does to the file while the agent has it open is noticed, unless it leaves the records alone.
@@ -54,7 +56,7 @@ func TestCheckNoticesChanges(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "audit.jsonl")
 			lines, head := writeTrail(t, path, 5)
-			tr, err := OpenTrail(path, head, nil)
+			tr, _, err := OpenTrail(vfs.Default, path, head, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +91,7 @@ func TestOpenNoticesAnEditedRecord(t *testing.T) {
 	if err := os.WriteFile(path, bytes.Replace(bytes.Join(lines, nil), []byte("s1"), []byte("sX"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenTrail(path, head, nil); !errors.Is(err, ErrDamaged) {
+	if _, _, err := OpenTrail(vfs.Default, path, head, nil); !errors.Is(err, ErrDamaged) {
 		t.Errorf("OpenTrail = %v, want ErrDamaged", err)
 	}
 }

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"io/fs"
+	"syscall"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/keyward/keyward/internal/durable"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Errors of [OpenTrail]. What wraps them says how to repair.
@@ -27,34 +25,94 @@ var (
 //
 // The ledger keeps the newest lines too (its journal), until Sync has put them on
 // disk here. So the file may lag behind the ledger after a power cut, never the other way round.
+//
+// The file is the newest segment of the trail. Older segments are beside it, see [Segments].
 type Trail struct {
-	f    *os.File
+	fs   vfs.FS
+	f    vfs.File
 	path string
 	size int64
 	last stamp // that our last write left
 }
 
-// OpenTrail opens the file at path, which must hold the records up to head; journal
+// OpenTrail opens the segment at path, which must hold the records after head.Sealed up to head; journal
 // is the last len(journal) bytes of them, and what the file lacks of it is written.
-// The file is made if head is zero.
-func OpenTrail(path string, head Head, journal []byte) (*Trail, error) {
-	flags := os.O_RDWR
-	if head.Size == int64(len(journal)) { // no byte was ever said to be on disk
-		flags |= os.O_CREATE
+// The file is made if no byte of it was ever said to be on disk. A rotation that was cut short is completed.
+func OpenTrail(fsys vfs.FS, path string, head Head, journal []byte) (*Trail, Head, error) {
+	if sealed := SegmentPath(path, head.Sealed+1); exists(fsys, sealed) { // Rotate was cut short
+		t, err := openSegment(fsys, sealed, head, journal)
+		if err != nil {
+			return nil, head, err
+		}
+		t.path = path
+		if fi, err := fsys.Stat(path); err == nil && fi.Size() > 0 {
+			err = fmt.Errorf("%w: %s has %d bytes after record %d, the last that the ledger knows: "+
+				"the ledger was replaced by an old copy; put the newest one back", ErrAhead, path, fi.Size(), head.Seq)
+			return nil, head, errors.Join(err, t.Close())
+		}
+		head, err = t.begin(head)
+		return t, head, err
 	}
-	f, err := os.OpenFile(path, flags, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s is gone, with %d records; put it back from a backup", ErrDamaged, path, head.Seq)
+	t, err := openSegment(fsys, path, head, journal)
+	return t, head, err
+}
+
+func openSegment(fsys vfs.FS, path string, head Head, journal []byte) (*Trail, error) {
+	if !exists(fsys, path) && head.Size != int64(len(journal)) {
+		return nil, fmt.Errorf("%w: %s is gone, with records up to %d; put it back from a backup", ErrDamaged, path, head.Seq)
 	}
+	f, err := fsys.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fmt.Errorf("opening audit trail: %w", err)
 	}
-	t := &Trail{f: f, path: path}
+	t := &Trail{fs: fsys, f: f, path: path}
 	if err := t.complete(head, journal); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+func exists(fsys vfs.FS, path string) bool {
+	_, err := fsys.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// Rotate begins a new segment after head, the trail's last record, and returns the head to go on with. The caller has
+// synced the trail. The ledger may still hold the head from before when it crashes: [OpenTrail] finds out by the sealed file.
+func (t *Trail) Rotate(head Head) (Head, error) {
+	if err := t.fs.Rename(t.path, SegmentPath(t.path, head.Sealed+1)); err != nil {
+		return head, fmt.Errorf("sealing a segment of the audit trail: %w", err)
+	}
+	return t.begin(head)
+}
+
+// begin makes the segment after head and goes on in it.
+func (t *Trail) begin(head Head) (Head, error) {
+	f, err := t.fs.OpenReadWrite(t.path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return head, fmt.Errorf("opening audit trail: %w", err)
+	}
+	t.f.Close() // all of it is synced
+	t.f, t.size = f, 0
+	head.Sealed, head.Size = head.Seq, 0
+	if err := t.remember(); err != nil {
+		return head, err
+	}
+	return head, syncDir(t.fs, t.path)
+}
+
+// syncDir makes the name at path durable.
+func syncDir(fsys vfs.FS, path string) error {
+	dir, err := fsys.OpenDir(fsys.PathDir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("syncing the audit trail's directory: %w", err)
+	}
+	return nil
 }
 
 // complete checks the file's end against head and writes what is missing of journal.
@@ -92,12 +150,12 @@ func (t *Trail) complete(head Head, journal []byte) error {
 	if err := t.Sync(); err != nil {
 		return err
 	}
-	return durable.SyncDir(filepath.Dir(t.path))
+	return syncDir(t.fs, t.path)
 }
 
 // checkLast compares the file's last line with head.
 func (t *Trail) checkLast(head Head) error {
-	if head.Seq == 0 {
+	if head.Seq == head.Sealed { // the segment is empty
 		return nil
 	}
 	line, err := t.lastLine()
@@ -145,13 +203,20 @@ func (t *Trail) Sync() error {
 	if err != nil {
 		return err
 	}
-	if named, err := os.Stat(t.path); err != nil || !os.SameFile(open, named) {
+	if named, err := t.fs.Stat(t.path); err != nil || !sameFile(open, named) {
 		return fmt.Errorf("audit trail %s was moved, removed or replaced while in use", t.path)
 	}
-	if err := unix.Fdatasync(int(t.f.Fd())); err != nil {
+	if err := t.f.SyncData(); err != nil {
 		return fmt.Errorf("syncing audit trail: %w", err)
 	}
 	return nil
+}
+
+// sameFile compares inodes. A file system in memory has none.
+func sameFile(a, b vfs.FileInfo) bool {
+	x, ok := a.Sys().(*syscall.Stat_t)
+	y, has := b.Sys().(*syscall.Stat_t)
+	return ok == has && (!ok || x.Dev == y.Dev && x.Ino == y.Ino)
 }
 
 // Close closes the file without syncing it.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // Report is what [Verify] found in order.
@@ -15,15 +17,15 @@ type Report struct {
 	After uint64 // records beyond the head that was asked about
 }
 
-// Verify reads the trail at path from its first record and checks that each one
+// Verify reads the trail whose newest segment is at path, from its first record, and checks that each one
 // continues the one before, and that the trail reaches head: so any edit, insertion,
 // deletion or truncation is an error that wraps [ErrDamaged] and names the record.
 //
 // journal holds lines up to head that may not have reached the file yet, see [OpenTrail].
 // live says that an agent may be appending: then records after head are no damage.
 func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) && head.Seq == 0 {
+	trail, err := OpenSegments(path)
+	if errors.Is(err, fs.ErrNotExist) && head.Seq == 0 {
 		return Report{}, nil
 	}
 	if errors.Is(err, os.ErrNotExist) {
@@ -32,29 +34,32 @@ func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	defer f.Close()
-	rep, err := verify(withJournal(f, head, journal), head, live)
+	defer trail.Close()
+	rep, err := verify(io.MultiReader(trail, bytes.NewReader(trail.lacks(head, journal))), Head{}, head, live)
 	if err != nil {
-		return rep, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
+		return rep, fmt.Errorf("%w: %s: %w", ErrDamaged, trail.at(path), err)
 	}
 	return rep, nil
 }
 
-// withJournal appends to f the part of journal that f lacks.
-func withJournal(f *os.File, head Head, journal []byte) io.Reader {
-	fi, err := f.Stat()
-	if err != nil {
-		return f // the first read fails as Stat did
+// lacks returns the part of journal that the newest segment lacks.
+func (r *Reader) lacks(head Head, journal []byte) []byte {
+	lacks := head.Size
+	if last := r.files[len(r.files)-1]; filepath.Base(last) == filepath.Base(r.path) || last == SegmentPath(r.path, head.Sealed+1) {
+		fi, err := os.Stat(last)
+		if err != nil {
+			return nil // reading it fails too
+		}
+		lacks -= fi.Size()
 	}
-	lacks := head.Size - fi.Size()
 	if lacks <= 0 || lacks > int64(len(journal)) {
-		return f
+		return nil
 	}
-	return io.MultiReader(f, bytes.NewReader(journal[int64(len(journal))-lacks:]))
+	return journal[int64(len(journal))-lacks:]
 }
 
-func verify(r io.Reader, head Head, live bool) (Report, error) {
-	var at Head
+// verify reads the records after at.
+func verify(r io.Reader, at, head Head, live bool) (Report, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	for {
 		line, err := br.ReadBytes('\n')

@@ -2,9 +2,9 @@ package session
 
 import (
 	"maps"
+	"math"
 
 	"github.com/holiman/uint256"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/policy"
 )
@@ -35,11 +35,9 @@ func (l *Ledger) enterPeriodsLocked(b *book, charges []policy.Charge) error {
 			return err
 		}
 		t := ch.Tracker
-		c := &carrying{raised: open.carry([]policy.Tracker{t}), used: map[policy.Tracker]uint256.Int{t: open.sum(t)}}
-		if err := l.enqueueLocked(&entry{
-			apply: func(tx *bolt.Tx) error { return c.put(tx, b.sess.ID) },
-			after: func() { b.carried(c) },
-		}); err != nil {
+		c := &carrying{raised: open.carry([]policy.Tracker{t})}
+		c.used = costs{{t, open.sum(t)}}
+		if err := l.enqueueLocked(&entry{change: c.change(b.sess.ID), after: func() { b.carried(c) }}); err != nil {
 			return err
 		}
 		b.carry(c)
@@ -65,35 +63,20 @@ func (l *Ledger) enteredLocked(b *book, t policy.Tracker) (entered bool, err err
 	if _, ok := b.used[t]; ok {
 		return true, nil
 	}
-	err = l.db.View(func(tx *bolt.Tx) error {
-		_, entered, err = getUsage(tx, b.sess.ID, t)
-		return err
-	})
+	_, entered, err = l.store.usage(b.sess.ID, t)
 	return entered, err
 }
 
 // carrying is what becomes durable when liabilities are carried or settled.
 type carrying struct {
 	raised nonces
-	used   map[policy.Tracker]uint256.Int // new totals
-	chain  *settled                       // nil: not settled
+	used   costs    // new totals
+	chain  *settled // nil: not settled
+	forget forgotten
 }
 
-func (c *carrying) put(tx *bolt.Tx, id ID) error {
-	for t, used := range c.used {
-		if err := putUsage(tx, id, t, used); err != nil {
-			return err
-		}
-	}
-	for nonce, n := range c.raised {
-		if err := putJSON(tx, liabilitiesBucket, liabilityKey(id, nonce), n.liability); err != nil {
-			return err
-		}
-	}
-	if c.chain == nil {
-		return nil
-	}
-	return putJSON(tx, chainBucket, []byte(id), c.chain)
+func (c *carrying) change(id ID) *change {
+	return &change{id: id, used: c.used, costs: c.raised, chain: c.chain, forget: c.forget}
 }
 
 // carry makes c's changes in memory. Its entry is in line already, so what is in memory is ahead of the disk.
@@ -102,13 +85,20 @@ func (b *book) carry(c *carrying) {
 	for nonce, raised := range c.raised {
 		n := b.open[nonce]
 		if n == nil {
-			n = &openNonce{signed: true, digests: map[policy.Hash]bool{}}
-			b.open[nonce] = n
+			n = &openNonce{signed: true}
+			b.setOpen(nonce, n)
 		}
-		n.liability = raised.liability
+		n.costs = raised
 		n.entries++
 	}
-	maps.Copy(b.used, c.used)
+	for _, t := range c.forget.periods {
+		maps.DeleteFunc(b.used, func(have policy.Tracker, _ uint256.Int) bool {
+			return limitOf(have) == limitOf(t) && have.PeriodID < t.PeriodID
+		})
+	}
+	for _, total := range c.used {
+		b.setUsed(total.tracker, total.amount)
+	}
 	if c.chain != nil {
 		b.chain = c.chain
 	}
@@ -122,82 +112,17 @@ func (b *book) carried(c *carrying) {
 	}
 }
 
-// nonces are liabilities by nonce. Their charges belong to the caller.
-type nonces map[uint64]*openNonce
-
-// openLocked returns copies of the liabilities from nonce first on, those ahead of the disk included.
+// openLocked returns the liabilities from nonce first on, those ahead of the disk included.
 func (l *Ledger) openLocked(b *book, first uint64) (nonces, error) {
 	open := nonces{}
-	err := l.db.View(func(tx *bolt.Tx) (err error) {
-		forLiabilities(tx, b.sess.ID, first, func(nonce uint64, v []byte) bool {
-			if b.open[nonce] != nil {
-				return true
-			}
-			var parsed liability
-			parsed, err = parseLiability(b.sess.ID, nonce, v)
-			open[nonce] = &openNonce{liability: parsed}
-			return err == nil
-		})
-		return err
+	err := l.store.liabilities(b.sess.ID, first, math.MaxUint64, func(nonce uint64, c costs) error {
+		open[nonce] = c
+		return nil
 	})
 	for nonce, n := range b.open {
 		if nonce >= first {
-			open[nonce] = &openNonce{liability: liability{Charges: maps.Clone(n.Charges)}}
+			open[nonce] = n.costs
 		}
 	}
 	return open, err
-}
-
-// carry raises what each liability costs on the allowances among trackers to the most that it
-// costs in any period, and returns those that it changed.
-func (open nonces) carry(trackers []policy.Tracker) nonces {
-	raised := nonces{}
-	for nonce, n := range open {
-		most := n.mostByLimit()
-		for _, t := range trackers {
-			cost, had := most[limitOf(t)], n.cost(t)
-			if !t.Allowance || !cost.Gt(&had) {
-				continue
-			}
-			dec := policy.Decimal(cost)
-			n.Charges[t] = &dec // not nil: it has a cost
-			raised[nonce] = n
-		}
-	}
-	return raised
-}
-
-// sum is what the liabilities cost on t; the largest number if that does not fit.
-func (open nonces) sum(t policy.Tracker) (total uint256.Int) {
-	for _, n := range open {
-		total = addCapped(total, n.cost(t))
-	}
-	return total
-}
-
-// mostByLimit is the most that l costs on each limit, in whichever period.
-func (l *liability) mostByLimit() map[policy.Tracker]uint256.Int {
-	most := make(map[policy.Tracker]uint256.Int, len(l.Charges))
-	for t, c := range l.Charges {
-		cost, had := uint256.Int(*c), most[limitOf(t)]
-		if cost.Gt(&had) {
-			most[limitOf(t)] = cost
-		}
-	}
-	return most
-}
-
-// limitOf is t without its period: the limit that t counts for.
-func limitOf(t policy.Tracker) policy.Tracker {
-	t.PeriodID = 0
-	return t
-}
-
-// addCapped is x + y, or the largest number if that does not fit. Too much is the safe side.
-func addCapped(x, y uint256.Int) uint256.Int {
-	sum, overflow := new(uint256.Int).AddOverflow(&x, &y)
-	if overflow {
-		return *sum.SetAllOne()
-	}
-	return *sum
 }

@@ -2,11 +2,8 @@ package session
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 )
@@ -21,11 +18,11 @@ const (
 
 // entry is one change that becomes durable with its audit record, or not at all.
 type entry struct {
-	rec   *audit.Record           // nil: none
-	apply func(tx *bolt.Tx) error // nil: only the record
-	after func()                  // runs with Ledger.mu held once on disk; may be nil
-	done  chan struct{}           // closed when err is final
-	err   error
+	rec    *audit.Record // nil: none
+	change *change       // nil: only the record
+	after  func()        // runs with Ledger.mu held once on disk; may be nil
+	done   chan struct{} // closed when err is final
+	err    error
 }
 
 // enqueueLocked puts e in line. Entries reach the disk in the order of their memory
@@ -100,72 +97,71 @@ func (l *Ledger) commitAll() {
 	}
 }
 
-// commit makes batch durable: the changes, the new head and the audit lines in one
-// bbolt commit (two fdatasyncs), then the lines in the trail's file.
-func (l *Ledger) commit(batch []*entry) error {
+// commit makes entries durable: the changes, the new head and the audit lines in one
+// commit of the store, then the lines in the trail's file.
+func (l *Ledger) commit(entries []*entry) error {
 	if err := l.trail.Check(l.head); err != nil { // before anything is written: what was cut off leaves no hole
 		return err
 	}
-	first, head, lines, err := l.seal(batch)
-	if err != nil {
+	if err := l.rotate(); err != nil {
 		return err
 	}
-	err = l.db.Update(func(tx *bolt.Tx) error {
-		for _, e := range batch {
-			if e.apply != nil {
-				if err := e.apply(tx); err != nil {
-					return err
-				}
-			}
+	b := &batch{first: l.head.Seq + 1, synced: l.trim}
+	if err := l.seal(b, entries); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.change != nil {
+			b.changes = append(b.changes, e.change)
 		}
-		return l.putLines(tx, first, head, lines)
-	})
-	if err != nil {
-		return fmt.Errorf("writing ledger: %w", err)
 	}
-	if err := l.trail.Append(lines); err != nil {
+	if err := l.store.commit(b); err != nil {
 		return err
 	}
-	l.setHead(head)
-	if l.unsynced += len(lines); l.unsynced >= journalBytes {
+	l.trim = false
+	if err := l.trail.Append(b.lines); err != nil {
+		return err
+	}
+	l.setHead(b.head)
+	if l.unsynced += len(b.lines); l.unsynced >= journalBytes {
 		return l.syncTrail()
 	}
 	return nil
 }
 
-// seal chains the batch's records onto the head.
-func (l *Ledger) seal(batch []*entry) (first uint64, head audit.Head, lines []byte, err error) {
-	head = l.head
-	first = head.Seq + 1
-	for _, e := range batch {
+// seal chains the entries' records onto the head.
+func (l *Ledger) seal(b *batch, entries []*entry) error {
+	b.head = l.head
+	for _, e := range entries {
 		if e.rec == nil {
 			continue
 		}
 		body, err := audit.Body(e.rec)
 		if err != nil {
-			return 0, head, nil, err
-		}
-		var line []byte
-		line, head = head.Seal(body)
-		lines = append(lines, line...)
-	}
-	return first, head, lines, nil
-}
-
-func (l *Ledger) putLines(tx *bolt.Tx, first uint64, head audit.Head, lines []byte) error {
-	if l.trim {
-		if err := trimJournal(tx, first); err != nil { // all before this batch is synced
 			return err
 		}
-		l.trim = false
+		var line []byte
+		line, b.head = b.head.Seal(body)
+		b.lines = append(b.lines, line...)
 	}
-	if len(lines) == 0 {
+	return nil
+}
+
+// rotate begins a new segment of the trail once the newest is large enough. What is in the old one is on disk
+// by then.
+func (l *Ledger) rotate() error {
+	if l.head.Size < l.segmentBytes {
 		return nil
 	}
-	if err := tx.Bucket(journalBucket).Put(binary.BigEndian.AppendUint64(nil, first), lines); err != nil {
+	if err := l.syncTrail(); err != nil {
 		return err
 	}
-	return putHead(tx, head)
+	head, err := l.trail.Rotate(l.head)
+	if err != nil {
+		return err
+	}
+	l.setHead(head)
+	return nil
 }
 
 // syncTrail puts the trail on disk, after which the journal is not needed.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
@@ -174,22 +173,12 @@ func (s *Sessions) newSession(req *CreateRequest, id ID, backend string, key bac
 func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session, event audit.Event, c *carrying) error {
 	rec := s.record(event, &by, sess)
 	rec.Detail = sess // the whole of it: the trail alone says what each session may do
-	e := &entry{
-		rec: rec,
-		apply: func(tx *bolt.Tx) error {
-			if err := tx.Bucket(creatingBucket).Delete([]byte(sess.ID)); err != nil {
-				return err
-			}
-			if c != nil {
-				if err := c.put(tx, sess.ID); err != nil {
-					return err
-				}
-			}
-			return putJSON(tx, sessionsBucket, []byte(sess.ID), sess)
-		},
-	}
+	e := s.ledger.dropIntent(sess.ID, rec)
+	e.change.session, e.change.spec = sess, sess.Spec
 	if c != nil {
-		e.after = func() { s.ledger.books[sess.ID].carried(c) }
+		e.change.used, e.change.costs, e.change.chain = c.used, c.raised, c.chain
+		over := e.after
+		e.after = func() { over(); s.ledger.books[sess.ID].carried(c) }
 	}
 	s.ledger.mu.Lock()
 	if next := s.ledger.index.successor(sess.Predecessor); sess.Predecessor != "" && next != nil { // made while this one's key was

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/holiman/uint256"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/policy"
 )
@@ -180,47 +179,5 @@ func TestRenewRefuses(t *testing.T) {
 	}
 	if _, _, err := a.RenewSession(t.Context(), operator, active.ID, later, true); err != nil {
 		t.Errorf("renewing again: %v", err)
-	}
-}
-
-// A ledger of the version before is taken over with all that it has; one of a later version is refused.
-func TestStoreVersions(t *testing.T) {
-	a := newAgent(t)
-	sess := a.active(t)
-	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); err != nil {
-		t.Fatal(err)
-	}
-	setVersion := func(version string, drop bool) {
-		t.Helper()
-		if err := a.ledger.db.Update(func(tx *bolt.Tx) error {
-			if drop {
-				if err := tx.DeleteBucket(chainBucket); err != nil {
-					return err
-				}
-			}
-			return tx.Bucket(metaBucket).Put([]byte("version"), []byte(version))
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if err := a.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	setVersion("1", true)
-	a.start(t)
-	if u := mustUsage(t, a, sess.ID); u[0].Used != policy.Decimal(*uint256.NewInt(10)) {
-		t.Errorf("used %v, want what version 1 had counted", u[0].Used)
-	}
-	if err := a.ledger.db.View(func(tx *bolt.Tx) error {
-		if v := tx.Bucket(metaBucket).Get([]byte("version")); string(v) != storeVersion || tx.Bucket(chainBucket) == nil {
-			t.Errorf("version %q on file, want %s", v, storeVersion)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	setVersion("3", false)
-	if err := a.open(); err == nil || !strings.Contains(err.Error(), "another version") {
-		t.Errorf("version 3: %v, want it refused", err)
 	}
 }

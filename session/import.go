@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 
 	"github.com/ethereum/go-ethereum/crypto"
@@ -92,7 +91,10 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 		Backend: name, KeyURI: key.URI(), PublicKey: crypto.FromECDSAPub(key.Public()), Protection: key.Protection(),
 		Status: Active, CreatedAt: now, ActivatedAt: now,
 	}
-	counted := &carrying{used: maps.Clone(v.Used), chain: (&book{}).next(v, nil)}
+	counted := &carrying{chain: (*settled)(nil).next(v, nil)}
+	for t, used := range v.Used {
+		counted.used = append(counted.used, cost{t, used})
+	}
 	if err := s.store(ctx, by, sess, audit.SessionImported, counted); err != nil {
 		return nil, err
 	}

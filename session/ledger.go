@@ -2,10 +2,10 @@ package session
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/holiman/uint256"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/policy"
@@ -16,26 +16,29 @@ import (
 // concurrency because every count is checked and taken under one mutex, which is held
 // across no device, network or prompt.
 type Ledger struct {
-	db    *bolt.DB
+	store store
 	trail *audit.Trail
 
 	settling sync.Mutex // one Settle at a time; held across the disk, never the network
 
-	mu     sync.Mutex
-	books  map[ID]*book
-	index  *index // of the sessions in books
-	queue  []*entry
-	head   audit.Head // of the last record on disk
-	halted error      // not nil: nothing is signed any more
-	closed bool       // nothing new gets in line
+	mu      sync.Mutex
+	books   map[ID]*book
+	index   *index        // of the sessions in books
+	intents map[ID]intent // keys that may exist without their session
+	queue   []*entry
+	head    audit.Head // of the last record on disk
+	halted  error      // not nil: nothing is signed any more
+	closed  bool       // nothing new gets in line
 
 	locked      bool                 // by the operator
 	lockVersion uint64               // raised by each lock
 	writers     map[*writer]struct{} // of signatures, under way
 
-	wake     chan struct{}
-	closing  chan struct{}
-	stopped  chan struct{}
+	wake         chan struct{}
+	closing      chan struct{}
+	stopped      chan struct{}
+	segmentBytes int64 // size at which a new segment of the trail begins
+
 	unsynced int  // bytes of the trail not known to be on disk; the committer's alone
 	trim     bool // the journal's older batches are synced and can go; the committer's alone
 }
@@ -45,8 +48,8 @@ const maxCachedTotals = 4096
 // book is one session's page of the ledger.
 type book struct {
 	sess *Session                       // replaced, never changed
-	used map[policy.Tracker]uint256.Int // what was looked at since the start; the file has all
-	open map[uint64]*openNonce          // nonces with entries that are not on disk yet
+	used map[policy.Tracker]uint256.Int // what was looked at since the start; the store has all. Made when needed
+	open map[uint64]*openNonce          // nonces with entries that are not on disk yet. Made when needed
 
 	chain *settled // what the chain was last seen to say; nil: never. Replaced, never changed
 	ahead int      // entries of Settle and of carrying that are not on disk yet
@@ -57,16 +60,10 @@ type book struct {
 
 // openNonce is the state of a nonce ahead of the disk.
 type openNonce struct {
-	liability
-	signed  bool                 // for any digest, ever
-	digests map[policy.Hash]bool // granted, perhaps not on disk yet
-	entries int                  // not on disk yet
-}
-
-func (n *openNonce) sign(digest policy.Hash) {
-	n.signed = true
-	n.digests[digest] = true
-	n.entries++
+	costs   costs         // of all signatures for it
+	signed  bool          // for any digest, ever
+	digests []policy.Hash // granted, perhaps not on disk yet
+	entries int           // not on disk yet
 }
 
 // Grant is what a reservation is for.
@@ -110,22 +107,27 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	case b == nil || !b.sess.signs():
 		return nil, notActive(b)
 	}
-	n, known, c, err := l.weighLocked(b, &g)
+	n, known, p, err := l.weighLocked(b, &g)
 	if err != nil {
 		return nil, err
 	}
-	rec.Verdict = &audit.Verdict{Allow: true, Charges: c.counted, Repeat: known, Replaces: !known && n.signed}
-	r := &Reservation{Counted: c.counted, ledger: l, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
-		rec:   rec,
-		apply: func(tx *bolt.Tx) error { return c.put(tx, id, g) },
-		after: func() { b.committed(g.Nonce, n) },
+	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(p.counted), Repeat: known, Replaces: !known && n.signed}
+	var c *change // a digest that is known changes nothing
+	if !known {
+		c = &change{id: id, used: p.used, costs: nonces{g.Nonce: p.nonce}, grant: &granted{g.Nonce, g.Digest, p.digest}}
+	}
+	r := &Reservation{Counted: p.counted, ledger: l, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
+		rec: rec, change: c, after: func() { b.committed(g.Nonce, n) },
 	}}
 	if err := l.enqueueLocked(r.entry); err != nil {
 		return nil, err
 	}
-	c.take(b, n)
-	n.sign(g.Digest)
-	b.open[g.Nonce] = n
+	b.take(g.Nonce, n, p)
+	if !known {
+		n.digests = append(n.digests, g.Digest)
+	}
+	n.signed = true
+	n.entries++
 	b.inDevice++
 	return r, nil
 }
@@ -138,16 +140,16 @@ func (l *Ledger) Preview(id ID, g Grant) ([]policy.Charge, error) {
 	if b == nil || !b.sess.signs() {
 		return nil, notActive(b)
 	}
-	_, _, c, err := l.weighLocked(b, &g)
+	_, _, p, err := l.weighLocked(b, &g)
 	if err != nil {
 		return nil, err
 	}
-	return c.counted, nil
+	return p.counted, nil
 }
 
-// weighLocked finds the state of g's nonce, whether g's digest was granted for it before, and
-// what g changes. A digest that was granted before loses its charges.
-func (l *Ledger) weighLocked(b *book, g *Grant) (n *openNonce, known bool, c *changes, err error) {
+// weighLocked finds the state of g's nonce, whether g's digest was granted for it before, and what g comes to. A digest
+// that was granted before loses its charges.
+func (l *Ledger) weighLocked(b *book, g *Grant) (n *openNonce, known bool, p *priced, err error) {
 	if err := l.enterPeriodsLocked(b, g.Charges); err != nil {
 		return nil, false, nil, err
 	}
@@ -158,145 +160,78 @@ func (l *Ledger) weighLocked(b *book, g *Grant) (n *openNonce, known bool, c *ch
 	if known {
 		g.Charges = nil
 	}
-	c, err = l.priceLocked(b, n, *g)
-	return n, known, c, err
-}
-
-// changes is what a grant changes.
-type changes struct {
-	counted   []policy.Charge                // beyond what the nonce had cost already
-	used      map[policy.Tracker]uint256.Int // new totals
-	liability map[policy.Tracker]*policy.Decimal
-}
-
-// priceLocked works out what g costs beyond what its nonce has cost already. Of all
-// signatures for one nonce only one can land, so they cost the largest amount, not the sum.
-func (l *Ledger) priceLocked(b *book, n *openNonce, g Grant) (*changes, error) {
-	without, err := l.usedLocked(b, n, &g)
-	if err != nil {
-		return nil, err
-	}
-	if err := policy.Settle(g.Charges, g.Denied, func(t policy.Tracker) uint256.Int { return without[t] }); err != nil {
-		return nil, b.sess.Spec.Locate(err)
-	}
-	c := &changes{used: map[policy.Tracker]uint256.Int{}, liability: map[policy.Tracker]*policy.Decimal{}}
+	used := make(costs, 0, len(g.Charges))
 	for _, ch := range g.Charges {
-		cost, old := uint256.Int(ch.Amount), n.cost(ch.Tracker)
-		if cost.Cmp(&old) < 0 {
-			cost = old
-		}
-		base := without[ch.Tracker]
-		c.used[ch.Tracker] = *new(uint256.Int).Add(&base, &cost) // Settle made sure that this fits
-		dec := policy.Decimal(cost)
-		c.liability[ch.Tracker] = &dec
-		counted := b.counted(g.Nonce, n, ch.Tracker)
-		if more := new(uint256.Int).Sub(&cost, &counted); !more.IsZero() {
-			c.counted = append(c.counted, policy.Charge{Tracker: ch.Tracker, Limit: ch.Limit, Amount: policy.Decimal(*more)})
-		}
-	}
-	return c, nil
-}
-
-// usedLocked returns the totals of the trackers that g charges, without what n has cost.
-func (l *Ledger) usedLocked(b *book, n *openNonce, g *Grant) (map[policy.Tracker]uint256.Int, error) {
-	without := make(map[policy.Tracker]uint256.Int, len(g.Charges))
-	for _, ch := range g.Charges {
-		used, err := l.totalLocked(b, ch.Tracker)
+		total, err := l.totalLocked(b, ch.Tracker)
 		if err != nil {
-			return nil, err
+			return nil, false, nil, err
 		}
-		old := b.counted(g.Nonce, n, ch.Tracker)
-		without[ch.Tracker] = *new(uint256.Int).Sub(&used, &old)
+		used = append(used, cost{ch.Tracker, total})
 	}
-	return without, nil
+	counted := n.costs
+	if b.passed(g.Nonce) { // it counts again until the next Settle finds that it can't land
+		counted = nil
+	}
+	p, err = price(g, n.costs, counted, used)
+	if err != nil {
+		return nil, false, nil, b.sess.Spec.Locate(err)
+	}
+	return n, known, p, nil
 }
 
-// totalLocked returns what t has counted, from memory or else from the file.
+// totalLocked returns what t has counted, from memory or else from the store.
 func (l *Ledger) totalLocked(b *book, t policy.Tracker) (used uint256.Int, err error) {
 	if used, ok := b.used[t]; ok {
 		return used, nil
 	}
-	found := false
-	err = l.db.View(func(tx *bolt.Tx) error {
-		used, found, err = getUsage(tx, b.sess.ID, t)
-		return err
-	})
+	used, found, err := l.store.usage(b.sess.ID, t)
 	switch {
 	case err != nil:
 		return used, err
 	case !found && b.carries(t):
 		return l.carriedLocked(b, t) // not kept: enterPeriodsLocked writes it down
 	}
-	b.used[t] = used
+	b.setUsed(t, used)
 	return used, nil
 }
 
 // nonceLocked returns the state of a nonce, and whether digest was granted for it before.
 func (l *Ledger) nonceLocked(b *book, nonce uint64, digest policy.Hash) (n *openNonce, known bool, err error) {
 	n = b.open[nonce]
-	if n != nil && n.digests[digest] {
+	if n != nil && slices.Contains(n.digests, digest) {
 		return n, true, nil
 	}
-	err = l.db.View(func(tx *bolt.Tx) error {
-		known = tx.Bucket(signedBucket).Get(signedKey(b.sess.ID, nonce, digest)) != nil
-		if n != nil {
-			return nil
-		}
-		stored, found, err := getLiability(tx, b.sess.ID, nonce)
-		n = &openNonce{liability: stored, signed: found, digests: map[policy.Hash]bool{}}
-		return err
-	})
+	stored, signed, known, err := l.store.nonce(b.sess.ID, nonce, digest)
+	if n == nil {
+		n = &openNonce{costs: stored, signed: signed}
+	}
 	return n, known, err
-}
-
-// cost is what the signatures for the nonce have cost on t.
-func (l *liability) cost(t policy.Tracker) uint256.Int {
-	if c := l.Charges[t]; c != nil {
-		return uint256.Int(*c)
-	}
-	return uint256.Int{}
-}
-
-// counted is how much of n's cost on t is in t's total: nothing once the chain is past the
-// nonce, so a signature for it counts anew until the next Settle finds that it can't land.
-func (b *book) counted(nonce uint64, n *openNonce, t policy.Tracker) uint256.Int {
-	if b.passed(nonce) {
-		return uint256.Int{}
-	}
-	return n.cost(t)
 }
 
 // passed reports whether the account has used the nonce, as the chain was last seen.
 func (b *book) passed(nonce uint64) bool { return b.chain != nil && nonce < b.chain.Nonce }
 
-// take makes the changes in memory.
-func (c *changes) take(b *book, n *openNonce) {
-	for t, used := range c.used {
-		b.used[t] = used
+// take makes p, which is for nonce n, count in memory.
+func (b *book) take(nonce uint64, n *openNonce, p *priced) {
+	for _, c := range p.used {
+		b.setUsed(c.tracker, c.amount)
 	}
-	// Entries in line still hold the old map: a fresh one, as theirs must not change.
-	merged := make(map[policy.Tracker]*policy.Decimal, len(n.Charges)+len(c.liability))
-	for t, cost := range n.Charges {
-		merged[t] = cost
-	}
-	for t, cost := range c.liability {
-		merged[t] = cost
-	}
-	n.Charges = merged
-	c.liability = merged
+	n.costs = p.nonce
+	b.setOpen(nonce, n)
 }
 
-// put writes the changes.
-func (c *changes) put(tx *bolt.Tx, id ID, g Grant) error {
-	for t, used := range c.used {
-		if err := putUsage(tx, id, t, used); err != nil {
-			return err
-		}
+func (b *book) setUsed(t policy.Tracker, used uint256.Int) {
+	if b.used == nil {
+		b.used = map[policy.Tracker]uint256.Int{}
 	}
-	if err := putJSON(tx, liabilitiesBucket, liabilityKey(id, g.Nonce), liability{Charges: c.liability}); err != nil {
-		return err
+	b.used[t] = used
+}
+
+func (b *book) setOpen(nonce uint64, n *openNonce) {
+	if b.open == nil {
+		b.open = map[uint64]*openNonce{}
 	}
-	return tx.Bucket(signedBucket).Put(signedKey(id, g.Nonce, g.Digest), []byte{1})
+	b.open[nonce] = n
 }
 
 // committed forgets a nonce whose entries are all on disk, and totals, of which

@@ -3,17 +3,11 @@ package session
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime/debug"
-	"time"
+	"io/fs"
 
-	"github.com/holiman/uint256"
-	bolt "go.etcd.io/bbolt"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keyward/keyward/audit"
-	"github.com/keyward/keyward/internal/durable"
-	"github.com/keyward/keyward/policy"
 )
 
 // Errors of [Open] and [ReadTrail]. What wraps them says how to repair.
@@ -26,164 +20,162 @@ var (
 )
 
 const repairHint = "restore the newest copies of ledger and audit trail together; without one, nothing more can be signed for " +
-	"the sessions in it: revoke them on chain, move the state directory away and start anew"
+	"the sessions in it: revoke them on chain, move the state directory away and start again"
 
-// openLedger opens or makes the ledger and its trail, checks that they belong together,
+// segmentBytes is the size at which a new segment of the audit trail begins.
+const segmentBytes = 64 << 20
+
+// openLedger opens or makes the ledger in the directory dir and its trail, checks that they belong together,
 // and starts the committer.
-func openLedger(ledgerPath, auditPath string) (*Ledger, error) {
-	db, err := openStore(ledgerPath, auditPath)
+func openLedger(fsys vfs.FS, dir, auditPath string) (*Ledger, error) {
+	st, err := openStore(fsys, dir, auditPath)
 	if err != nil {
 		return nil, err
 	}
 	l := &Ledger{
-		db:      db,
-		books:   map[ID]*book{},
-		index:   newIndex(),
-		writers: map[*writer]struct{}{},
-		wake:    make(chan struct{}, 1),
-		closing: make(chan struct{}),
-		stopped: make(chan struct{}),
-		trim:    true, // OpenTrail syncs
+		store:        st,
+		segmentBytes: segmentBytes,
+		books:        map[ID]*book{},
+		index:        newIndex(),
+		writers:      map[*writer]struct{}{},
+		wake:         make(chan struct{}, 1),
+		closing:      make(chan struct{}),
+		stopped:      make(chan struct{}),
+		trim:         true, // OpenTrail syncs
 	}
-	if err := l.load(auditPath); err != nil {
-		db.Close()
-		return nil, err
+	if err := l.load(fsys, auditPath); err != nil {
+		return nil, errors.Join(err, st.close())
 	}
 	go l.run()
 	return l, nil
 }
 
-// load reads what the file holds and opens the trail.
-func (l *Ledger) load(auditPath string) error {
-	var journal []byte
-	err := l.db.View(func(tx *bolt.Tx) error {
-		sessions, err := getSessions(tx)
-		if err != nil {
-			return err
-		}
-		chain, err := getSettled(tx)
-		if err != nil {
-			return err
-		}
-		l.index.load(sessions)
-		for _, s := range sessions {
-			l.bookLocked(s)
-			l.books[s.ID].chain = chain[s.ID]
-		}
-		journal = getJournal(tx)
-		l.head, err = getHead(tx)
-		return err
-	})
+// load reads what the store holds and opens the trail.
+func (l *Ledger) load(fsys vfs.FS, auditPath string) error {
+	k, err := l.store.load()
 	if err != nil {
 		return fmt.Errorf("%w: %w; %s", ErrDamaged, err, repairHint)
 	}
-	l.trail, err = audit.OpenTrail(auditPath, l.head, journal)
+	l.index.load(k.sessions)
+	for _, s := range k.sessions {
+		l.books[s.ID] = &book{sess: s, chain: k.chain[s.ID]}
+	}
+	l.intents = k.intents
+	l.trail, l.head, err = audit.OpenTrail(fsys, auditPath, k.head, k.journal)
 	return err
 }
 
 // addLocked adds a new session.
 func (l *Ledger) addLocked(s *Session) {
-	l.bookLocked(s)
+	l.books[s.ID] = &book{sess: s}
 	l.index.put(s)
 }
 
-func (l *Ledger) bookLocked(s *Session) {
-	l.books[s.ID] = &book{sess: s, used: map[policy.Tracker]uint256.Int{}, open: map[uint64]*openNonce{}}
-}
-
-// openStore opens the bbolt file, or makes it if there is no trail either.
-func openStore(path, auditPath string) (*bolt.DB, error) {
-	fresh := false
-	if fi, err := os.Stat(path); errors.Is(err, os.ErrNotExist) || err == nil && fi.Size() == 0 {
-		if fi, err := os.Stat(auditPath); err == nil && fi.Size() > 0 {
-			return nil, fmt.Errorf("%w: %s is missing, but its audit trail %s is there; %s", ErrDamaged, path, auditPath, repairHint)
-		}
-		fresh = true
-	} else if err := checkStore(path); err != nil {
+// openStore opens the embedded store in dir, or makes it if there is no trail either.
+func openStore(fsys vfs.FS, dir, auditPath string) (*embedded, error) {
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout})
+	lock, err := lockStore(fsys, dir)
 	if err != nil {
-		return nil, storeError(path, err)
-	}
-	if err := db.Update(initStore); err != nil {
-		db.Close()
 		return nil, err
 	}
-	if fresh {
-		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
-			db.Close()
-			return nil, err
-		}
+	old, err := openOld(fsys, dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
-	return db, nil
+	defer old.close()
+	st, err := openPebble(fsys, dir, lock, false)
+	if err != nil {
+		return nil, errors.Join(damaged(dir, err), lock.Close())
+	}
+	if err := st.begin(fsys, dir, auditPath, old); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	return st, nil
 }
 
-const lockTimeout = 2 * time.Second // for an agent that is just stopping
-
-func storeError(path string, err error) error {
-	if errors.Is(err, bolt.ErrTimeout) {
-		return fmt.Errorf("%w: %s is locked", ErrInUse, path)
+// begin makes sure that st is a ledger of this version: a fresh one if there is no trail either, or what an older version
+// has left. The ledger is there once its version is; what was cut short before that is begun again.
+func (s *embedded) begin(fsys vfs.FS, dir, auditPath string, old *oldLedger) error {
+	version, err := s.version()
+	switch {
+	case err != nil:
+		return damaged(dir, err)
+	case version == storeVersion && old.live():
+		return fmt.Errorf("%w: %s is a ledger of an older version, and %s one of this version: move the one aside that is not the newest",
+			ErrDamaged, old.path, dir)
+	case version == storeVersion:
+		return old.mark()
+	case version != "" && version != storeCopied:
+		return fmt.Errorf("%w: %q, this one reads %q", errOtherVersion, version, storeVersion)
+	case old.live():
+		return s.takeOver(old)
+	case version == storeCopied: // all was taken over, and the old file put aside
+		return s.setVersion(storeVersion)
+	case trailBegun(fsys, auditPath):
+		return fmt.Errorf("%w: %s is missing, but its audit trail %s is there; %s", ErrDamaged, dir, auditPath, repairHint)
 	}
-	if errors.Is(err, os.ErrPermission) {
+	if err := old.mark(); err != nil {
+		return err
+	}
+	if err := syncDir(fsys, fsys.PathDir(dir)); err != nil {
+		return err
+	}
+	return s.setVersion(storeVersion)
+}
+
+func damaged(path string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w; %s", ErrDamaged, path, err, repairHint)
 }
 
-// checkStore refuses a file that was cut short or whose pages are not consistent. bbolt
-// itself would only crash on it, at the first access beyond its end.
-func checkStore(path string) (err error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, ReadOnly: true, PreLoadFreelist: false})
-	if err != nil {
-		return storeError(path, err)
-	}
-	defer db.Close()
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a page beyond the end
-	defer func() {
-		if r := recover(); r != nil {
-			err = storeError(path, fmt.Errorf("reading it: %v", r))
-		}
-	}()
-	return db.View(func(tx *bolt.Tx) error {
-		fi, err := os.Stat(path)
-		if err != nil {
-			return err
-		}
-		if fi.Size() < tx.Size() {
-			return storeError(path, fmt.Errorf("it has %d bytes, %d are missing", fi.Size(), tx.Size()-fi.Size()))
-		}
-		return checkBuckets(path, tx)
-	})
+// trailBegun reports whether there are records.
+func trailBegun(fsys vfs.FS, auditPath string) bool {
+	fi, err := fsys.Stat(auditPath)
+	_, sealed := fsys.Stat(audit.SegmentPath(auditPath, 1))
+	return err == nil && fi.Size() > 0 || sealed == nil
 }
 
-// checkBuckets reads every page that is in use.
-func checkBuckets(path string, tx *bolt.Tx) error {
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if err := b.ForEach(func(_, _ []byte) error { return nil }); err != nil {
-			return storeError(path, fmt.Errorf("bucket %s: %w", name, err))
-		}
-		return nil
-	})
+// syncDir makes the names in dir durable.
+func syncDir(fsys vfs.FS, dir string) error {
+	d, err := fsys.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // ReadTrail reads the audit head and journal of an agent that is not running, for
-// audit.Verify. ErrInUse if one is.
-func ReadTrail(ledgerPath string) (head audit.Head, journal []byte, err error) {
-	if err := checkStore(ledgerPath); err != nil {
+// audit.Verify. ErrInUse if one is, fs.ErrNotExist if there is no ledger.
+func ReadTrail(dir string) (head audit.Head, journal []byte, err error) {
+	lock, err := lockStore(vfs.Default, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return readOldTrail(dir)
+	}
+	if err != nil {
 		return head, nil, err
 	}
-	db, err := bolt.Open(ledgerPath, 0o600, &bolt.Options{Timeout: lockTimeout, ReadOnly: true})
+	defer lock.Close()
+	st, err := openPebble(vfs.Default, dir, lock, true)
 	if err != nil {
-		return head, nil, storeError(ledgerPath, err)
+		return head, nil, damaged(dir, err)
 	}
-	defer db.Close()
-	err = db.View(func(tx *bolt.Tx) error {
-		journal = getJournal(tx)
-		head, err = getHead(tx)
-		return err
-	})
-	return head, journal, err
+	defer st.db.Close()
+	switch version, err := st.version(); {
+	case err != nil:
+		return head, nil, damaged(dir, err)
+	case version != storeVersion:
+		return readOldTrail(dir)
+	}
+	k, err := st.load()
+	if err != nil {
+		return head, nil, damaged(dir, err)
+	}
+	return k.head, k.journal, nil
 }
 
 // close makes what waits durable, empties the journal and closes the files. A second call does nothing.
@@ -191,6 +183,7 @@ func (l *Ledger) close() error {
 	l.mu.Lock()
 	again := l.closed
 	l.closed = true
+	halted := l.halted
 	l.mu.Unlock()
 	if again {
 		return nil
@@ -198,8 +191,8 @@ func (l *Ledger) close() error {
 	close(l.closing)
 	<-l.stopped
 	var err error
-	if l.trim {
-		err = l.db.Update(func(tx *bolt.Tx) error { return trimJournal(tx, l.head.Seq+1) })
+	if l.trim && halted == nil {
+		err = l.store.commit(&batch{first: l.head.Seq + 1, head: l.head, synced: true})
 	}
-	return errors.Join(err, l.trail.Close(), l.db.Close())
+	return errors.Join(err, l.trail.Close(), l.store.close())
 }

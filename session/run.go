@@ -2,14 +2,11 @@ package session
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
@@ -125,56 +122,54 @@ func (s *Sessions) report(ctx context.Context, sess *Session, failing map[ID]boo
 	}
 }
 
-// intent says that a key may exist for a session that was never stored.
-type intent struct {
-	Backend string `json:"backend"`
+func (s *Sessions) putIntent(ctx context.Context, id ID, in intent) error {
+	l := s.ledger
+	e := &entry{change: &change{id: id, intent: &in}}
+	l.mu.Lock()
+	err := l.enqueueLocked(e)
+	if err == nil {
+		l.intents[id] = in
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return e.wait(ctx)
 }
 
-func (s *Sessions) putIntent(ctx context.Context, id ID, in intent) error {
-	return s.enqueue(ctx, &entry{apply: func(tx *bolt.Tx) error { return putJSON(tx, creatingBucket, []byte(id), in) }})
+// dropIntent is the entry after which no key can exist without its session.
+func (l *Ledger) dropIntent(id ID, rec *audit.Record) *entry {
+	return &entry{rec: rec, change: &change{id: id, settled: true}, after: func() { delete(l.intents, id) }}
 }
 
 // intents returns the IDs of keys that may exist without a session.
-func (s *Sessions) intents() (map[ID]intent, error) {
-	all := map[ID]intent{}
-	err := s.ledger.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(creatingBucket).ForEach(func(k, v []byte) error {
-			var in intent
-			err := json.Unmarshal(v, &in)
-			all[ID(k)] = in
-			return err
-		})
-	})
-	return all, err
+func (s *Sessions) intents() map[ID]intent {
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	return maps.Clone(s.ledger.intents)
 }
 
 // Unfinished returns the IDs of sessions of which a key may exist although they were never stored: their creation
 // failed or was cut short, and Run has not destroyed the key yet.
-func (s *Sessions) Unfinished() ([]ID, error) {
-	all, err := s.intents()
-	return slices.Collect(maps.Keys(all)), err
+func (s *Sessions) Unfinished() []ID {
+	return slices.Collect(maps.Keys(s.intents()))
 }
 
 // createIsOver reports whether session id was stored, or nothing can be left of it. The intents that Run looks at were
 // read before it was claimed: it may have been stored since.
-func (s *Sessions) createIsOver(id ID) (over bool, err error) {
+func (s *Sessions) createIsOver(id ID) bool {
 	if _, err := s.Get(id); err == nil { // also while it is being written
-		return true, nil
+		return true
 	}
-	err = s.ledger.db.View(func(tx *bolt.Tx) error {
-		over = tx.Bucket(creatingBucket).Get([]byte(id)) == nil
-		return nil
-	})
-	return over, err
+	s.ledger.mu.Lock()
+	defer s.ledger.mu.Unlock()
+	_, open := s.ledger.intents[id]
+	return !open
 }
 
 // undoCreates cleans up after creations that were cut short, by a crash or a failing device.
 func (s *Sessions) undoCreates(ctx context.Context, failing map[ID]bool) {
-	all, err := s.intents()
-	if err != nil {
-		s.cfg.Logger.Error("reading unfinished creations", "error", err)
-	}
-	s.undoAll(ctx, all, failing)
+	s.undoAll(ctx, s.intents(), failing)
 }
 
 func (s *Sessions) undoAll(ctx context.Context, all map[ID]intent, failing map[ID]bool) {
@@ -197,8 +192,8 @@ func (s *Sessions) undoAll(ctx context.Context, all map[ID]intent, failing map[I
 
 // undoCreate destroys the key, if there is one, of a session that was never stored. The caller has claimed id.
 func (s *Sessions) undoCreate(ctx context.Context, id ID, in intent) error {
-	if over, err := s.createIsOver(id); err != nil || over {
-		return err
+	if s.createIsOver(id) {
+		return nil
 	}
 	backend := s.cfg.Backends[in.Backend]
 	lister, ok := backend.(backends.Lister)
@@ -221,5 +216,5 @@ func (s *Sessions) undoCreate(ctx context.Context, id ID, in intent) error {
 	if len(keys) == 0 {
 		rec = nil
 	}
-	return s.enqueue(ctx, &entry{rec: rec, apply: func(tx *bolt.Tx) error { return tx.Bucket(creatingBucket).Delete([]byte(id)) }})
+	return s.enqueue(ctx, s.ledger.dropIntent(id, rec))
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
@@ -55,11 +54,12 @@ func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*S
 	}
 	t := &SelfTest{Backend: name}
 	clean := t.run(ctx, backend, KeyLabelPrefix+string(id))
-	e := &entry{rec: &audit.Record{
+	rec := &audit.Record{
 		Time: s.cfg.Now().UTC(), Event: audit.BackendChecked, Peer: &by, KeyURI: t.KeyURI, Protection: string(t.Protection), Detail: t,
-	}}
+	}
+	e := &entry{rec: rec}
 	if clean {
-		e.apply = func(tx *bolt.Tx) error { return tx.Bucket(creatingBucket).Delete([]byte(id)) }
+		e = s.ledger.dropIntent(id, rec)
 	}
 	return t, s.enqueue(context.WithoutCancel(ctx), e)
 }

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
@@ -39,8 +39,8 @@ const (
 
 // Config is what [Open] needs.
 type Config struct {
-	LedgerPath   string                      // bbolt file, made together with the audit trail if both are missing
-	AuditPath    string                      // JSON lines
+	LedgerPath   string                      // directory, made together with the audit trail if both are missing; its older form is this path and .db
+	AuditPath    string                      // JSON lines: the trail's newest segment, with the older ones beside it
 	LockPath     string                      // file whose existence says that the agent is locked; "": a lock ends with the process
 	Backends     map[string]backends.Backend // by name in the configuration
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
@@ -85,7 +85,7 @@ func Open(cfg Config) (*Sessions, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	l, err := openLedger(cfg.LedgerPath, cfg.AuditPath)
+	l, err := openLedger(vfs.Default, cfg.LedgerPath, cfg.AuditPath)
 	if err != nil {
 		return nil, err
 	}
@@ -170,9 +170,9 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 		l.mu.Unlock()
 		return nil, err
 	}
-	e := &entry{
-		rec:   s.record(event, by, &next),
-		apply: func(tx *bolt.Tx) error { return putJSON(tx, sessionsBucket, []byte(id), &next) },
+	e := &entry{rec: s.record(event, by, &next), change: &change{id: id, session: &next}}
+	if !next.KeyDestroyedAt.IsZero() { // nothing can be signed any more
+		e.change.forget.nonce = math.MaxUint64
 	}
 	e.rec.Detail = detail
 	err := l.enqueueLocked(e)
@@ -223,10 +223,7 @@ func (s *Sessions) BySigner(signer policy.Address) (*Session, error) {
 // Outstanding is the number of nonces that were signed for and not settled on chain.
 func (s *Sessions) Outstanding(id ID) (n int, err error) {
 	last, _ := s.ledger.settledOf(id)
-	err = s.ledger.db.View(func(tx *bolt.Tx) error {
-		n = countLiabilities(tx, id, last.nonce())
-		return nil
-	})
+	err = s.ledger.store.liabilities(id, last.nonce(), math.MaxUint64, func(uint64, costs) error { n++; return nil })
 	return n, err
 }
 

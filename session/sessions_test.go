@@ -76,7 +76,7 @@ func (a *agent) restart(t *testing.T) {
 	a.start(t)
 }
 
-func (a *agent) ledgerPath() string { return filepath.Join(a.dir, "ledger.db") }
+func (a *agent) ledgerPath() string { return filepath.Join(a.dir, "ledger") }
 func (a *agent) auditPath() string  { return filepath.Join(a.dir, "audit.jsonl") }
 
 func (a *agent) clock() time.Time {
@@ -350,8 +350,8 @@ func TestFailedCreationIsUndoneAtOnce(t *testing.T) {
 			default:
 				t.Error("Run is not woken")
 			}
-			if intents, err := a.intents(); err != nil || len(intents) != 1 {
-				t.Errorf("intents %v, %v, want the one that Run looks after", intents, err)
+			if intents := a.intents(); len(intents) != 1 {
+				t.Errorf("intents %v, want the one that Run looks after", intents)
 			}
 		})
 	}
@@ -379,7 +379,7 @@ func TestCreationCutShortLeavesNoKey(t *testing.T) {
 	}
 	other := a.active(t)
 	a.restart(t)
-	a.runUntil(t, func() bool { left, err := a.intents(); return err == nil && len(left) == 0 })
+	a.runUntil(t, func() bool { return len(a.intents()) == 0 })
 	keys, err := a.soft.Keys(t.Context(), KeyLabelPrefix)
 	if err != nil || len(keys) != 1 || keys[0].Key.URI() != other.KeyURI {
 		t.Errorf("keys left: %v, %v, want only that of session %s", keys, err, other.ID)
@@ -392,25 +392,30 @@ func TestOpenRefusesDamagedState(t *testing.T) {
 		damage func(t *testing.T, a *agent)
 		want   error
 	}{
-		{"ledger missing", func(t *testing.T, a *agent) { remove(t, a.ledgerPath()) }, ErrDamaged},
-		{"ledger cut", func(t *testing.T, a *agent) { truncate(t, a.ledgerPath(), 0.3) }, ErrDamaged},
-		{"ledger cut in its first page", func(t *testing.T, a *agent) { truncate(t, a.ledgerPath(), 0.01) }, ErrDamaged},
-		{"ledger empty", func(t *testing.T, a *agent) { truncate(t, a.ledgerPath(), 0) }, ErrDamaged},
+		{"ledger missing", func(t *testing.T, a *agent) { removeAll(t, a.ledgerPath()) }, ErrDamaged},
+		{"ledger and its old file's mark missing", func(t *testing.T, a *agent) {
+			removeAll(t, a.ledgerPath())
+			removeAll(t, a.ledgerPath()+".db")
+		}, ErrDamaged},
+		{"ledger cut", func(t *testing.T, a *agent) { truncate(t, a.ledgerLog(t), 0.7) }, audit.ErrAhead},
+		{"ledger cut at its start", func(t *testing.T, a *agent) { truncate(t, a.ledgerLog(t), 0.001) }, ErrDamaged},
+		{"ledger empty", func(t *testing.T, a *agent) { truncate(t, a.ledgerLog(t), 0) }, ErrDamaged},
+		{"ledger's log missing", func(t *testing.T, a *agent) { removeAll(t, a.ledgerLog(t)) }, ErrDamaged},
 		{"ledger scribbled over", func(t *testing.T, a *agent) { scribble(t, a.ledgerPath()) }, ErrDamaged},
-		{"trail missing", func(t *testing.T, a *agent) { remove(t, a.auditPath()) }, audit.ErrDamaged},
+		{"trail missing", func(t *testing.T, a *agent) { removeAll(t, a.auditPath()) }, audit.ErrDamaged},
 		{"trail cut", func(t *testing.T, a *agent) { truncate(t, a.auditPath(), 0.9) }, audit.ErrDamaged},
 		{"trail empty", func(t *testing.T, a *agent) { truncate(t, a.auditPath(), 0) }, audit.ErrDamaged},
 		{"ledger an old copy", func(t *testing.T, a *agent) {
-			old := read(t, a.ledgerPath())
+			old := t.TempDir()
+			copyDir(t, old, a.ledgerPath())
 			a.start(t)
 			sess := a.active(t)
 			if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); err != nil {
 				t.Fatal(err)
 			}
 			a.Close()
-			if err := os.WriteFile(a.ledgerPath(), old, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			removeAll(t, a.ledgerPath())
+			copyDir(t, a.ledgerPath(), old)
 		}, audit.ErrAhead},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -443,11 +448,31 @@ func TestOpenRefusesASecondAgent(t *testing.T) {
 	}
 }
 
-func remove(t *testing.T, path string) {
+func removeAll(t *testing.T, path string) {
 	t.Helper()
-	if err := os.Remove(path); err != nil {
+	if err := os.RemoveAll(path); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func copyDir(t *testing.T, to, from string) {
+	t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ledgerLog is the ledger's write-ahead log, in which everything is that was written since the last start.
+func (a *agent) ledgerLog(t *testing.T) string {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(a.ledgerPath(), "*.log"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("logs %v, %v", logs, err)
+	}
+	return logs[len(logs)-1]
 }
 
 func read(t *testing.T, path string) []byte {
@@ -466,15 +491,21 @@ func truncate(t *testing.T, path string, part float64) {
 	}
 }
 
-// scribble overwrites every page but the two meta pages.
-func scribble(t *testing.T, path string) {
+// scribble overwrites the second half of every file of the ledger.
+func scribble(t *testing.T, dir string) {
 	t.Helper()
-	data := read(t, path)
-	for i := 2 * os.Getpagesize(); i < len(data); i++ {
-		data[i] = 0xa5
-	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
 		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data := read(t, filepath.Join(dir, e.Name()))
+		for i := len(data) / 2; i < len(data); i++ {
+			data[i] = 0xa5
+		}
+		if err := os.WriteFile(filepath.Join(dir, e.Name()), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

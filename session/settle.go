@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/holiman/uint256"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/chain"
@@ -29,11 +28,14 @@ type ChainView struct {
 
 // settled is the view that a session was last settled by.
 type settled struct {
-	Block chain.Block `json:"block"`
-	Nonce uint64      `json:"nonce"`
-	Used  amounts     `json:"used"`
+	Block chain.Block
+	Nonce uint64
+	Used  amounts
 	// External is, by limit, what the chain has counted and the ledger can't explain, since ever.
-	External amounts `json:"external,omitempty"`
+	External amounts
+
+	Older     pastNonce // the account's nonce at some time in the last day
+	Forgotten uint64    // the liabilities of lower nonces are not on file any more
 }
 
 type amounts map[policy.Tracker]policy.Decimal
@@ -62,9 +64,10 @@ type Settlement struct {
 // v was being read are in the second part whatever v says, as B does not have their nonces; so an old v
 // gives a total that is too high, never one too low.
 //
-// Nothing is forgotten: a liability whose nonce has passed stays on file and costs nothing. After a reorganisation
+// A liability whose nonce has passed stays on file for a day and costs nothing. After a reorganisation
 // N is lower, and the liabilities from there on cost again what they cost before. A view of a
-// lower block than the last (a node that lags, or a chain that was set back) only raises totals.
+// lower block than the last (a node that lags, or a chain that was set back), or of a nonce that is forgotten already, only
+// raises totals.
 //
 // An allowance's total is settled in v's period. Other periods keep theirs until the chain gets
 // there, or get what is open, if that is more; see enterPeriodsLocked.
@@ -116,47 +119,52 @@ type settling struct {
 }
 
 // settleLocked works out what v changes; the entry is nil if nothing that is worth a write.
-func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained map[policy.Tracker]uint256.Int) (*Settlement, *settling, error) {
+func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained costs) (*Settlement, *settling, error) {
 	b := l.books[id]
 	open, err := l.openLocked(b, v.Nonce)
 	if err != nil {
 		return nil, nil, err
 	}
 	trackers := b.trackers(v, now)
-	c := &carrying{raised: open.carry(trackers), used: map[policy.Tracker]uint256.Int{}}
-	st := &Settlement{Block: v.Block.Number, Nonce: v.Nonce, Before: amounts{}, After: amounts{}}
+	c := &carrying{raised: open.carry(trackers)}
+	var before costs
 	for _, t := range trackers {
-		before, err := l.totalLocked(b, t)
+		total, err := l.totalLocked(b, t)
 		if err != nil {
 			return nil, nil, err
 		}
-		after := open.sum(t)
-		counted, has := v.Used[t]
-		if after = addCapped(counted, after); (!has || b.lowers(v)) && after.Lt(&before) {
-			after = before
-		}
-		if c.used[t] = after; after != before {
-			st.Before[t], st.After[t] = policy.Decimal(before), policy.Decimal(after)
+		before = append(before, cost{t, total})
+	}
+	c.used = settleTotals(v, trackers, open, before, b.chain.lowers(v) || b.chain != nil && v.Nonce < b.chain.Forgotten)
+	st := &Settlement{Block: v.Block.Number, Nonce: v.Nonce, Before: amounts{}, After: amounts{}}
+	for i, was := range before {
+		if after := c.used[i].amount; after != was.amount {
+			st.Before[was.tracker], st.After[was.tracker] = policy.Decimal(was.amount), policy.Decimal(after)
 		}
 	}
-	st.External = b.external(v, explained)
-	c.chain = b.next(v, st.External)
-	if b.chain != nil && len(st.After) == 0 && len(c.raised) == 0 && maps.Equal(c.chain.Used, b.chain.Used) && v.Nonce == b.chain.Nonce {
+	st.External = b.chain.external(v, explained)
+	c.chain = b.chain.next(v, st.External)
+	if b.chain != nil && len(st.After) == 0 && len(c.raised) == 0 && maps.Equal(c.chain.Used, b.chain.Used) && v.Nonce == b.chain.Nonce &&
+		c.chain.Forgotten == b.chain.Forgotten {
 		b.chain = c.chain // a later block, which says the same
 		return st, nil, nil
 	}
-	return st, &settling{
-		entry: &entry{
-			apply: func(tx *bolt.Tx) error { return c.put(tx, id) },
-			after: func() { b.carried(c) },
-		},
-		carrying: c,
-	}, nil
+	if b.chain != nil && c.chain.Forgotten > b.chain.Forgotten {
+		c.forget = forgotten{c.chain.Forgotten, pastPeriods(b.sess.Spec, b.chain.Older.Time)}
+	}
+	return st, &settling{entry: &entry{change: c.change(id), after: func() { b.carried(c) }}, carrying: c}, nil
 }
 
-// lowers reports whether v is of a lower block than the last view.
-func (b *book) lowers(v *ChainView) bool {
-	return b.chain != nil && v.Block.Number < b.chain.Block.Number
+// pastPeriods returns, for each allowance of spec, the tracker of the period before the one at t, Unix seconds: nothing that
+// was signed can be counted in an earlier one.
+func pastPeriods(spec *policy.Spec, t uint64) (past []policy.Tracker) {
+	for _, u := range limits(spec, time.Unix(int64(t), 0)) {
+		if u.Tracker.Allowance && u.Tracker.PeriodID > 0 {
+			u.Tracker.PeriodID--
+			past = append(past, u.Tracker)
+		}
+	}
+	return past
 }
 
 // trackers are those whose totals v can change: what the chain counts by, and what is signed by now.
@@ -168,40 +176,6 @@ func (b *book) trackers(v *ChainView, now time.Time) []policy.Tracker {
 		}
 	}
 	return all
-}
-
-// external is what v has counted beyond the last view and beyond what the passed liabilities explain.
-// After a step back there is nothing to compare with: the next view is held to this one.
-func (b *book) external(v *ChainView, explained map[policy.Tracker]uint256.Int) amounts {
-	if b.chain != nil && (v.Reorged || b.lowers(v) || v.Nonce < b.chain.Nonce) {
-		return nil
-	}
-	all := amounts{}
-	for t, counted := range v.Used {
-		known := explained[limitOf(t)]
-		if b.chain != nil { // of an allowance's later period the last view has nothing, and the chain had none
-			known = addCapped(known, uint256.Int(b.chain.Used[t]))
-		}
-		if counted.Gt(&known) {
-			all[limitOf(t)] = policy.Decimal(*new(uint256.Int).Sub(&counted, &known))
-		}
-	}
-	return all
-}
-
-// next is what to settle the next view by.
-func (b *book) next(v *ChainView, external amounts) *settled {
-	next := &settled{Block: v.Block, Nonce: v.Nonce, Used: amounts{}, External: amounts{}}
-	for t, used := range v.Used {
-		next.Used[t] = policy.Decimal(used)
-	}
-	if b.chain != nil {
-		maps.Copy(next.External, b.chain.External)
-	}
-	for t, more := range external {
-		next.External[t] = policy.Decimal(addCapped(uint256.Int(next.External[t]), uint256.Int(more)))
-	}
-	return next
 }
 
 // Unexplained reports whether Settle would find external usage in v, so that its caller can see
@@ -217,30 +191,19 @@ func (l *Ledger) Unexplained(id ID, v *ChainView) (last chain.Block, found bool,
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return before.Block, len(l.books[id].external(v, explained)) > 0, nil
+	return before.Block, len(before.external(v, explained)) > 0, nil
 }
 
 // passedBetween counts the liabilities with from <= nonce < to, and sums up what they cost by limit.
-func (l *Ledger) passedBetween(id ID, from, to uint64) (passed int, costs map[policy.Tracker]uint256.Int, err error) {
-	costs = map[policy.Tracker]uint256.Int{}
-	err = l.db.View(func(tx *bolt.Tx) (err error) {
-		forLiabilities(tx, id, from, func(nonce uint64, v []byte) bool {
-			if nonce >= to {
-				return false
-			}
-			var n liability
-			if n, err = parseLiability(id, nonce, v); err != nil {
-				return false
-			}
-			passed++
-			for t, cost := range n.mostByLimit() {
-				costs[t] = addCapped(costs[t], cost)
-			}
-			return true
-		})
-		return err
+func (l *Ledger) passedBetween(id ID, from, to uint64) (passed int, explained costs, err error) {
+	err = l.store.liabilities(id, from, to, func(_ uint64, c costs) error {
+		passed++
+		for _, most := range c.mostByLimit() {
+			explained = explained.with(most.tracker, addCapped(explained.of(most.tracker), most.amount))
+		}
+		return nil
 	})
-	return passed, costs, err
+	return passed, explained, err
 }
 
 // settledOf returns the last view of the session, nil if there was none, and whether there is such a session.

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/holiman/uint256"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/chain"
@@ -69,7 +69,7 @@ func newModel(t *testing.T, seed uint64) *model {
 		TransferPolicies: []policy.TransferSpec{{Target: target, ValueLimit: policy.UsageLimit{
 			LimitType: policy.Allowance, Limit: *uint256.NewInt(valueLimit), Period: *uint256.NewInt(hour)}}},
 	}}
-	if err := m.ledger.db.Update(func(tx *bolt.Tx) error { return putJSON(tx, sessionsBucket, []byte("s"), sess) }); err != nil {
+	if err := m.ledger.store.commit(&batch{changes: []*change{{id: "s", session: sess, spec: sess.Spec}}}); err != nil {
 		t.Fatal(err)
 	}
 	m.restart()
@@ -170,7 +170,7 @@ func (m *model) restart() {
 	if err := m.ledger.close(); err != nil {
 		m.t.Fatal(err)
 	}
-	l, err := openLedger(filepath.Join(m.dir, "ledger.db"), filepath.Join(m.dir, "audit.jsonl"))
+	l, err := openLedger(vfs.Default, filepath.Join(m.dir, "ledger"), filepath.Join(m.dir, "audit.jsonl"))
 	if err != nil {
 		m.t.Fatal(err)
 	}

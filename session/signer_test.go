@@ -252,10 +252,7 @@ func TestBadSignaturesAreNotReleased(t *testing.T) {
 func TestNoSignatureBeforeItIsOnDisk(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
-	tx, err := a.ledger.db.Begin(true) // holds the committer up
-	if err != nil {
-		t.Fatal(err)
-	}
+	release := hold(a.ledger)
 	signed := make(chan struct{})
 	a.soft.OnSign = func(context.Context, [32]byte) (*backends.Signature, error) { close(signed); return nil, nil }
 	released := make(chan error, 1)
@@ -266,9 +263,7 @@ func TestNoSignatureBeforeItIsOnDisk(t *testing.T) {
 		t.Fatalf("released (%v) while the ledger was not written", err)
 	case <-time.After(50 * time.Millisecond): // only a wrong agent is faster
 	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	if err := <-released; err != nil {
 		t.Errorf("Sign = %v", err)
 	}

@@ -81,9 +81,9 @@ func TestRunLeavesTheKeyOfACreationThatEnded(t *testing.T) {
 	created := make(chan error)
 	go func() { _, err := a.Create(t.Context(), operator, a.createRequest()); created <- err }()
 	<-device.generating
-	under, err := a.intents() // as Run reads them
-	if err != nil || len(under) != 1 {
-		t.Fatalf("intents: %v, %v", under, err)
+	under := a.intents() // as Run reads them
+	if len(under) != 1 {
+		t.Fatalf("intents: %v", under)
 	}
 	close(device.generate)
 	if err := <-created; err != nil {
@@ -102,20 +102,15 @@ func TestRunLeavesTheKeyOfACreationThatIsBeingWritten(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var slow func() // ends the disk's slowness
 	a.cfg.Backends["soft"] = &gated{Backend: a.soft, made: func() {
-		tx, err := a.ledger.db.Begin(true)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		slow = func() { _ = tx.Rollback() }
+		slow = hold(a.ledger)
 		time.AfterFunc(50*time.Millisecond, cancel)
 	}}
 	if _, err := a.Create(ctx, operator, a.createRequest()); !errors.Is(err, context.Canceled) {
 		t.Fatalf("Create = %v, want Canceled", err)
 	}
-	under, err := a.intents()
-	if err != nil || len(under) != 1 {
-		t.Fatalf("intents: %v, %v", under, err)
+	under := a.intents()
+	if len(under) != 1 {
+		t.Fatalf("intents: %v", under)
 	}
 	undone := make(chan struct{})
 	go func() { defer close(undone); a.undoAll(t.Context(), under, map[ID]bool{}) }()
@@ -147,8 +142,8 @@ func TestImportAndUndoExclude(t *testing.T) {
 		t.Error("two have claimed it")
 	}
 	a.sweep(t.Context(), map[ID]bool{})
-	if left, err := a.intents(); err != nil || len(left) != 1 {
-		t.Errorf("while it is claimed, Run leaves intents %v, %v, want it", left, err)
+	if left := a.intents(); len(left) != 1 {
+		t.Errorf("while it is claimed, Run leaves intents %v, want it", left)
 	}
 	end()
 	device := &gated{Backend: a.soft, listing: make(chan struct{}), list: make(chan struct{})}
@@ -159,7 +154,7 @@ func TestImportAndUndoExclude(t *testing.T) {
 		t.Error("a key that is being destroyed was claimed")
 	}
 	close(device.list)
-	for left, err := a.intents(); len(left) > 0 || err != nil; left, err = a.intents() {
+	for left := a.intents(); len(left) > 0; left = a.intents() {
 		time.Sleep(time.Millisecond)
 	}
 	stop()

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -32,15 +31,15 @@ func (t *tool) auditTail(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(p.dirs.AuditTrail())
+	trail, err := audit.OpenSegments(p.dirs.AuditTrail())
 	if errors.Is(err, fs.ErrNotExist) {
 		return withHint(fmt.Errorf("no audit trail yet: %w", err), "keyward serve --dir %s", p.dirs.Config)
 	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := seekLast(f, c.Int("n")); err != nil {
+	defer trail.Close()
+	if err := trail.SeekLast(c.Int("n")); err != nil {
 		return fmt.Errorf("reading audit trail: %w", err)
 	}
 	print := t.printRecord
@@ -49,38 +48,7 @@ func (t *tool) auditTail(c *cli.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return follow(ctx, f, c.Bool("f"), print)
-}
-
-// seekLast moves to where the last n lines begin.
-func seekLast(f io.ReadSeeker, n int) error {
-	const step = 64 << 10
-	at, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	buf := make([]byte, step)
-	for n++; at > 0; { // one more newline: the one that ends the line before
-		size := min(at, step)
-		at -= size
-		if _, err := f.Seek(at, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(f, buf[:size]); err != nil {
-			return err
-		}
-		for i := int(size) - 1; i >= 0; i-- {
-			if buf[i] != '\n' {
-				continue
-			}
-			if n--; n == 0 {
-				_, err := f.Seek(at+int64(i)+1, io.SeekStart)
-				return err
-			}
-		}
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return err
+	return follow(ctx, trail, c.Bool("f"), print)
 }
 
 // followStep is how often audit tail -f looks for new records.

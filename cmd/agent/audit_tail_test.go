@@ -11,37 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestSeekLast(t *testing.T) {
-	long := strings.Repeat("x", 70<<10) // more than is read at once
-	for _, tt := range []struct {
-		name, file string
-		n          int
-		want       string
-	}{
-		{"empty", "", 3, ""},
-		{"none", "a\nb\n", 0, ""},
-		{"some", "a\nb\nc\n", 2, "b\nc\n"},
-		{"all", "a\nb\n", 2, "a\nb\n"},
-		{"more than there are", "a\nb\n", 9, "a\nb\n"},
-		{"long lines", "a\n" + long + "\nc\n", 2, long + "\nc\n"},
-		{"an unfinished line counts", "a\nb\nc", 1, "b\nc"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			r := strings.NewReader(tt.file)
-			if err := seekLast(r, tt.n); err != nil {
-				t.Fatal(err)
-			}
-			got, err := io.ReadAll(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(got) != tt.want {
-				t.Errorf("seekLast(%d) leaves %d bytes, want %d", tt.n, len(got), len(tt.want))
-			}
-		})
-	}
-}
-
 // growing is a file that grows each time its end was reached.
 type growing struct{ parts []string }
 

@@ -52,7 +52,7 @@ func Start(ctx context.Context, dir string, device *Device, logger *slog.Logger)
 		return nil, err
 	}
 	sessions, err := session.Open(session.Config{
-		LedgerPath: filepath.Join(dir, "ledger.db"), AuditPath: filepath.Join(dir, "audit.jsonl"),
+		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: filepath.Join(dir, "audit.jsonl"),
 		Backends: map[string]backends.Backend{"bench": device}, Logger: logger,
 	})
 	if err != nil {
@@ -146,9 +146,9 @@ func (a *Agent) endSessions(ctx context.Context) error {
 		}
 	}
 	for {
-		left, err := a.keysLeft()
-		if err != nil || left == "" {
-			return err
+		left := a.keysLeft()
+		if left == "" {
+			return nil
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):
@@ -159,17 +159,16 @@ func (a *Agent) endSessions(ctx context.Context) error {
 }
 
 // keysLeft names a key that is still to be destroyed; "": there is none.
-func (a *Agent) keysLeft() (string, error) {
+func (a *Agent) keysLeft() string {
 	for _, sess := range a.Sessions.List() {
 		if sess.KeyDestroyedAt.IsZero() {
-			return sess.KeyURI, nil
+			return sess.KeyURI
 		}
 	}
-	unfinished, err := a.Sessions.Unfinished()
-	if len(unfinished) > 0 {
-		return session.KeyLabelPrefix + string(unfinished[0]), err
+	if unfinished := a.Sessions.Unfinished(); len(unfinished) > 0 {
+		return session.KeyLabelPrefix + string(unfinished[0])
 	}
-	return "", err
+	return ""
 }
 
 // Spec allows transfers of 1 wei to [Recipient], and counts values and fees against limits that

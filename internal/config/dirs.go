@@ -84,8 +84,9 @@ func (d Dirs) ConfigFile() string { return filepath.Join(d.Config, "config.toml"
 // Configured reports whether there is a configuration, readable or not.
 func (d Dirs) Configured() bool { return exists(d.ConfigFile()) }
 
-// Ledger is the path of the sessions and what they have used.
-func (d Dirs) Ledger() string { return filepath.Join(d.State, "ledger.db") }
+// Ledger is the directory of the sessions and what they have used. Until keyward 0.3 it was a file of the same name
+// and .db; since then that is a mark for older versions.
+func (d Dirs) Ledger() string { return filepath.Join(d.State, "ledger") }
 
 // AuditTrail is the audit trail's path.
 func (d Dirs) AuditTrail() string { return filepath.Join(d.State, "audit.jsonl") }
@@ -103,7 +104,9 @@ func (d Dirs) CardLocks() string { return filepath.Join(d.State, "cards") }
 func (d Dirs) PINTries() string { return filepath.Join(d.State, "pin-tries") }
 
 // Used reports whether an agent has left any state.
-func (d Dirs) Used() bool { return exists(d.Ledger()) || exists(d.AuditTrail()) }
+func (d Dirs) Used() bool {
+	return exists(d.Ledger()) || exists(d.Ledger()+".db") || exists(d.AuditTrail())
+}
 
 // Path makes a path in the configuration absolute.
 func (d Dirs) Path(p string) string { return under(d.Config, p) }
