@@ -66,7 +66,7 @@ func TestRun(t *testing.T) {
 // However a run ends, no key is left.
 func TestNothingIsLeft(t *testing.T) {
 	broken := errors.New("the device is broken")
-	ctx, cancel := context.WithCancel(t.Context())
+	var cancel func() // of the run under way
 	for name, tt := range map[string]struct {
 		onSign func(context.Context, [32]byte) (*backends.Signature, error)
 		want   error
@@ -76,6 +76,9 @@ func TestNothingIsLeft(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			device := &soft.Backend{}
+			ctx, stop := context.WithCancel(t.Context())
+			cancel = stop
+			defer stop()
 			a := start(t, &Device{Backend: device})
 			device.OnSign = tt.onSign
 			if _, err := a.Run(ctx, time.Minute, func(string) {}); !errors.Is(err, tt.want) {
