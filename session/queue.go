@@ -91,6 +91,10 @@ func (q *queue) enter(ctx context.Context, uid uint32, conn any) (leave func(), 
 		}
 		q.mu.Unlock()
 	}
+	if err == nil && ctx.Err() != nil { // a slot came as the request's time ended: it must not be charged
+		q.leave()()
+		err = fmt.Errorf("waiting for the key's device: %w", ctx.Err())
+	}
 	if err != nil {
 		return nil, true, err
 	}

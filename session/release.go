@@ -20,7 +20,7 @@ const (
 // [Signer.Release] accepts its pass: not after a revoke, close, block, expiry or lock.
 type Pass struct {
 	id      ID
-	version uint64 // account.version
+	version uint64 // of the session's book, when it was charged
 	lock    uint64 // Ledger.lockVersion
 	granted *audit.Record
 }

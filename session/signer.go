@@ -107,11 +107,11 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
 	res.leftDevice()
 	leave()
+	if signErr != nil { // first: a request whose time is over has failed on its grant's record too
+		return nil, s.fail(ctx, rec, signErr)
+	}
 	if err := res.Durable(ctx); err != nil {
 		return nil, recorded{err}
-	}
-	if signErr != nil {
-		return nil, s.fail(ctx, rec, signErr)
 	}
 	s.granted.Add(1)
 	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Pass: res.pass}, nil
