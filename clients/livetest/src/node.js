@@ -5,7 +5,7 @@ import { createServer } from 'node:http'
 export const validator = '0x34ca1501FAE231cC2ebc995CE013Dbe882d7d081'
 
 /**
- * A node that answers what agw-client asks for, and keeps the raw transactions it is sent.
+ * A node that answers what agw-client and a wallet of viem ask for, and keeps the raw transactions it is sent.
  * The account it knows is deployed, rich, and has the session validator as its only hook.
  */
 export class StubNode {
@@ -43,6 +43,8 @@ export class StubNode {
       eth_getTransactionCount: () => `0x${this.nonce.toString(16)}`,
       eth_gasPrice: () => '0x2b275d0',
       eth_estimateGas: () => '0x493e0',
+      eth_maxPriorityFeePerGas: () => '0x0',
+      eth_getBlockByNumber: () => ({ number: '0x1', timestamp: '0x1', baseFeePerGas: '0x2b275d0', transactions: [] }),
       // listHooks(true), the only thing that is read from a contract.
       eth_call: () => encodeAddresses(this.hooks),
       eth_sendRawTransaction: () => {
