@@ -15,6 +15,7 @@ import (
 type conn struct {
 	mod    *module
 	slotID uint
+	slot   string // its description
 	info   p11.TokenInfo
 	keys   *index
 }
@@ -61,9 +62,13 @@ func (b *Backend) current() *conn {
 
 // dropIfLost forgets c, unless it was replaced already, if err says that it is lost.
 func (b *Backend) dropIfLost(c *conn, err error) {
-	if !isLost(err) {
-		return
+	if isLost(err) {
+		b.drop(c, err)
 	}
+}
+
+// drop forgets c, unless it was replaced already.
+func (b *Backend) drop(c *conn, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.conn == c {
@@ -228,7 +233,7 @@ func (b *Backend) attach(ctx context.Context, by trigger) (*conn, error) {
 	if err := b.mod.initialize(); err != nil {
 		return nil, err
 	}
-	c, err := findToken(b.mod, b.cfg.TokenLabel, b.cfg.TokenSerial)
+	c, err := findToken(b.mod, choice{b.cfg.TokenLabel, b.cfg.TokenSerial, b.cfg.Slot})
 	if err != nil {
 		return nil, err
 	}

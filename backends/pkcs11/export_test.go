@@ -18,3 +18,6 @@ func (b *Backend) SlotID() uint { return b.current().slotID }
 
 // FreeLanes is the number of lanes that no call holds.
 func (b *Backend) FreeLanes() int { return len(b.lanes) }
+
+// SlotDescription is that of the token that is connected.
+func (b *Backend) SlotDescription() string { return b.current().slot }

@@ -61,7 +61,10 @@ func (g *generation) run(c *conn, s p11Session) (*key, error) {
 		c.keys.set(g.id, nil)
 	}
 	g.asked.Store(true)
-	pub, priv, err := c.mod.GenerateKeyPair(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)}, g.publicTemplate(), g.privateTemplate())
+	pub, priv, err := c.generate(s, g.publicTemplate(), append(g.privateTemplate(), withoutUses()...))
+	if refusesTemplate(err) { // some HSMs take no attribute that makes no sense for an elliptic curve
+		pub, priv, err = c.generate(s, g.publicTemplate(), g.privateTemplate())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +99,9 @@ func (g *generation) discard(c *conn, s p11Session, made *object) error {
 // accept checks what the token made, and puts it in the index.
 func (g *generation) accept(c *conn, s p11Session, made *object) (*key, error) {
 	if err := c.checkProtected(s, made.private[0]); err != nil {
+		return nil, err
+	}
+	if err := c.takeUses(s, made.private[0]); err != nil {
 		return nil, err
 	}
 	values, err := c.values(s, made.public[0], p11.CKA_EC_PARAMS, p11.CKA_EC_POINT)
@@ -146,6 +152,38 @@ func (c *conn) checkProtected(s p11Session, h p11.ObjectHandle) error {
 	return nil
 }
 
+// takeUses sees to it that the key does not do what it is not for. A token that has no such attribute has no such use.
+func (c *conn) takeUses(s p11Session, h p11.ObjectHandle) error {
+	for _, use := range uses {
+		on, err := c.may(s, h, use.attr)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", use.name, err)
+		}
+		if !on {
+			continue
+		}
+		if err := c.mod.SetAttributeValue(s, h, []*p11.Attribute{p11.NewAttribute(use.attr, false)}); err != nil {
+			return fmt.Errorf("the token made a key with %s, and does not take that away: %w", use.name, err)
+		}
+		if on, err = c.may(s, h, use.attr); on || err != nil {
+			return errors.Join(fmt.Errorf("the token made a key with %s, and keeps it", use.name), err)
+		}
+	}
+	return nil
+}
+
+// may reads an attribute that is true or false. One that the token does not have is false.
+func (c *conn) may(s p11Session, h p11.ObjectHandle, attr uint) (bool, error) {
+	got, err := c.values(s, h, attr)
+	if errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return len(got[0]) != 0 && got[0][0] != 0, nil
+}
+
 // trySign signs a random digest and verifies it.
 func (c *conn) trySign(s p11Session, h p11.ObjectHandle, point []byte) error {
 	var digest [32]byte
@@ -158,8 +196,44 @@ func (c *conn) trySign(s p11Session, h p11.ObjectHandle, point []byte) error {
 	return err
 }
 
-// privateTemplate sets every attribute that matters: defaults differ between tokens, and
-// SoftHSM's let a key decrypt and unwrap.
+// generate is C_GenerateKeyPair.
+func (c *conn) generate(s p11Session, public, private []*p11.Attribute) (pub, priv p11.ObjectHandle, err error) {
+	return c.mod.GenerateKeyPair(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)}, public, private)
+}
+
+// refusesTemplate reports whether err says that an attribute is not taken, and so nothing was made.
+func refusesTemplate(err error) bool {
+	var rv p11.Error
+	if !errors.As(err, &rv) {
+		return false
+	}
+	switch rv {
+	case p11.CKR_ATTRIBUTE_TYPE_INVALID, p11.CKR_ATTRIBUTE_VALUE_INVALID, p11.CKR_ATTRIBUTE_READ_ONLY, p11.CKR_TEMPLATE_INCONSISTENT:
+		return true
+	}
+	return false
+}
+
+// uses are what a session key is not for. Defaults differ between tokens, and SoftHSM's let a key do all of it.
+var uses = []struct {
+	attr uint
+	name string
+}{
+	{p11.CKA_DECRYPT, "CKA_DECRYPT"},
+	{p11.CKA_UNWRAP, "CKA_UNWRAP"},
+	{p11.CKA_DERIVE, "CKA_DERIVE"},
+	{p11.CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER"},
+}
+
+// withoutUses is the part of the private key's template that not every token takes.
+func withoutUses() (template []*p11.Attribute) {
+	for _, use := range uses {
+		template = append(template, p11.NewAttribute(use.attr, false))
+	}
+	return template
+}
+
+// privateTemplate is what every token has to take for a safe key.
 func (g *generation) privateTemplate() []*p11.Attribute {
 	return []*p11.Attribute{
 		p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY),
@@ -169,10 +243,6 @@ func (g *generation) privateTemplate() []*p11.Attribute {
 		p11.NewAttribute(p11.CKA_SENSITIVE, true),
 		p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
 		p11.NewAttribute(p11.CKA_SIGN, true),
-		p11.NewAttribute(p11.CKA_SIGN_RECOVER, false),
-		p11.NewAttribute(p11.CKA_DECRYPT, false),
-		p11.NewAttribute(p11.CKA_UNWRAP, false),
-		p11.NewAttribute(p11.CKA_DERIVE, false),
 		p11.NewAttribute(p11.CKA_ID, []byte(g.id)),
 		p11.NewAttribute(p11.CKA_LABEL, g.label),
 	}
@@ -186,9 +256,6 @@ func (g *generation) publicTemplate() []*p11.Attribute {
 		p11.NewAttribute(p11.CKA_TOKEN, true),
 		p11.NewAttribute(p11.CKA_PRIVATE, false),
 		p11.NewAttribute(p11.CKA_VERIFY, true),
-		p11.NewAttribute(p11.CKA_VERIFY_RECOVER, false),
-		p11.NewAttribute(p11.CKA_ENCRYPT, false),
-		p11.NewAttribute(p11.CKA_WRAP, false),
 		p11.NewAttribute(p11.CKA_ID, []byte(g.id)),
 		p11.NewAttribute(p11.CKA_LABEL, g.label),
 	}

@@ -30,8 +30,11 @@ func (k *key) URI() string                     { return k.uri }
 func (k *key) Public() *ecdsa.PublicKey        { return k.public }
 func (k *key) Protection() backends.Protection { return backends.Resident }
 
+// signing is the kind of operation that Status asks for.
+const signing = "signing"
+
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
-	return do(ctx, k.b, "signing", func(c *conn, s p11Session) (backends.Signature, error) {
+	return do(ctx, k.b, signing, func(c *conn, s p11Session) (backends.Signature, error) {
 		h, err := k.handle(c, s)
 		if err != nil {
 			return backends.Signature{}, err
@@ -168,7 +171,7 @@ func (u URI) names(o *object) bool {
 // elsewhere is the error for a key whose token is not the one that is connected. The
 // key may well exist, so it is not ErrKeyNotFound.
 func elsewhere(c *conn, label, serial string) error {
-	return fmt.Errorf("%w: the key is in the token %s, and %s is connected", backends.ErrUnavailable, wanted(label, serial), c.describe())
+	return fmt.Errorf("%w: the key is in the token %s, and %s is connected", backends.ErrUnavailable, choice{label: label, serial: serial}, c.describe())
 }
 
 // newKey makes a key of what is in the token.

@@ -30,11 +30,18 @@ type operation[T any] func(*conn, p11Session) (T, error)
 func do[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
 	defer cancel()
+	throttle := minThrottleDelay
 	for reconnected, refreshed := false, false; ; {
 		v, err := once(ctx, b, what, op, undo)
 		switch {
 		case err == nil:
 			return v, nil
+		case b.health.throttled(what, err):
+			if !sleep(ctx, throttle) {
+				return v, b.wrap(what, fmt.Errorf("%w: %w", backends.ErrBusy, err))
+			}
+			throttle *= 2
+			continue
 		case errors.Is(err, errNotBegun):
 			continue
 		case isLost(err) && !reconnected:
@@ -45,6 +52,22 @@ func do[T any](ctx context.Context, b *Backend, what string, op operation[T], un
 			return v, b.wrap(what, err)
 		}
 		b.log.Warn("trying again", "operation", what, "error", err)
+	}
+}
+
+// minThrottleDelay is that before the first repetition of a call that the device has no time for. It doubles.
+const minThrottleDelay = 20 * time.Millisecond
+
+// sleep reports whether d is over before ctx is.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -72,7 +95,7 @@ func run[T any](ctx context.Context, b *Backend, what string, op operation[T], u
 	go func() {
 		defer func() { b.lanes <- l }()
 		stop := b.watch(what)
-		c, v, err := onLane(b, l, op)
+		c, v, err := onLane(b, l, what, op)
 		stop()
 		select {
 		case answer <- result{v, err}:
@@ -114,7 +137,7 @@ func (b *Backend) watch(what string) (stop func()) {
 var errNotBegun = errors.New("not connected any more")
 
 // onLane runs op on l's p11Session, opening one if need be.
-func onLane[T any](b *Backend, l *lane, op operation[T]) (c *conn, v T, err error) {
+func onLane[T any](b *Backend, l *lane, what string, op operation[T]) (c *conn, v T, err error) {
 	// c can't be replaced while we hold a lane, though somebody may drop it.
 	if c = b.current(); c == nil {
 		return nil, v, errNotBegun
@@ -129,7 +152,14 @@ func onLane[T any](b *Backend, l *lane, op operation[T]) (c *conn, v T, err erro
 		l.conn = c
 	}
 	v, err = op(c, l.session)
-	b.dropIfLost(c, err) // before the answer, so that who repeats the call finds it dropped
+	// Before the answer, so that a call that is repeated finds the connection dropped.
+	switch throttled := b.health.throttled(what, err); {
+	case b.health.take(what, err):
+		b.drop(c, fmt.Errorf("errors repeat: %w", err))
+		err = fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
+	case !throttled:
+		b.dropIfLost(c, err)
+	}
 	return c, v, err
 }
 

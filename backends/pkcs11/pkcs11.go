@@ -44,9 +44,10 @@ type Config struct {
 	// and the like. Two backends can't set one variable to different values.
 	Env map[string]string
 
-	// At least one. Given both, both must match. Slot numbers move, so there is none here.
+	// At least one; all that are given must match. Slot numbers move, so there is none here.
 	TokenLabel  string
 	TokenSerial string
+	Slot        string // the slot's description, for a token that has no name of its own; or AnySlot
 
 	// PINs has the user PIN for each login, and the rules for trying it. If it is a [secret.Keeper], Unlock gives it the
 	// operator's PIN and Lock locks it; else the process that has the Keeper does. Nil: a Keeper of PIN.
@@ -82,6 +83,8 @@ type Backend struct {
 	lanes    chan *lane    // free ones
 	draining chan struct{} // holds one element while somebody takes all lanes
 
+	health health
+
 	life context.Context // done when Close begins
 	end  context.CancelFunc
 
@@ -111,8 +114,8 @@ var (
 // A process can have one Backend for a module: initializing and finalizing
 // are the module's, not a token's.
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
-	if cfg.TokenLabel == "" && cfg.TokenSerial == "" {
-		return nil, fmt.Errorf("pkcs11 %s: neither a token label nor a serial is configured", cfg.Name)
+	if cfg.TokenLabel == "" && cfg.TokenSerial == "" && cfg.Slot == "" {
+		return nil, fmt.Errorf("pkcs11 %s: neither a token label, a serial nor a slot is configured", cfg.Name)
 	}
 	if cfg.Sessions < 0 || cfg.OpTimeout < 0 {
 		return nil, fmt.Errorf("pkcs11 %s: sessions and timeout can't be negative", cfg.Name)
@@ -124,6 +127,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("pkcs11 %s: %w", cfg.Name, err)
 	}
 	b := newBackend(cfg, mod)
+	if cfg.TokenLabel == "" && cfg.TokenSerial == "" {
+		b.log.Warn("the token is known by its slot alone: another token in it would be used as if it were this one", "slot", cfg.Slot)
+	}
 	if cfg.Locked {
 		b.refused = errLockedByOperator
 		return b, nil
@@ -206,7 +212,7 @@ func (b *Backend) shutdown(ctx context.Context) error {
 	return err
 }
 
-// Status reports the token's state, having asked the token. It logs in nowhere: a token that is present and not logged
+// Status reports the token's state, having asked the token. One that fails to sign is not ready. It logs in nowhere: a token that is present and not logged
 // in to is ready if there is a PIN to do so.
 func (b *Backend) Status(ctx context.Context) backends.Status {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
@@ -217,6 +223,11 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 	}
 	if errors.Is(err, errSeen) {
 		detail, err = err.Error(), b.cfg.PINs.Ready(ctx)
+	}
+	if err == nil {
+		if err = b.health.failing(signing); err != nil {
+			err = fmt.Errorf("%s answers, but the last signature failed: %w", detail, err)
+		}
 	}
 	if err == nil {
 		return backends.Status{State: "ready", Detail: detail}

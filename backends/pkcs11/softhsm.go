@@ -115,7 +115,7 @@ func (t SoftHSMToken) initialize(pin, soPIN string) (serial string, err error) {
 	if err := mod.InitToken(slot, soPIN, t.Label); err != nil {
 		return "", fmt.Errorf("initializing the token: %w", err)
 	}
-	c, err := findToken(mod, t.Label, "") // its slot has a new number
+	c, err := findToken(mod, choice{label: t.Label}) // its slot has a new number
 	if err != nil {
 		return "", err
 	}

@@ -3,13 +3,16 @@ package pkcs11
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	p11 "github.com/miekg/pkcs11"
 )
 
-// findToken looks for the one token with that label and that serial, "" being any.
-func findToken(mod *module, label, serial string) (*conn, error) {
+// findToken looks for the one token that is meant.
+func findToken(mod *module, want choice) (*conn, error) {
 	slots, err := mod.GetSlotList(true)
 	if err != nil {
 		return nil, fmt.Errorf("listing slots: %w", err)
@@ -17,13 +20,12 @@ func findToken(mod *module, label, serial string) (*conn, error) {
 	var found []*conn
 	var silent error // of the first slot that does not answer
 	for _, id := range slots {
-		info, err := tokenInfo(mod, id)
+		c, err := openSlot(mod, id)
 		switch {
 		case err != nil:
 			silent = cmp.Or(silent, fmt.Errorf("asking slot %d: %w", id, err))
-		case info.Flags&p11.CKF_TOKEN_INITIALIZED == 0:
-		case (label == "" || info.Label == label) && (serial == "" || info.SerialNumber == serial):
-			found = append(found, &conn{mod: mod, slotID: id, info: info, keys: newIndex()})
+		case c.info.Flags&p11.CKF_TOKEN_INITIALIZED != 0 && want.matches(c):
+			found = append(found, c)
 		}
 	}
 	switch len(found) {
@@ -31,11 +33,24 @@ func findToken(mod *module, label, serial string) (*conn, error) {
 		return found[0], nil
 	case 0:
 		if silent != nil {
-			return nil, fmt.Errorf("no token %s is present; connect it (%w)", wanted(label, serial), silent)
+			return nil, fmt.Errorf("no token %s is present; connect it (%w)", want, silent)
 		}
-		return nil, fmt.Errorf("no token %s is present; connect it", wanted(label, serial))
+		return nil, fmt.Errorf("no token %s is present; connect it", want)
 	}
-	return nil, fmt.Errorf("%w %s: add the serial of one of %s to the configuration", errTokenAmbiguous, wanted(label, serial), serials(found))
+	return nil, fmt.Errorf("%w %s: add the serial of one of %s to the configuration, or its slot: %s", errTokenAmbiguous, want, serials(found), slotNames(found))
+}
+
+// openSlot asks a slot and its token what they are.
+func openSlot(mod *module, id uint) (*conn, error) {
+	info, err := tokenInfo(mod, id)
+	if err != nil {
+		return nil, err
+	}
+	slot, err := mod.GetSlotInfo(id)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{mod: mod, slotID: id, slot: strings.TrimRight(slot.SlotDescription, " \x00"), info: info, keys: newIndex()}, nil
 }
 
 // tokenInfo is C_GetTokenInfo. Some tokens pad with zero bytes, not with spaces.
@@ -54,7 +69,7 @@ func (c *conn) present(s p11Session) error {
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	if info.Label != c.info.Label || info.SerialNumber != c.info.SerialNumber {
-		return fmt.Errorf("%w: another one, %s, is in its slot", errLost, wanted(info.Label, info.SerialNumber))
+		return fmt.Errorf("%w: another one, %s, is in its slot", errLost, choice{label: info.Label, serial: info.SerialNumber})
 	}
 	if info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
 		return nil
@@ -73,26 +88,57 @@ func (c *conn) present(s p11Session) error {
 // user who is logged in (PKCS #11 v2.40, 3.3).
 const cksRWUserFunctions = 3
 
-// describe names the token for people.
+// describe names the token for people, on one line whatever bytes it has.
 func (c *conn) describe() string {
 	return fmt.Sprintf("token %q (%s, serial %s)", c.info.Label,
-		strings.TrimSpace(c.info.ManufacturerID+" "+c.info.Model), c.info.SerialNumber)
+		printable(strings.TrimSpace(c.info.ManufacturerID+" "+c.info.Model)), printable(c.info.SerialNumber))
 }
 
-func wanted(label, serial string) string {
-	switch {
-	case serial == "":
-		return fmt.Sprintf("with label %q", label)
-	case label == "":
-		return fmt.Sprintf("with serial %q", serial)
+// printable quotes what would do more than be seen on a terminal.
+func printable(s string) string {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
 	}
-	return fmt.Sprintf("with label %q and serial %q", label, serial)
+	return s
+}
+
+// choice says which token is meant. Empty fields mean any.
+type choice struct {
+	label, serial string
+	slot          string // the slot's description; AnySlot: any
+}
+
+// AnySlot is the [Config.Slot] of a module that has one token alone.
+const AnySlot = "*"
+
+// matches reports whether a token is meant.
+func (w choice) matches(c *conn) bool {
+	return (w.label == "" || c.info.Label == w.label) && (w.serial == "" || c.info.SerialNumber == w.serial) &&
+		(w.slot == "" || w.slot == AnySlot || c.slot == w.slot)
+}
+
+func (w choice) String() string {
+	var parts []string
+	for _, part := range []struct{ name, value string }{{"label", w.label}, {"serial", w.serial}, {"slot", w.slot}} {
+		if part.value != "" {
+			parts = append(parts, fmt.Sprintf("%s %q", part.name, part.value))
+		}
+	}
+	return "with " + strings.Join(parts, " and ")
 }
 
 func serials(conns []*conn) string {
 	var list []string
 	for _, c := range conns {
 		list = append(list, fmt.Sprintf("%q", c.info.SerialNumber))
+	}
+	return strings.Join(list, ", ")
+}
+
+func slotNames(conns []*conn) string {
+	var list []string
+	for _, c := range conns {
+		list = append(list, fmt.Sprintf("%q", c.slot))
 	}
 	return strings.Join(list, ", ")
 }

@@ -14,16 +14,16 @@ import (
 
 // pkcs11Settings cross to the child. There is no secret among them.
 type pkcs11Settings struct {
-	Module, Token, Serial string
-	Env                   map[string]string
-	Sessions              int
-	Timeout               time.Duration
+	Module, Token, Serial, Slot string
+	Env                         map[string]string
+	Sessions                    int
+	Timeout                     time.Duration
 }
 
 // openPKCS11 opens the token in a child process, unless the configuration says that its module runs in the agent.
 func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.PKCS11)
-	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Env, c.Sessions, b.Timeout}
+	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Slot, c.Env, c.Sessions, b.Timeout}
 	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
 	if c.Process == config.AgentProcess {
 		cfg := s.config(name)
@@ -55,7 +55,7 @@ func servePKCS11(ctx context.Context, name string, settings json.RawMessage, env
 func (s *pkcs11Settings) config(name string) pkcs11.Config {
 	return pkcs11.Config{
 		Name: name, Module: s.Module, Env: s.Env,
-		TokenLabel: s.Token, TokenSerial: s.Serial,
+		TokenLabel: s.Token, TokenSerial: s.Serial, Slot: s.Slot,
 		Sessions: s.Sessions, OpTimeout: s.Timeout,
 	}
 }

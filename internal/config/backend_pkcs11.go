@@ -7,6 +7,7 @@ type PKCS11 struct {
 	Module string // path of the library
 	Token  string // the token's label
 	Serial string // the token's serial number
+	Slot   string // the slot's description; "*": any
 	PIN    PIN
 
 	Sessions int               // p11 sessions to sign with; 0: as many as the backend finds good
@@ -28,6 +29,7 @@ func (c *PKCS11) fields() []field {
 		{key: "module", dst: &c.Module, doc: "the vendor's PKCS#11 library"},
 		{key: "token", dst: &c.Token, doc: "the token's label; slot numbers move, so they are not used"},
 		{key: "serial", dst: &c.Serial, doc: "the token's serial number, instead of its label or beside it"},
+		{key: "slot", dst: &c.Slot, doc: `the description of the token's slot, for a token without label and serial; "*": the module's only token`},
 	}, c.PIN.fields(), []field{
 		{key: "sessions", dst: &c.Sessions, doc: "p11 sessions to sign with; 0 leaves it to the agent"},
 		{key: "env", dst: &c.Env, doc: "environment variables for the PKCS#11 library"},
@@ -40,7 +42,7 @@ func (c *PKCS11) validate(d *document, p path) error {
 	switch {
 	case c.Module == "":
 		return d.errorf(p, `backend %q has no module; add module = "/path/of/the/vendors/pkcs11.so", or if you want no such backend remove %s`, p[1], p)
-	case c.Token == "" && c.Serial == "":
+	case c.Token == "" && c.Serial == "" && c.Slot == "":
 		return d.errorf(p, "backend %q names no token; add token = (its label) or serial =", p[1])
 	}
 	return c.PIN.validate(d, p)
