@@ -86,20 +86,27 @@ func (p *signatureParser) unexpected(want string) error {
 
 // function reads a signature up to its parameters.
 func (p *signatureParser) function() (string, error) {
-	p.accept("function")
+	declared := p.accept("function")
 	if !p.isName() {
 		return "", p.unexpected("the function's name")
 	}
 	name := p.token
 	p.next()
 	switch {
-	case p.isName() && (name == "event" || name == "error" || name == "constructor" || name == "modifier"):
-		return "", fmt.Errorf("%q declares no function, so there is no selector", name)
+	case p.isName() && (name == "event" || name == "error" || name == "modifier"), name == "constructor":
+		return "", noFunction(name)
 	case p.token != "(":
 		return "", p.unexpected(`"(" after the function's name`)
 	}
 	parameters, err := p.tuple()
+	if !declared && parameters == "()" && (name == "receive" || name == "fallback") {
+		return "", noFunction(name)
+	}
 	return name + parameters, err
+}
+
+func noFunction(name string) error {
+	return fmt.Errorf("%q declares no function, so there is no selector", name)
 }
 
 // tuple reads "(", parameters, and ")".

@@ -30,6 +30,8 @@ func TestParseSignature(t *testing.T) {
 		{"tuple(bool)", "tuple(bool)", "0xea8ca604"},
 		{"event(bool)", "event(bool)", "0x8e374e4f"},
 		{"functions(bool)", "functions(bool)", ""},
+		{"receive(address,uint)", "receive(address,uint256)", ""},
+		{"function receive()", "receive()", ""},
 	} {
 		got, err := ParseSignature(c.text)
 		if err != nil || got != c.want {
@@ -89,6 +91,10 @@ func TestParseSignatureRefused(t *testing.T) {
 		{"mint(uint256[] storage x)", `"storage" in the signature`},
 		{"event Minted(address indexed to)", `"event" declares no function`},
 		{"error Nope(uint256)", `"error" declares no function`},
+		{"constructor(address owner)", `"constructor" declares no function`},
+		{"constructor() payable", `"constructor" declares no function`},
+		{"receive() external payable", `"receive" declares no function`},
+		{"fallback()", `"fallback" declares no function`},
 		{"mint(address) internal", `"internal" in the signature: nobody outside`},
 		{"mint(address) onlyOwner", `"onlyOwner" in the signature, where "external"`},
 		{"mint(address) returns bool", `"bool" in the signature, where "(" after "returns"`},

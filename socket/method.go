@@ -64,8 +64,8 @@ func (c *call) checkParams() error {
 
 // param returns the parameter, or nil if it is not given.
 func (c *call) param(i int) strictjson.Value {
-	if i >= len(c.params) {
-		return nil
+	if i >= len(c.params) || !c.method.Params[i].Required && c.params[i].Kind() == strictjson.KindNull {
+		return nil // null is an optional parameter that is not there
 	}
 	return c.params[i]
 }

@@ -2,7 +2,6 @@ package socket
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 	"time"
 
@@ -83,9 +82,6 @@ func parseName(path string, value strictjson.Value) (session.Ref, error) {
 	}
 	return session.Ref{ID: session.ID(text)}, nil
 }
-
-// quote writes a string as JSON.
-func quote(s string) json.RawMessage { return encodeData(s) }
 
 // show is a session as both sockets show it.
 func (s *Server) show(sess *session.Session) *api.Session {

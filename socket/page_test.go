@@ -103,6 +103,9 @@ func TestClientGetsAllPages(t *testing.T) {
 		a.pending()
 	}
 	whole := pageOf(t, a.app, "session_list")
+	if null := pageOf(t, a.app, "session_list", nil); null != whole {
+		t.Errorf("session_list of null = %s, want what it is without a parameter", null)
+	}
 	for name, list := range map[string]func() ([]*api.Session, error){
 		"Sessions":    func() ([]*api.Session, error) { return a.app.Sessions(t.Context()) },
 		"AllSessions": func() ([]*api.Session, error) { return a.operator.AllSessions(t.Context()) },
