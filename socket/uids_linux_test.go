@@ -56,10 +56,15 @@ func dialAs(t *testing.T, path string, uid int) *peerConn {
 // startOpenServer serves methods to every user; only clientUID has a session.
 func startOpenServer(t *testing.T, limits Limits) *harness {
 	t.Helper()
+	return startServerFor(t, limits, func(p audit.Peer) bool { return p.UID == clientUID })
+}
+
+// startServerFor is startOpenServer where known says of whom there is a session.
+func startServerFor(t *testing.T, limits Limits, known func(audit.Peer) bool) *harness {
+	t.Helper()
 	h := &harness{Server: New(Config{Limits: limits, Version: "test"}), path: filepath.Join(openDir(t), "agent.sock"), served: make(chan error, 1)}
 	methods := fakeMethods(nil, nil)
 	h.agent.list, h.agent.methods = methods, methodTable(methods)
-	known := func(p audit.Peer) bool { return p.UID == clientUID }
 	h.agent.quota.known, h.agent.work.known = known, known
 	l, err := Listen(h.path, 0o666)
 	if err != nil {
@@ -113,9 +118,7 @@ func TestStrangersDontHoldTheMemory(t *testing.T) {
 
 // One client that holds all that it can leaves another what it is assured.
 func TestAClientDoesNotHoldAnothersMemory(t *testing.T) {
-	h := startOpenServer(t, Limits{MaxInFlightBytes: 16 << 20})
-	known := func(p audit.Peer) bool { return p.UID >= clientUID }
-	h.agent.quota.known, h.agent.work.known = known, known
+	h := startServerFor(t, Limits{MaxInFlightBytes: 16 << 20}, func(p audit.Peer) bool { return p.UID >= clientUID })
 	for i := range 64 {
 		dialAs(t, h.path, clientUID+1+i%4).send(unfinishedMessage(600 << 10))
 	}
