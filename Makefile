@@ -45,7 +45,7 @@ testnode:
 
 # Each time: tests that run the built agent depend on more than the go command's cache knows of.
 unit:
-	go test -race -count=1 ./...
+	go test -race -count=1 -timeout 30m ./...
 
 conformance-piv: deps-test
 	@scripts/conformance-piv
