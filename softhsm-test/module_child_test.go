@@ -65,7 +65,8 @@ func TestModuleFaults(t *testing.T) {
 	}{
 		{"abort", Abort, "crashed (SIGABRT"},
 		{"segmentation fault", SegFault, "crashed (SIGSEGV"},
-		{"closes descriptors", CloseAll, "broke the connection to the agent"},
+		// The child may end by itself, as its connection is gone, before the agent finds that out.
+		{"closes descriptors", CloseAll, "broke the connection to the agent|ended (exit status 0)"},
 		{"hang", Hang, "has not returned from the module"},
 	} {
 		if err := sign(); err != nil {
@@ -81,7 +82,7 @@ func TestModuleFaults(t *testing.T) {
 			times = fmt.Sprintf("restarted %d times", restarts+1)
 		}
 		a.statusSays(t, "faulty", times, "the PKCS#11 module ", "fault.so", tt.says) // a hang is found a second after its time
-		if !strings.Contains(a.log.String(), "the PKCS#11 module ") || !strings.Contains(a.log.String(), tt.says) {
+		if !strings.Contains(a.log.String(), "the PKCS#11 module ") || !containsOne(a.log.String(), tt.says) {
 			t.Errorf("%s: the log does not say %q of the module:\n%s", tt.name, tt.says, a.log)
 		}
 	}
@@ -128,7 +129,7 @@ func (a *Agent) statusSays(t *testing.T, backend string, texts ...string) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		detail := a.backendStatus(backend).Detail
-		missing := slices.DeleteFunc(slices.Clone(texts), func(text string) bool { return strings.Contains(detail, text) })
+		missing := slices.DeleteFunc(slices.Clone(texts), func(text string) bool { return containsOne(detail, text) })
 		if len(missing) == 0 {
 			return
 		}
@@ -136,6 +137,11 @@ func (a *Agent) statusSays(t *testing.T, backend string, texts ...string) {
 			t.Fatalf("status says %q, want %q in it", detail, missing)
 		}
 	}
+}
+
+// containsOne reports whether text has one of the alternatives, which "|" separates.
+func containsOne(text, alternatives string) bool {
+	return slices.ContainsFunc(strings.Split(alternatives, "|"), func(a string) bool { return strings.Contains(text, a) })
 }
 
 // backendStatus is what the agent says of a backend.

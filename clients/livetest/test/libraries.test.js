@@ -78,7 +78,6 @@ suite('viem with @keyward/viem', () => {
 
   const kinds = {
     legacy: { type: 'legacy', gasPrice: 45_250_000n },
-    eip2930: { type: 'eip2930', gasPrice: 45_250_000n, accessList: [{ address: friend, storageKeys: [`0x${'00'.repeat(32)}`] }] },
     eip1559: dynamicFees,
   }
   for (const [kind, fees] of Object.entries(kinds)) {
@@ -86,6 +85,12 @@ suite('viem with @keyward/viem', () => {
       await check(await wallet.signTransaction({ ...transfer, ...fees, nonce: 1 }), { ...transfer, ...fees, nonce: 1 })
     })
   }
+
+  test('signTransaction, eip2930: no ZKsync chain takes an access list', async () => {
+    const accessList = [{ address: friend, storageKeys: [`0x${'00'.repeat(32)}`] }]
+    await assert.rejects(wallet.signTransaction({ ...transfer, type: 'eip2930', gasPrice: 45_250_000n, accessList, nonce: 1 }),
+      (err) => err.walk((e) => e.reason === 'notIncludable') !== null)
+  })
 
   test('sendTransaction', async () => {
     const hash = await wallet.sendTransaction({ ...transfer, ...dynamicFees, nonce: 2 })
