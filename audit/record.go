@@ -44,7 +44,7 @@ type Peer struct {
 	GID    uint32   `json:"gid"`
 	Groups []uint32 `json:"-"` // supplementary groups (SO_PEERGROUPS)
 	PID    int32    `json:"pid"`
-	Exe    string   `json:"exe,omitempty"` // /proc/PID/exe when it connected; "" if not readable
+	Exe    string   `json:"exe,omitempty"` // /proc/PID/exe, unverified: a process can run another program after it connects; "" if not readable
 }
 
 // Record is one line, without the fields that chain it. Times are UTC.

@@ -85,10 +85,15 @@ func Open(cfg Config) (*Sessions, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	fresh, err := checkFresh(&cfg)
+	if err != nil {
+		return nil, err
+	}
 	l, err := openLedger(vfs.Default, cfg.LedgerPath, cfg.AuditPath)
 	if err != nil {
 		return nil, err
 	}
+	markUsed(&cfg, fresh)
 	l.locked = LockedOnDisk(cfg.LockPath)
 	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, queues: map[string]*queue{}, creating: map[ID]bool{}}
 	l.index.startSchedule(s.dueAt)

@@ -392,6 +392,19 @@ func TestOpenRefusesDamagedState(t *testing.T) {
 		damage func(t *testing.T, a *agent)
 		want   error
 	}{
+		{"all missing", func(t *testing.T, a *agent) {
+			for _, path := range []string{a.ledgerPath(), a.ledgerPath() + ".db", a.auditPath()} {
+				removeAll(t, path)
+			}
+		}, ErrDamaged},
+		{"all missing, an empty directory left", func(t *testing.T, a *agent) {
+			for _, path := range []string{a.ledgerPath(), a.ledgerPath() + ".db", a.auditPath()} {
+				removeAll(t, path)
+			}
+			if err := os.Mkdir(a.ledgerPath(), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrDamaged},
 		{"ledger missing", func(t *testing.T, a *agent) { removeAll(t, a.ledgerPath()) }, ErrDamaged},
 		{"ledger and its old file's mark missing", func(t *testing.T, a *agent) {
 			removeAll(t, a.ledgerPath())

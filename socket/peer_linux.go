@@ -38,9 +38,31 @@ func peerOfFD(fd int) (audit.Peer, error) {
 		return audit.Peer{}, fmt.Errorf("SO_PEERGROUPS: %w", err)
 	}
 	peer := audit.Peer{UID: cred.Uid, GID: cred.Gid, Groups: groups, PID: cred.Pid}
-	// For the record only, never for a decision: the process may be gone, or be another user's.
-	peer.Exe, _ = os.Readlink("/proc/" + strconv.Itoa(int(cred.Pid)) + "/exe")
+	peer.Exe = exeOf(fd, cred.Pid)
 	return peer, nil
+}
+
+// exeOf is the file that the process which connected runs now, "" if that is not known. It is for the record only and never for
+// a decision: between connect(2) and here the process may have run another program, and the kernel keeps no note
+// of the one before. It is no other process's: a pid that was given to another one meanwhile is noticed by the
+// pidfd of the one that connected (SO_PEERPIDFD, Linux 6.5).
+func exeOf(fd int, pid int32) string {
+	exe, err := os.Readlink("/proc/" + strconv.Itoa(int(pid)) + "/exe")
+	if err != nil {
+		return "" // the process is gone, or is another user's
+	}
+	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if err != nil {
+		if errors.Is(err, unix.ENOPROTOOPT) { // an older kernel
+			return exe
+		}
+		return ""
+	}
+	defer unix.Close(pidfd)
+	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); errors.Is(err, unix.ESRCH) {
+		return ""
+	}
+	return exe
 }
 
 // peerGroups returns the supplementary groups of the peer. The kernel answers ERANGE,

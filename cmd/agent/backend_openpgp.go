@@ -41,7 +41,7 @@ func (a *agent) openOpenPGP(ctx context.Context, name string, b *config.Backend)
 		PINs:      a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold)),
 		AdminPINs: a.asLocked(adminPINs(a.dirs, name, &c.AdminPIN)),
 		Timeout:   b.Timeout,
-		HideEnv:   a.pinEnv(),
+		HideEnv:   pinEnv(a.conf),
 		Logger:    a.log,
 	})
 }

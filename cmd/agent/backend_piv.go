@@ -61,7 +61,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		Name: name, Type: "piv", Settings: s,
 		PINs:    a.asLocked(pivPINs(a.dirs, c)),
 		Timeout: timeout,
-		HideEnv: a.pinEnv(),
+		HideEnv: pinEnv(a.conf),
 		Logger:  a.log,
 	})
 }
@@ -76,8 +76,8 @@ func (a *agent) cardLocks() (string, error) {
 }
 
 // pinEnv are the variables that PINs are in: the process of one backend gets none, not those of others either.
-func (a *agent) pinEnv() (names []string) {
-	for _, b := range a.conf.Backends {
+func pinEnv(conf *config.Config) (names []string) {
+	for _, b := range conf.Backends {
 		if pin := b.PIN(); pin != nil && pin.Env != "" {
 			names = append(names, pin.Env)
 		}

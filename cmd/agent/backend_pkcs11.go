@@ -35,7 +35,7 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 		Subject: "the PKCS#11 module " + s.Module, Unlocks: true,
 		PINs:    pins,
 		Timeout: b.Timeout,
-		HideEnv: a.pinEnv(),
+		HideEnv: pinEnv(a.conf),
 		Logger:  a.log,
 	})
 }

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -19,6 +22,8 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/owned"
+	"github.com/keyward/keyward/internal/secret"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket"
 )
@@ -57,11 +62,17 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := owned.Check(dirs.ConfigFile()); err != nil { // before it is believed
+		return err
+	}
 	conf, err := config.Load(dirs.ConfigFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return withHint(fmt.Errorf("no agent in %s: %w", dirs.Config, err), "keyward init --dir %s --softhsm", dirs.Config)
 	}
 	if err != nil {
+		return err
+	}
+	if err := secret.HideEnv(pinEnv(conf)); err != nil {
 		return err
 	}
 	if err := harden(); err != nil {
@@ -90,6 +101,9 @@ func (a *agent) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkOwned(); err != nil {
+		return err
+	}
 	a.locked = session.LockedOnDisk(a.dirs.LockFile())
 	if err := a.openBackends(ctx); err != nil {
 		return err
@@ -102,6 +116,29 @@ func (a *agent) open(ctx context.Context) error {
 	}
 	// The ledger's lock is held from here on, so no other agent wants these sockets.
 	return a.listen(appPath, adminPath)
+}
+
+// checkOwned refuses state, and libraries to load, that others could change.
+func (a *agent) checkOwned() error {
+	paths := []string{a.dirs.State}
+	entries, err := os.ReadDir(a.dirs.State)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		paths = append(paths, filepath.Join(a.dirs.State, e.Name()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
+		if p11, ok := a.conf.Backends[name].Settings.(*config.PKCS11); ok {
+			paths = append(paths, a.dirs.Path(p11.Module))
+		}
+	}
+	for _, path := range paths {
+		if err := owned.Check(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *agent) openSessions() error {

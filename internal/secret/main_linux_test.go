@@ -49,6 +49,8 @@ func TestMain(m *testing.M) {
 		time.Sleep(time.Minute)
 	case "shell":
 		runInBackground()
+	case "hides its PINs":
+		showHidden()
 	case "asks pinentry":
 		os.Setenv(helperVar, "pinentry")
 		b, err := FromPinentry(os.Args[0], "")(context.Background())

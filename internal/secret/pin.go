@@ -49,8 +49,8 @@ func FromCredential(name string) Source {
 // FromEnv takes the PIN from an environment variable, which it removes, so that no child
 // process inherits it. The PIN is then kept locked in memory for the next time.
 //
-// A PIN that was in the environment when the process started can still be read in
-// /proc/PID/environ by the same user: a file or a credential is better.
+// A PIN that was in the environment when the process started is in /proc/PID/environ, and in memory that is not locked,
+// unless [HideEnv] was called first.
 func FromEnv(name string) Source {
 	var (
 		mu   sync.Mutex
@@ -59,6 +59,9 @@ func FromEnv(name string) Source {
 	return func(context.Context) (*Buffer, error) {
 		mu.Lock()
 		defer mu.Unlock()
+		if kept == nil {
+			kept = takeHanded(name)
+		}
 		if kept == nil {
 			v, ok := os.LookupEnv(name)
 			if !ok || v == "" {

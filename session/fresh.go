@@ -1,0 +1,51 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyward/keyward/audit"
+)
+
+// usedMark is an extended attribute of the state's directory (xattr(7)). It says since when an agent has kept its state there.
+// It is on the directory and not in it: it outlives what was in it, and goes with it when it is moved away.
+const usedMark = "user.keyward.since"
+
+// checkFresh reports whether there is neither a ledger nor a trail. It is an [ErrDamaged] if there were before.
+func checkFresh(cfg *Config) (fresh bool, err error) {
+	if entries, err := os.ReadDir(cfg.LedgerPath); err == nil && len(entries) > 0 {
+		return false, nil
+	}
+	for _, path := range []string{cfg.LedgerPath + ".db", cfg.AuditPath, audit.SegmentPath(cfg.AuditPath, 1)} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+	}
+	dir := filepath.Dir(cfg.LedgerPath)
+	since := make([]byte, 64)
+	if n, err := unix.Getxattr(dir, usedMark, since); err == nil {
+		return false, fmt.Errorf("%w: ledger and audit trail are gone from %s, which has held them since %s; %s", ErrDamaged, dir, since[:n], repairHint)
+	}
+	if sealed, _ := filepath.Glob(filepath.Join(dir, "keys", "*", "*")); len(sealed) > 0 { // the pattern is valid
+		return false, fmt.Errorf("%w: ledger and audit trail are gone from %s, which still has keys of sessions (%s); %s", ErrDamaged, dir, sealed[0], repairHint)
+	}
+	return true, nil
+}
+
+// markUsed marks the state's directory, and says so if the state is new.
+func markUsed(cfg *Config, fresh bool) {
+	dir := filepath.Dir(cfg.LedgerPath)
+	if fresh {
+		cfg.Logger.Info("new state: there was neither a ledger nor an audit trail. If this agent had sessions before, stop it and restore both", "dir", dir)
+	}
+	err := unix.Setxattr(dir, usedMark, []byte(cfg.Now().UTC().Format(time.RFC3339)), unix.XATTR_CREATE)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		cfg.Logger.Warn("the state's directory can't be marked as used: should it be emptied, nothing here will show it", "dir", dir, "error", err)
+	}
+}
