@@ -20,7 +20,7 @@ export CGO_ENABLED = 1
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
 # sources, or else what the go command knows of them.
 build:
-	go build -trimpath -tags "grpcnotrace urfave_cli_no_docs $(TAGS)" -ldflags "-s -w -X main.release=$(VERSION)" -o bin/keyward ./cmd/agent
+	go build -trimpath -tags "grpcnotrace urfave_cli_no_docs $(TAGS)" -ldflags "-s -w -X github.com/keyward/keyward/internal/command.release=$(VERSION)" -o bin/keyward ./cmd/keyward
 
 deps:
 	@scripts/deps

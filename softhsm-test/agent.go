@@ -76,7 +76,7 @@ func build(flag string) (string, error) {
 	}
 	// Each tree has a place of its own: another one's tests may run at the same time.
 	bin := filepath.Join(cache, "keyward-test", fmt.Sprintf("%x", sha256.Sum256([]byte(tree)))[:16], "agent"+flag)
-	out, err := exec.Command("go", "build", flag, "-o", bin, "github.com/keyward/keyward/cmd/agent").CombinedOutput()
+	out, err := exec.Command("go", "build", flag, "-o", bin, "github.com/keyward/keyward/cmd/keyward").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building the agent: %w\n%s", err, out)
 	}

@@ -22,7 +22,7 @@ type Settings interface {
 	validate(d *document, p path) error
 }
 
-// backendTypes are the types of backend that there are; each has a file of its own here and in cmd/agent.
+// backendTypes are the types of backend that there are; each has a file of its own here and in internal/command.
 var backendTypes = []struct {
 	name string
 	new  func() Settings // with defaults

@@ -13,7 +13,7 @@ function run(cwd, command, ...args) {
 }
 
 mkdirSync(build, { recursive: true })
-if (!process.env.KEYWARD_BIN) run(root, 'go', 'build', '-o', join(build, 'keyward'), './cmd/agent')
+if (!process.env.KEYWARD_BIN) run(root, 'go', 'build', '-o', join(build, 'keyward'), './cmd/keyward')
 
 const client = join(root, 'clients', 'viem')
 if (!existsSync(join(client, 'node_modules', 'typescript'))) run(client, 'npm', 'ci', '--no-audit', '--no-fund')

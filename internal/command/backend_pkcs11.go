@@ -1,0 +1,61 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/isolated"
+	"github.com/keyward/keyward/backends/pkcs11"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/secret"
+)
+
+// pkcs11Settings cross to the child. There is no secret among them.
+type pkcs11Settings struct {
+	Module, Token, Serial, Slot string
+	Env                         map[string]string
+	Sessions                    int
+	Timeout                     time.Duration
+}
+
+// openPKCS11 opens the token in a child process, unless the configuration says that its module runs in the agent.
+func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
+	c := b.Settings.(*config.PKCS11)
+	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Slot, c.Env, c.Sessions, b.Timeout}
+	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
+	if c.Process == config.AgentProcess {
+		cfg := s.config(name)
+		cfg.PINs, cfg.Locked, cfg.Logger = pins, a.locked, a.log
+		return pkcs11.Open(ctx, cfg)
+	}
+	return isolated.Open(ctx, isolated.Config{
+		Name: name, Type: b.Type, Settings: s,
+		Subject: "the PKCS#11 module " + s.Module, Unlocks: true,
+		PINs:    pins,
+		Timeout: b.Timeout,
+		HideEnv: pinEnv(a.conf),
+		Logger:  a.log,
+	})
+}
+
+// servePKCS11 opens it in the child.
+func servePKCS11(ctx context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend, error) {
+	var s pkcs11Settings
+	if err := isolated.Decode(settings, &s); err != nil {
+		return nil, err
+	}
+	cfg := s.config(name)
+	cfg.PINs, cfg.OnHang, cfg.Logger = env.PINs, env.Hung, env.Logger
+	return pkcs11.Open(ctx, cfg)
+}
+
+// config is what both ways have in common.
+func (s *pkcs11Settings) config(name string) pkcs11.Config {
+	return pkcs11.Config{
+		Name: name, Module: s.Module, Env: s.Env,
+		TokenLabel: s.Token, TokenSerial: s.Serial, Slot: s.Slot,
+		Sessions: s.Sessions, OpTimeout: s.Timeout,
+	}
+}

@@ -1,0 +1,288 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/chain"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/owned"
+	"github.com/keyward/keyward/internal/secret"
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket"
+)
+
+func (t *tool) serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "serve",
+		Usage:  "run the agent in the foreground",
+		Action: t.serve,
+	}
+}
+
+// agent is everything that serve opens, in the order in which it is opened.
+type agent struct {
+	dirs     config.Dirs
+	conf     *config.Config
+	started  time.Time
+	level    slog.LevelVar
+	log      *slog.Logger
+	notify   *notifier
+	locked   bool // by the operator, before this start
+	backends map[string]socket.Backend
+	sessions *session.Sessions
+	clients  []*chain.Client // of the chains that are watched
+	watcher  *session.Watcher
+	server   *socket.Server
+
+	app, admin net.Listener
+}
+
+func (t *tool) serve(c *cli.Context) (err error) {
+	if err := required(c); err != nil {
+		return err
+	}
+	dirs, err := config.FindDirs(c.String("dir"), false)
+	if err != nil {
+		return err
+	}
+	if err := owned.Check(dirs.ConfigFile()); err != nil { // before it is believed
+		return err
+	}
+	conf, err := config.Load(dirs.ConfigFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return withHint(fmt.Errorf("no agent in %s: %w", dirs.Config, err), "keyward init --dir %s --softhsm", dirs.Config)
+	}
+	if err != nil {
+		return err
+	}
+	if err := secret.HideEnv(pinEnv(conf)); err != nil {
+		return err
+	}
+	if err := harden(); err != nil {
+		return err
+	}
+	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier()}
+	a.setLogger(t.stderr)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	defer func() { err = errors.Join(err, a.close()) }()
+	if err := a.open(c.Context); err != nil {
+		return err
+	}
+	t.greet(c.Context, a)
+	return a.run(c.Context, signals)
+}
+
+// open opens devices, state and sockets. What it has opened when it fails, close closes.
+func (a *agent) open(ctx context.Context) error {
+	appPath, err := a.dirs.Socket(a.conf.Agent.Socket)
+	if err != nil {
+		return err
+	}
+	adminPath, err := a.dirs.Socket(a.conf.Agent.AdminSocket)
+	if err != nil {
+		return err
+	}
+	if err := a.checkOwned(); err != nil {
+		return err
+	}
+	a.locked = session.LockedOnDisk(a.dirs.LockFile())
+	if err := a.openBackends(ctx); err != nil {
+		return err
+	}
+	if err := a.openSessions(); err != nil {
+		return err
+	}
+	if err := a.openWatcher(); err != nil {
+		return err
+	}
+	// The ledger's lock is held from here on, so no other agent wants these sockets.
+	return a.listen(appPath, adminPath)
+}
+
+// checkOwned refuses state, and libraries to load, that others could change.
+func (a *agent) checkOwned() error {
+	paths := []string{a.dirs.State}
+	entries, err := os.ReadDir(a.dirs.State)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		paths = append(paths, filepath.Join(a.dirs.State, e.Name()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
+		if p11, ok := a.conf.Backends[name].Settings.(*config.PKCS11); ok {
+			paths = append(paths, a.dirs.Path(p11.Module))
+		}
+	}
+	for _, path := range paths {
+		if err := owned.Check(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *agent) openSessions() error {
+	if err := os.MkdirAll(a.dirs.State, 0o700); err != nil {
+		return err
+	}
+	devices := make(map[string]backends.Backend, len(a.backends))
+	for name, b := range a.backends {
+		devices[name] = b.Backend
+	}
+	sessions, err := session.Open(session.Config{
+		LedgerPath:   a.dirs.Ledger(),
+		AuditPath:    a.dirs.AuditTrail(),
+		LockPath:     a.dirs.LockFile(),
+		Backends:     devices,
+		ExpiryMargin: a.conf.Session.ExpiryMargin,
+		KeyGrace:     a.conf.Session.KeyGrace,
+		WarnAhead:    a.conf.Session.WarnAhead,
+		MaxLifetime:  a.conf.Session.MaxLifetime,
+		Logger:       a.log,
+
+		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
+		RefusalBurst:      a.conf.Limits.RefusalBurst,
+	})
+	if errors.Is(err, session.ErrInUse) {
+		return withHint(err, "keyward status --dir %s", a.dirs.Config)
+	}
+	if err != nil {
+		return fmt.Errorf("opening state: %w", err)
+	}
+	a.sessions = sessions
+	unmapped, err := sessions.UnmappedClients()
+	if err != nil {
+		return fmt.Errorf("reading the user namespace's map of ids: %w", err)
+	}
+	if len(unmapped) > 0 {
+		a.log.Warn("the agent runs in a user namespace that does not map clients of its sessions: they are strangers to it", "clients", unmapped)
+	}
+	return nil
+}
+
+// listen takes over the sockets that systemd listens on, and makes those that it does not.
+func (a *agent) listen(appPath, adminPath string) error {
+	inherited, err := socket.Inherited()
+	if err != nil {
+		return err
+	}
+	a.app, a.admin = inherited["agent"], inherited["admin"]
+	delete(inherited, "agent")
+	delete(inherited, "admin")
+	for name, l := range inherited {
+		return errors.Join(fmt.Errorf("systemd passes a socket %q; FileDescriptorName has to be agent or admin", name), l.Close())
+	}
+	if a.app == nil {
+		if a.app, err = socket.Listen(appPath, a.conf.Agent.SocketMode); err != nil {
+			return err
+		}
+	}
+	if a.admin == nil {
+		if a.admin, err = socket.Listen(adminPath, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run serves until a signal or a failure. The first signal lets answers in flight
+// finish; the second does not.
+func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
+	a.server = socket.New(a.serverConfig())
+	// "keyward lock" finds no agent until the sockets are there, and may have written its file after open looked.
+	if !a.locked && session.LockedOnDisk(a.dirs.LockFile()) {
+		if err := a.server.Lock(); err != nil {
+			return err
+		}
+	}
+	if err := a.record(ctx, audit.AgentStarted); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { a.sessions.Run(ctx) })
+	wg.Go(func() { a.watcher.Run(ctx) })
+	failed := make(chan error, 1)
+	wg.Go(func() { failed <- a.server.Serve(ctx, a.app, a.admin) })
+	a.notify.send("READY=1")
+	for {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serving: %w", err)
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				a.reloadOnSignal(ctx)
+				continue
+			}
+			a.log.Info("stopping", "signal", sig.String())
+			a.notify.send("STOPPING=1")
+			return a.stop(ctx, signals)
+		}
+	}
+}
+
+// stop ends serving.
+func (a *agent) stop(ctx context.Context, signals <-chan os.Signal) error {
+	limit, cancel := context.WithTimeout(ctx, a.conf.Agent.ShutdownTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-limit.Done():
+		}
+	}()
+	if err := a.server.Shutdown(limit); err != nil {
+		a.log.Warn("stopped before all answers were out", "error", err)
+	}
+	return a.record(ctx, audit.AgentStopped)
+}
+
+// record writes what the agent itself did into the audit trail.
+func (a *agent) record(ctx context.Context, event audit.Event) error {
+	return a.sessions.Record(ctx, audit.Record{Time: time.Now().UTC(), Event: event, Detail: map[string]string{"version": version()}})
+}
+
+// close closes what open opened, last first.
+func (a *agent) close() error {
+	var errs []error
+	for _, l := range []net.Listener{a.app, a.admin} {
+		if l != nil {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	for _, c := range a.clients {
+		c.Close()
+	}
+	if a.sessions != nil {
+		errs = append(errs, a.sessions.Close())
+	}
+	for _, b := range a.backends {
+		errs = append(errs, b.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,104 @@
+package command
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/zktx"
+	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket"
+)
+
+func (a *agent) setLogger(w io.Writer) {
+	a.level.Set(logLevel(a.conf))
+	opts := &slog.HandlerOptions{Level: &a.level}
+	if a.conf.Agent.LogFormat == "json" {
+		a.log = slog.New(slog.NewJSONHandler(w, opts))
+	} else {
+		a.log = slog.New(slog.NewTextHandler(w, opts))
+	}
+}
+
+func logLevel(conf *config.Config) (level slog.Level) {
+	_ = level.UnmarshalText([]byte(conf.Agent.LogLevel)) // config knows these names only
+	return level
+}
+
+func (a *agent) serverConfig() socket.Config {
+	chains := make(map[string]socket.Chain, len(a.conf.Chains))
+	rules := make(map[uint64]zktx.ChainRules, len(a.conf.Chains))
+	for name, c := range a.conf.Chains {
+		chains[name] = socket.Chain{ID: c.ID, Validator: c.Validator}
+		rules[c.ID] = zktx.ChainRules{Kind: c.Kind, Fork: c.Fork, MaxGasLimit: c.MaxGasLimit, MaxTxSize: uint64(c.MaxTxSize)}
+	}
+	l := a.conf.Limits
+	return socket.Config{
+		Signer:   &session.Signer{Sessions: a.sessions, Watcher: a.watcher, Rules: rules},
+		Backends: a.backends,
+		Chains:   chains,
+		Reload:   a.reload,
+		Version:  version(),
+		Started:  a.started,
+		Logger:   a.log,
+		Limits: socket.Limits{
+			MaxMessage:         int(l.MessageBytes),
+			MaxDepth:           l.Depth,
+			MaxBatch:           l.Batch,
+			MaxConnections:     l.Connections,
+			MaxInFlight:        l.InFlight,
+			MaxInFlightPerConn: l.InFlightPerConn,
+			MaxInFlightBytes:   int(l.InFlightBytes),
+			MaxPendingOutput:   int(l.PendingOutput),
+			WriteTimeout:       l.WriteTimeout,
+			RequestTimeout:     l.RequestTimeout,
+		},
+	}
+}
+
+// reload reads the configuration again. Only the log level changes at once; what else changed and
+// needs a restart is named in the log, and returned.
+func (a *agent) reload(context.Context) (restart []string, err error) {
+	conf, err := config.Load(a.dirs.ConfigFile())
+	if err != nil {
+		return nil, err
+	}
+	a.level.Set(logLevel(conf))
+	conf.Agent.LogLevel = a.conf.Agent.LogLevel
+	restart = config.Differences(conf, a.conf)
+	if restart != nil {
+		a.log.Warn("the configuration has changes that take effect when the agent is started again", "sections", restart)
+	}
+	return restart, nil
+}
+
+// greet says what the agent is and has, on stderr.
+func (t *tool) greet(ctx context.Context, a *agent) {
+	if a.conf.Agent.LogFormat == "json" {
+		a.log.Info("serving", "version", version(), "dir", a.dirs.Config, "agent", a.app.Addr().String(), "admin", a.admin.Addr().String())
+		return
+	}
+	t.note("version %s, directory %s", version(), a.dirs.Config)
+	t.note("apps      %s", a.app.Addr())
+	t.note("operator  %s", a.admin.Addr())
+	for _, name := range slices.Sorted(maps.Keys(a.backends)) {
+		state := backends.Status{State: "open"}
+		if p, ok := a.backends[name].Backend.(backends.Prober); ok {
+			state = p.Status(ctx)
+		}
+		t.note("backend   %s: %s", name, joined(state.State, state.Detail))
+		if state.State == "locked" {
+			t.hint("keyward unlock --dir %s", a.dirs.Config)
+		}
+	}
+	byStatus := map[string]int{}
+	for _, s := range a.sessions.List() {
+		byStatus[string(s.Status)]++
+	}
+	t.note("sessions  %s", strings.TrimSpace(counts(byStatus)))
+}
