@@ -32,6 +32,20 @@ const standardErrors: Record<number, new (cause: Error) => BaseError> = {
 }
 
 /**
+ * Names the class on its prototype. A process that has both an import and a require() of this package has each class
+ * twice: `instanceof` compares the names, so that either copy finds the errors of both.
+ */
+const className = Symbol.for('@keyward/viem className')
+
+function classNameOf(prototype: object): unknown {
+  return Object.getOwnPropertyDescriptor(prototype, className)?.value
+}
+
+function prototypeOf(value: unknown): object | null {
+  return typeof value === 'object' && value !== null ? Object.getPrototypeOf(value) : null
+}
+
+/**
  * Anything that went wrong between the app and the agent.
  *
  * It is a viem `BaseError`, so viem and agw-client keep it as the `cause` of the
@@ -59,6 +73,15 @@ export class KeywardError extends BaseError {
     // After super, which would repeat the cause's text in the message.
     const Standard = standardErrors[code]
     if (!cause && Standard) this.cause = new Standard(new Error(message))
+  }
+
+  /** Makes `instanceof` find errors of another copy of this package, of ESM or CommonJS, too. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    const wanted = classNameOf(this.prototype) // undefined for an app's own subclass
+    for (let p = prototypeOf(value); p !== null; p = prototypeOf(p)) {
+      if (p === this.prototype || (wanted !== undefined && classNameOf(p) === wanted)) return true
+    }
+    return false
   }
 }
 
@@ -150,6 +173,19 @@ export class KeywardProtocolError extends KeywardError {
     super(-32603, message, { cause })
   }
 }
+
+// The keys stay as they are where a bundler renames classes.
+const classes = {
+  KeywardError,
+  KeywardDeniedError,
+  KeywardUnauthorizedError,
+  KeywardUnsupportedError,
+  KeywardMalformedError,
+  KeywardUnavailableError,
+  KeywardLimitedError,
+  KeywardProtocolError,
+}
+for (const [name, { prototype }] of Object.entries(classes)) Object.defineProperty(prototype, className, { value: name })
 
 /**
  * The agent's error inside whatever viem or agw-client wrapped it in; undefined if
