@@ -51,7 +51,8 @@ func TestOtherConnectionIsServedSoon(t *testing.T) {
 			}
 			close(device)
 			for range crowd {
-				if line := crowded.line(); code(t, line) != 0 {
+				// What comes to the queue when the device has proved to be slow may be turned away.
+				if line := crowded.line(); code(t, line) != 0 && code(t, line) != -32005 {
 					t.Fatalf("answer to the crowd %.200s", line)
 				}
 			}

@@ -47,7 +47,7 @@ func wantRetryable(t *testing.T, what string, err error) {
 func TestModuleFaults(t *testing.T) {
 	a := NewAgent(t)
 	a.Stop()
-	faults := a.addFaulty(`timeout = "1s"`)
+	faults := a.addFaulty(`timeout = "3s"`) // a log-in has to fit into it on a busy machine
 	a.Start()
 	good, bad := a.activeSessionOn("softhsm", transferSpec(1_000_000)), a.activeSessionOn("faulty", transferSpec(1_000_000))
 	stop := a.signAllAlong(t, good.ID)
@@ -76,13 +76,13 @@ func TestModuleFaults(t *testing.T) {
 		faults.On("Sign").Set(tt.kind, 0, 1)
 		began := time.Now()
 		wantRetryable(t, tt.name, sign())
-		a.signsWithin(t, tt.name, 20*time.Second, sign)
+		a.signsWithin(t, tt.name, time.Minute, sign)
 		t.Logf("%s: signs again %v after the fault", tt.name, time.Since(began).Round(time.Millisecond))
 		times := "restarted once"
 		if restarts > 0 {
 			times = fmt.Sprintf("restarted %d times", restarts+1)
 		}
-		a.statusSays(t, "faulty", times, "the PKCS#11 module ", "fault.so", tt.says) // a hang is found a second after its time
+		a.statusSays(t, "faulty", times, "the PKCS#11 module ", "fault.so", tt.says) // a hang shows when its time is over
 		if !strings.Contains(a.log.String(), "the PKCS#11 module ") || !containsOne(a.log.String(), tt.says) {
 			t.Errorf("%s: the log does not say %q of the module:\n%s", tt.name, tt.says, a.log)
 		}
