@@ -98,7 +98,7 @@ func (t *tool) findAnchor(c *cli.Context, p *place) (*anchor, error) {
 		return nil, err
 	}
 	if !p.dirs.Used() && !c.IsSet("file") {
-		return nil, withHint(fmt.Errorf("no agent has run in %s yet", p.dirs.Config), "keyward serve --dir %s", p.dirs.Config)
+		return nil, withHint(fmt.Errorf("no agent has run in %s yet", p.dirs.Config), "%s", startCommand(p.dirs))
 	}
 	head, journal, err := session.ReadTrail(p.dirs.Ledger())
 	switch {

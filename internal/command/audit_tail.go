@@ -33,7 +33,7 @@ func (t *tool) auditTail(c *cli.Context) error {
 	}
 	trail, err := audit.OpenSegments(p.dirs.AuditTrail())
 	if errors.Is(err, fs.ErrNotExist) {
-		return withHint(fmt.Errorf("no audit trail yet: %w", err), "keyward serve --dir %s", p.dirs.Config)
+		return withHint(fmt.Errorf("no audit trail yet: %w", err), "%s", startCommand(p.dirs))
 	}
 	if err != nil {
 		return err

@@ -23,7 +23,11 @@ type pkcs11Settings struct {
 // openPKCS11 opens the token in a child process, unless the configuration says that its module runs in the agent.
 func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) (backends.Backend, error) {
 	c := b.Settings.(*config.PKCS11)
-	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Slot, c.Env, c.Sessions, b.Timeout}
+	env, err := moduleEnv(a.dirs, c.Env)
+	if err != nil {
+		return nil, err
+	}
+	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Slot, env, c.Sessions, b.Timeout}
 	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
 	if c.Process == config.AgentProcess {
 		cfg := s.config(name)

@@ -10,21 +10,21 @@ import (
 	"github.com/keyward/keyward/socket/api"
 )
 
-// Exit codes.
+// Exit codes. Those above 64 are sysexits(3)'s, as systemd shows them too: its own names for 4 and 5 would tell of missing permissions.
 const (
 	exitOK          = 0
 	exitFailed      = 1
 	exitUsage       = 2
 	exitDenied      = 3
-	exitUnreachable = 4
-	exitDamaged     = 5
+	exitUnreachable = 69 // EX_UNAVAILABLE
+	exitDamaged     = 65 // EX_DATAERR
 )
 
 const about = `--dir DIRECTORY and --json go with every command, before or after its name.
 "keyward help COMMAND" says more about one.
 
 Exit codes: 0 ok · 1 failed · 2 wrong usage · 3 denied by policy ·
-4 agent not reachable · 5 audit trail or state damaged`
+65 audit trail or state damaged · 69 agent not reachable`
 
 // cliError adds an exit code and advice to an error.
 type cliError struct {

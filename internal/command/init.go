@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 
@@ -34,7 +36,10 @@ func (t *tool) init(c *cli.Context) error {
 		return err
 	}
 	if dirs.Configured() {
-		return withHint(fmt.Errorf("%s is there already", dirs.ConfigFile()), "keyward serve --dir %s", dirs.Config)
+		return withHint(fmt.Errorf("%s is there already", dirs.ConfigFile()), "%s", startCommand(dirs))
+	}
+	if err := checkSystemInit(dirs); err != nil {
+		return err
 	}
 	if _, err := dirs.Socket(config.Defaults().Agent.AdminSocket); err != nil {
 		return err
@@ -49,8 +54,57 @@ func (t *tool) init(c *cli.Context) error {
 	if !c.Bool("softhsm") {
 		t.note("fill in module, token and where the PIN comes from, then:")
 	}
+	if dirs.System() {
+		t.hint("systemctl enable --now keyward.socket keyward-admin.socket keyward.service")
+		return nil
+	}
 	t.hint("keyward serve --dir %s", dirs.Config)
 	return nil
+}
+
+// serviceUser is the user whom the system's agent runs as, and that user's group.
+const serviceUser = "keyward"
+
+// checkSystemInit refuses to make a system's agent that its service could not use.
+func checkSystemInit(dirs config.Dirs) error {
+	if !dirs.System() {
+		return nil
+	}
+	if os.Geteuid() != 0 {
+		return withHint(fmt.Errorf("%s is the system's agent, which only root makes", dirs.Config), "sudo keyward init --dir %s", dirs.Config)
+	}
+	if _, err := user.Lookup(serviceUser); err != nil {
+		return fmt.Errorf("the system's agent runs as the user %s, which does not exist: install the package keyward, or give a --dir of your own", serviceUser)
+	}
+	return nil
+}
+
+// handOver gives the system's agent to its service: the configuration is root's and the service reads it; the state is the service's.
+func handOver(dirs config.Dirs) error {
+	u, err := user.Lookup(serviceUser)
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
+		os.Chown(dirs.Config, 0, gid), os.Chmod(dirs.Config, 0o750),
+		os.Chown(dirs.ConfigFile(), 0, gid), os.Chmod(dirs.ConfigFile(), 0o640))
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(dirs.State, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
 }
 
 // makeAgent makes the directories, the token if one is wanted and, last, the configuration;
@@ -76,6 +130,9 @@ func makeAgent(dirs config.Dirs, softHSM bool) (err error) {
 	name, backend := "hsm", config.NewBackend("pkcs11")
 	if softHSM {
 		dir := filepath.Join(dirs.Config, "softhsm")
+		if dirs.System() { // the module writes to it
+			dir = filepath.Join(dirs.State, "softhsm")
+		}
 		name = "softhsm"
 		// A token that is there holds keys, so it is not ours to use or to clean up.
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -86,7 +143,16 @@ func makeAgent(dirs config.Dirs, softHSM bool) (err error) {
 			return err
 		}
 	}
-	return durable.WriteFile(dirs.ConfigFile(), config.Template(name, backend), 0o600)
+	if err := durable.WriteFile(dirs.ConfigFile(), config.Template(name, backend), 0o600); err != nil {
+		return err
+	}
+	if !dirs.System() {
+		return nil
+	}
+	if err := handOver(dirs); err != nil {
+		return errors.Join(err, os.Remove(dirs.ConfigFile()))
+	}
+	return nil
 }
 
 // makeDir makes a directory for its owner only, if it is not there.
@@ -112,15 +178,20 @@ func softHSMBackend(dirs config.Dirs, dir string) (*config.Backend, error) {
 	if err := syncTree(dir); err != nil {
 		return nil, err
 	}
-	pin, err := filepath.Rel(dirs.Config, token.PINFile)
-	if err != nil {
-		return nil, err
-	}
 	b := config.NewBackend("pkcs11")
 	c := b.Settings.(*config.PKCS11)
 	c.Module, c.Token, c.Serial, c.Env = module, token.Label, token.Serial, token.Env()
-	c.PIN.File = pin
+	c.Env[softHSMConf] = fromConfig(dirs, token.Conf)
+	c.PIN.File = fromConfig(dirs, token.PINFile)
 	return b, nil
+}
+
+// fromConfig is path as the configuration has it: relative below its own directory, so that the directory can be moved.
+func fromConfig(dirs config.Dirs, path string) string {
+	if rel, err := filepath.Rel(dirs.Config, path); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return path
 }
 
 // syncTree puts everything below dir on disk. SoftHSM itself does not.

@@ -62,6 +62,9 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := checkServes(dirs); err != nil {
+		return err
+	}
 	if err := owned.Check(dirs.ConfigFile()); err != nil { // before it is believed
 		return err
 	}
@@ -89,6 +92,19 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	}
 	t.greet(c.Context, a)
 	return a.run(c.Context, signals)
+}
+
+// checkServes refuses to run the system's agent as another user than its service does: it would leave files that the service
+// can't write.
+func checkServes(dirs config.Dirs) error {
+	info, err := os.Stat(dirs.State)
+	if err != nil || !dirs.System() {
+		return nil
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) {
+		return withHint(fmt.Errorf("the system's agent runs as uid %d, which owns %s", owner, dirs.State), "%s", startCommand(dirs))
+	}
+	return nil
 }
 
 // open opens devices, state and sockets. What it has opened when it fails, close closes.

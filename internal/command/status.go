@@ -38,10 +38,21 @@ func (t *tool) status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return t.printJSON(status)
+	p, err := findAgent(c)
+	if err != nil {
+		return err
 	}
-	return t.printStatus(status)
+	if c.Bool("json") {
+		return t.printJSON(struct {
+			*api.Status
+			Directory string `json:"directory"` // of the configuration
+			FoundBy   string `json:"foundBy"`   // the rule by which the command found it
+		}{status, p.dirs.Config, p.dirs.Rule})
+	}
+	if p.dirs.Hidden != "" {
+		t.note("the system's agent is another one: keyward status --dir %s", p.dirs.Hidden)
+	}
+	return t.printStatus(p, status)
 }
 
 // unreachable reports whether err may be because the agent is still starting.
@@ -62,9 +73,10 @@ func (t *tool) agentStatus(c *cli.Context) (*api.Status, error) {
 	return cl.Status(c.Context)
 }
 
-func (t *tool) printStatus(s *api.Status) error {
+func (t *tool) printStatus(p *place, s *api.Status) error {
 	facts := [][2]string{
 		{"agent", fmt.Sprintf("keyward %s, pid %d, up %v", s.Version, s.PID, time.Since(s.StartedAt).Round(time.Second))},
+		{"directory", fmt.Sprintf("%s (%s)", p.dirs.Config, p.dirs.Rule)},
 		{"state", joined(s.State, s.Detail)},
 		{"sessions", counts(s.Sessions)},
 	}

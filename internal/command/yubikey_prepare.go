@@ -231,7 +231,11 @@ func (s *cardSetup) tellDone(c *cli.Context, key *piv.AttestedKey, attestation s
 		s.note("keep the PUK in a safe place: it is the way back when the PIN is blocked")
 	}
 	dir := filepath.Clean(s.place.dirs.Config)
-	s.hint("start the agent, anew if it runs: keyward serve --dir %s", dir)
+	if s.place.dirs.System() {
+		s.hint("systemctl restart keyward")
+	} else {
+		s.hint("start the agent, again if it runs: keyward serve --dir %s", dir)
+	}
 	if s.pinCredential == "" && s.pinFile == "" && key.PINPolicy != piv.PINNever {
 		s.hint("give it the PIN: keyward unlock --dir %s --backend %s", dir, s.name)
 	}

@@ -15,6 +15,9 @@ type Dirs struct {
 	Config  string // config.toml, and what relative paths in it start from
 	State   string // ledger and audit trail
 	Runtime string // sockets, if their paths are relative
+
+	Rule   string // by which [FindDirs] found them, for a person
+	Hidden string // the configuration directory of another agent, which that rule passes over; "": none
 }
 
 // The places of a system service (file-hierarchy(7)).
@@ -29,30 +32,67 @@ func OneDir(dir string) (Dirs, error) {
 	return Dirs{Config: abs, State: filepath.Join(abs, "state"), Runtime: abs}, nil
 }
 
-// FindDirs says where an agent is: in dir (from --dir) if that is given, else in
-// $KEYWARD_DIR, else where systemd says if it started us (systemd.exec(5),
-// RuntimeDirectory=), else in ~/.keyward. A client, which systemd does not start,
-// falls back on the system's agent if there is no ~/.keyward.
+// FindDirs finds the agent that a command is about. The first rule that fits decides:
+//
+//  1. dir, which is what --dir says
+//  2. $KEYWARD_DIR
+//  3. what systemd says if it started this process (systemd.exec(5), ConfigurationDirectory=)
+//  4. ~/.keyward, if it has a configuration
+//  5. the system's agent, if /etc/keyward has a configuration; only for a client
+//  6. ~/.keyward
+//
+// A client is every command but those that make or run an agent. The directory /etc/keyward names the system's agent also in the
+// first two rules, unless it has a directory state: then all of an agent is there.
 func FindDirs(dir string, client bool) (Dirs, error) {
-	if dir == "" {
-		dir = os.Getenv("KEYWARD_DIR")
-	}
 	if dir != "" {
-		return OneDir(dir)
+		return namedDirs(dir, "--dir")
+	}
+	if dir := os.Getenv("KEYWARD_DIR"); dir != "" {
+		return namedDirs(dir, "$KEYWARD_DIR")
 	}
 	if dirs, ok := serviceDirs(os.Getenv); ok {
+		dirs.Rule = "systemd's variables"
 		return dirs, nil
 	}
 	home, err := os.UserHomeDir()
+	if err != nil && client && systemDirs.Configured() {
+		return systemAgent("the system's"), nil
+	}
 	if err != nil {
 		return Dirs{}, errors.New("no home directory: give --dir")
 	}
-	own := filepath.Join(home, ".keyward")
-	if client && !exists(own) && systemDirs.Configured() {
-		return systemDirs, nil
+	own, err := OneDir(filepath.Join(home, ".keyward"))
+	if err != nil {
+		return Dirs{}, err
 	}
-	return OneDir(own)
+	if client && !own.Configured() && systemDirs.Configured() {
+		return systemAgent("the system's"), nil
+	}
+	own.Rule = "the user's own"
+	if systemDirs.Configured() {
+		own.Hidden = systemDirs.Config
+	}
+	return own, nil
 }
+
+// namedDirs is the agent in a directory that was named.
+func namedDirs(dir, rule string) (Dirs, error) {
+	dirs, err := OneDir(dir)
+	if err == nil && dirs.Config == systemDirs.Config && !exists(dirs.State) {
+		return systemAgent(rule), nil
+	}
+	dirs.Rule = rule
+	return dirs, err
+}
+
+func systemAgent(rule string) Dirs {
+	dirs := systemDirs
+	dirs.Rule = rule
+	return dirs
+}
+
+// System reports whether this is the system's agent, which the service keyward runs.
+func (d Dirs) System() bool { return d.Config == systemDirs.Config && d.State == systemDirs.State }
 
 // serviceDirs reads what systemd sets for a service; ok is false if it set nothing.
 func serviceDirs(getenv func(string) string) (dirs Dirs, ok bool) {

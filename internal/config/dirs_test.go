@@ -22,7 +22,8 @@ func lonely(t *testing.T) (home string) {
 
 func TestFindDirs(t *testing.T) {
 	home := lonely(t)
-	own := Dirs{Config: home + "/.keyward", State: home + "/.keyward/state", Runtime: home + "/.keyward"}
+	withoutSystem(t)
+	own := Dirs{Config: home + "/.keyward", State: home + "/.keyward/state", Runtime: home + "/.keyward", Rule: "the user's own"}
 	find := func(dir string, want Dirs) {
 		t.Helper()
 		got, err := FindDirs(dir, false)
@@ -35,21 +36,50 @@ func TestFindDirs(t *testing.T) {
 	}
 	find("", own)
 	t.Setenv("STATE_DIRECTORY", "/s:/t")
-	find("", Dirs{Config: "/etc/keyward", State: "/s", Runtime: "/run/keyward"})
+	find("", Dirs{Config: systemDirs.Config, State: "/s", Runtime: "/run", Rule: "systemd's variables"})
 	t.Setenv("RUNTIME_DIRECTORY", "/r")
 	t.Setenv("CONFIGURATION_DIRECTORY", "/c")
-	find("", Dirs{Config: "/c", State: "/s", Runtime: "/r"})
+	find("", Dirs{Config: "/c", State: "/s", Runtime: "/r", Rule: "systemd's variables"})
 	t.Setenv("KEYWARD_DIR", "/k")
-	find("", Dirs{Config: "/k", State: "/k/state", Runtime: "/k"})
-	find("/d", Dirs{Config: "/d", State: "/d/state", Runtime: "/d"})
+	find("", Dirs{Config: "/k", State: "/k/state", Runtime: "/k", Rule: "$KEYWARD_DIR"})
+	find("/d", Dirs{Config: "/d", State: "/d/state", Runtime: "/d", Rule: "--dir"})
+}
+
+// withoutSystem has the test look for the system's agent in a directory of its own, which it returns.
+func withoutSystem(t *testing.T) (etc string) {
+	t.Helper()
+	etc = t.TempDir()
+	saved := systemDirs
+	t.Cleanup(func() { systemDirs = saved })
+	systemDirs = Dirs{Config: etc, State: "/var", Runtime: "/run"}
+	return etc
+}
+
+// The system's directory names the system's agent, whose state and sockets are elsewhere, unless all of an agent is in it.
+func TestFindDirsNamed(t *testing.T) {
+	lonely(t)
+	etc := withoutSystem(t)
+	want := systemDirs
+	want.Rule = "--dir"
+	if got, err := FindDirs(etc+"/.", false); got != want || err != nil || !got.System() {
+		t.Errorf("--dir = the system's: %+v, %v, want %+v", got, err, want)
+	}
+	t.Setenv("KEYWARD_DIR", etc)
+	want.Rule = "$KEYWARD_DIR"
+	if got, err := FindDirs("", true); got != want || err != nil {
+		t.Errorf("$KEYWARD_DIR = the system's: %+v, %v, want %+v", got, err, want)
+	}
+	if err := os.Mkdir(filepath.Join(etc, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := FindDirs(etc, false); got.State != filepath.Join(etc, "state") || got.System() || err != nil {
+		t.Errorf("with a state in it: %+v, %v", got, err)
+	}
 }
 
 func TestFindDirsOfClient(t *testing.T) {
 	home := lonely(t)
-	etc := t.TempDir()
-	saved := systemDirs
-	t.Cleanup(func() { systemDirs = saved })
-	systemDirs = Dirs{Config: etc, State: "/var", Runtime: "/run"}
+	etc := withoutSystem(t)
 	client := func() Dirs {
 		t.Helper()
 		dirs, err := FindDirs("", true)
@@ -65,14 +95,24 @@ func TestFindDirsOfClient(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(etc, "config.toml"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := client(); got != systemDirs {
-		t.Errorf("with a system agent only: %v, want %v", got, systemDirs)
+	if got := client(); !got.System() || got.Rule != "the system's" {
+		t.Errorf("with a system agent only: %+v, want %+v", got, systemDirs)
 	}
 	if err := os.Mkdir(own, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if got := client(); got.Config != own {
-		t.Errorf("with an agent of its own: %v", got)
+	if got := client(); !got.System() {
+		t.Errorf("with a system agent and a directory without an agent: %+v", got)
+	}
+	if err := os.WriteFile(filepath.Join(own, "config.toml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := client(); got.Config != own || got.Hidden != etc {
+		t.Errorf("with an agent of its own: %+v, want %s, which hides %s", got, own, etc)
+	}
+	t.Setenv("HOME", "") // a service without one
+	if got := client(); !got.System() {
+		t.Errorf("without a home: %+v", got)
 	}
 }
 
