@@ -16,6 +16,7 @@ require (
 	github.com/ethereum/go-ethereum v1.17.10
 	github.com/go-piv/piv-go/v2 v2.6.0
 	github.com/google/go-cmp v0.7.0
+	github.com/google/go-tpm v0.9.8
 	github.com/holiman/uint256 v1.3.2
 	github.com/miekg/pkcs11 v1.1.2
 	github.com/pelletier/go-toml/v2 v2.4.3

@@ -311,6 +311,7 @@ type tryRequest struct {
 	Full  int    `json:"full"`
 
 	Device string `json:"device,omitempty"`
+	Fixed  bool   `json:"fixed,omitempty"`
 }
 
 // settleRequest says what became of a try.
@@ -342,7 +343,7 @@ func (c *child) try(ctx context.Context, pins *secret.Keeper, r tryRequest) ([]b
 		return nil, fmt.Errorf("%w: try %d is under way", errMalformed, r.N)
 	}
 	go func() {
-		t.done <- pins.Try(ctx, secret.Tries{Left: r.Left, Full: r.Full, Device: r.Device}, func(pin []byte) error {
+		t.done <- pins.Try(ctx, secret.Tries{Left: r.Left, Full: r.Full, Device: r.Device, Fixed: r.Fixed}, func(pin []byte) error {
 			t.pin <- slices.Clone(pin)
 			select {
 			case err := <-t.verdict:

@@ -268,7 +268,7 @@ const settleTimeout = 5 * time.Second
 
 func (p *remotePINs) Try(ctx context.Context, left secret.Tries, verify func(pin []byte) error) error {
 	n := p.tries.Add(1)
-	r := tryRequest{N: n, Admin: p.admin, Left: left.Left, Full: left.Full, Device: left.Device}
+	r := tryRequest{N: n, Admin: p.admin, Left: left.Left, Full: left.Full, Device: left.Device, Fixed: left.Fixed}
 	raw, err := p.conn.callOrLate(ctx, opTry, marshal(r), settleTimeout, func() {
 		_ = p.settle(n, secret.NotSpent(errors.New("the PIN came too late")))
 	})

@@ -19,8 +19,10 @@ const UntilLock = time.Duration(math.MaxInt64)
 type Tries struct {
 	Left int // 0: blocked; [Unknown]: the device does not say
 	Full int // what Left is after a right PIN; 0: unknown
-	// Device names the device, for [Keeper.MarkIn]. It is used only if Left is Unknown.
+	// Device names a device whose counter does not show how a try went, for [Keeper.MarkIn]. "": it shows that.
 	Device string
+	// Fixed: the device's PIN can't be changed, so one that it took is right for good.
+	Fixed bool
 }
 
 // Unknown is Tries.Left of a device without a readable counter.
@@ -95,9 +97,15 @@ type Keeper struct {
 
 // words are for errors: what differs between a device's PINs.
 type words struct {
-	needed  error  // of a PIN that only the operator has
-	blocked string // what to do about one that is
-	give    string // the command that gives one, or has its source read again
+	needed error  // of a PIN that only the operator has
+	give   string // the command that gives one, or has its source read again
+	Remedies
+}
+
+// Remedies say what an operator does about tries that are used up.
+type Remedies struct {
+	Blocked string // no try is left
+	Final   string // the last one is left; the command that gives the PIN again is added
 }
 
 // doubt is a try from its beginning until its outcome is known.
@@ -114,9 +122,9 @@ var _ PINs = (*Keeper)(nil)
 // the counter forbids that or [Keeper.EndGrant] comes first.
 func NewKeeper(source Source, hold time.Duration) *Keeper {
 	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
-		needed:  fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
-		blocked: "unblock it with the PUK or admin PIN, then run: keyward unlock",
-		give:    "keyward unlock",
+		needed:   fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
+		give:     "keyward unlock",
+		Remedies: Remedies{"unblock it with the PUK or admin PIN, then run: keyward unlock", "give the right one once with the device's own tool"},
 	}}
 }
 
@@ -124,18 +132,23 @@ func NewKeeper(source Source, hold time.Duration) *Keeper {
 func NewAdminKeeper(backend string, source Source) *Keeper {
 	k := NewKeeper(source, 0)
 	k.words.needed = backends.ErrAdminPINNeeded
-	k.words.blocked = "only a reset of the device helps, which deletes its keys"
+	k.words.Blocked = "only a reset of the device helps, which deletes its keys"
 	if source == nil {
 		k.words.give += " --backend " + backend + " --admin-pin"
 	}
 	return k
 }
 
-// MarkIn has the Keeper note each try of a device without a readable counter in a file in dir, before it is made. The note
-// is removed when the device took the PIN, or when no try was spent. While it stands, also after a restart, only
+// MarkIn has the Keeper note each try of a device with Tries.Device in a file in dir, before it is made. The note is removed when the device took the PIN, or when no try was spent. While it stands, also after a restart, only
 // Unlock allows a try, and each time one. It returns the Keeper, which was not used yet.
 func (k *Keeper) MarkIn(dir string) *Keeper {
 	k.marks.dir = dir
+	return k
+}
+
+// Explain replaces the remedies in errors. It returns the Keeper, which was not used yet.
+func (k *Keeper) Explain(r Remedies) *Keeper {
+	k.words.Remedies = r
 	return k
 }
 
@@ -154,8 +167,12 @@ func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) er
 	if err != nil {
 		return err
 	}
-	if err := k.begin(left); err != nil {
+	right, err := k.begin(left)
+	if err != nil {
 		return errors.Join(err, pin.Close())
+	}
+	if right {
+		return k.settle(pin, pin.Use(verify))
 	}
 	return k.settle(pin, k.marked(left, earlier, func() error { return pin.Use(verify) }))
 }
@@ -200,9 +217,9 @@ func (k *Keeper) mayTry(left Tries, marked bool) error {
 	}
 	switch {
 	case left.Left == 0:
-		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.blocked)
+		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.Blocked)
 	case left.Left == 1:
-		return fmt.Errorf("%w: one wrong PIN more would block the device; give the right one once with the device's own tool, then run: %s", backends.ErrPINFinalTry, k.words.give)
+		return fmt.Errorf("%w: one wrong PIN more would block the device; %s, then run: %s", backends.ErrPINFinalTry, k.words.Final, k.words.give)
 	case k.stop != nil:
 		return k.stop
 	case marked && !k.granted:
@@ -291,15 +308,15 @@ func (k *Keeper) sameLocked() error {
 		backends.ErrPINIncorrect, k.words.give, remedy)
 }
 
-// begin notes that a try is made. From here on its outcome is in doubt.
-func (k *Keeper) begin(left Tries) error {
+// begin notes that a try is made. From here on its outcome is in doubt, unless the PIN is known to be right.
+func (k *Keeper) begin(left Tries) (right bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.stop != nil { // locked while source was asked
-		return k.stop
+		return false, k.stop
 	}
 	k.granted, k.doubt = false, &doubt{left, k.granted}
-	return nil
+	return left.Fixed && k.proven, nil
 }
 
 // settle notes a try's outcome, and wipes pin unless it is to be held or remembered as refused.
@@ -332,7 +349,7 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		}
 		return k.stop
 	}
-	if errors.Is(err, ErrNotSpent) {
+	if errors.Is(err, ErrNotSpent) || k.doubt.left.Fixed && k.proven {
 		k.granted, k.doubt = k.doubt.granted && k.stop == nil, nil
 	} else if k.hold == 0 {
 		k.dropLocked()

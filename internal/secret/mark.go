@@ -11,8 +11,8 @@ import (
 	"github.com/keyward/keyward/internal/durable"
 )
 
-// marks are files that say of a device without a readable retry counter that a PIN try was begun there and not known to
-// have succeeded. They outlive the process, so that restarts spend no tries, and hold nothing of the PIN.
+// marks are files that say of a device whose counter does not show how a try went that a PIN try was begun there and not
+// known to have succeeded. They outlive the process, so that restarts spend no tries, and hold nothing of the PIN.
 type marks struct {
 	dir string // "": there are none
 }
@@ -23,7 +23,7 @@ func (m marks) path(device string) string {
 }
 
 // applies reports whether a try is marked: only where no counter tells how it went.
-func (m marks) applies(left Tries) bool { return m.dir != "" && left.Left == Unknown }
+func (m marks) applies(left Tries) bool { return m.dir != "" && left.Device != "" }
 
 // stands reports whether the device has a mark. One that can't be looked for stands.
 func (m marks) stands(left Tries) bool {
