@@ -151,13 +151,35 @@ func find(v strictjson.Value, name string) strictjson.Value {
 func checkTypes(v strictjson.Value) error {
 	types := strictjson.Open("types", v, typesNames)
 	types.Require(primaryType)
-	types.Check("EIP712Domain", func(v strictjson.Value) error { return checkType(v, domainFields) })
-	types.Check(primaryType, func(v strictjson.Value) error { return checkType(v, transactionFields) })
+	types.Check("EIP712Domain", checkDomainType)
+	types.Check(primaryType, checkTransactionType)
 	return types.Err()
 }
 
-// checkType wants a type's list of fields to be exactly want, in order.
-func checkType(v strictjson.Value, want []typedField) error {
+func checkDomainType(v strictjson.Value) error { return checkType(v, domainFields, domainText) }
+func checkTransactionType(v strictjson.Value) error {
+	return checkType(v, transactionFields, transactionText)
+}
+
+// How JSON.stringify writes the lists of fields. Nearly every client sends these bytes.
+var (
+	domainText      = fieldsText(domainFields)
+	transactionText = fieldsText(transactionFields)
+)
+
+func fieldsText(fields []typedField) string {
+	members := make([]string, len(fields))
+	for i, f := range fields {
+		members[i] = `{"name":"` + f.name + `","type":"` + f.typ + `"}`
+	}
+	return "[" + strings.Join(members, ",") + "]"
+}
+
+// checkType wants a type's list of fields to be exactly want, in order. text is how want is mostly written.
+func checkType(v strictjson.Value, want []typedField, text string) error {
+	if string(v) == text {
+		return nil
+	}
 	n := 0
 	_, err := strictjson.Elements(v, func(e strictjson.Value) (none struct{}, err error) {
 		if n == len(want) {
