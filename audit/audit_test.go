@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -24,12 +25,11 @@ func writeTrail(t *testing.T, path string, n int) ([][]byte, Head) {
 	var head Head
 	var lines [][]byte
 	for i := range n {
-		body, err := Body(&Record{Time: time.Unix(int64(i), 0).UTC(), Event: SignGranted, Session: fmt.Sprintf("s%d", i)})
+		var line []byte
+		line, head, err = head.Seal(nil, &Record{Time: time.Unix(int64(i), 0).UTC(), Event: SignGranted, Session: fmt.Sprintf("s%d", i)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var line []byte
-		line, head = head.Seal(body)
 		lines = append(lines, line)
 		if err := tr.Append(line); err != nil {
 			t.Fatal(err)
@@ -76,20 +76,27 @@ func TestVerifyFindsEveryTampering(t *testing.T) {
 		{"one appended", func(l [][]byte) []byte {
 			all := join(l...)
 			head := rehead(t, all)
-			line, _ := head.Seal([]byte(`{"event":"sign.granted"}`))
-			return append(all, line...)
+			all, _, err := head.Seal(all, &Record{Event: SignGranted})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all
 		}, "records 6 to 6 were added"},
 		{"edited and every link made anew", func(l [][]byte) []byte {
 			var out []byte
 			var head Head
 			for i, line := range l {
-				_, body, _ := bytes.Cut(line, []byte(`","`))
-				body = append([]byte(`{"`), body[:len(body)-1]...)
+				var rec Record
+				err := json.Unmarshal(line, &rec)
 				if i == 1 {
-					body = bytes.Replace(body, []byte("s1"), []byte("sX"), 1)
+					rec.Session = "sX"
 				}
-				line, head = head.Seal(body)
-				out = append(out, line...)
+				if err == nil {
+					out, head, err = head.Seal(out, &rec)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
 			return out
 		}, "record 5 is not the one that the ledger knows"},

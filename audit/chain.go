@@ -18,20 +18,23 @@ type Head struct {
 	Sealed uint64
 }
 
-// Seal makes the line that follows h, newline included, and the head after it:
+// Seal appends the line that follows h to b, newline included, and returns the head after it:
 //
-//	{"seq":N,"prev":"<hex SHA-256 of the line before>",<body's fields>}
+//	{"seq":N,"prev":"<hex SHA-256 of the line before>",<rec's fields>}
 //
-// The prev of record 1 is 64 zeros.
-func (h Head) Seal(body []byte) (line []byte, next Head) {
-	line = make([]byte, 0, len(body)+112)
-	line = append(line, `{"seq":`...)
-	line = strconv.AppendUint(line, h.Seq+1, 10)
-	line = append(line, `,"prev":"`...)
-	line = hex.AppendEncode(line, h.Hash[:])
-	line = append(line, `",`...)
-	line = append(line, body[1:]...)
-	return append(line, '\n'), h.after(line)
+// The prev of record 1 is 64 zeros. After an error b is as it was.
+func (h Head) Seal(b []byte, rec *Record) (lines []byte, next Head, err error) {
+	start := len(b)
+	lines = append(b, `{"seq":`...)
+	lines = strconv.AppendUint(lines, h.Seq+1, 10)
+	lines = append(lines, `,"prev":"`...)
+	lines = hex.AppendEncode(lines, h.Hash[:])
+	lines = append(lines, `",`...)
+	if lines, err = appendFields(lines, rec); err != nil {
+		return b, h, err
+	}
+	lines = append(lines, '}')
+	return append(lines, '\n'), h.after(lines[start:]), nil
 }
 
 // after is the head after line, which has no newline here.

@@ -73,7 +73,10 @@ func TestCheckNoticesChanges(t *testing.T) {
 			if tt.want != nil {
 				return
 			}
-			line, next := head.Seal([]byte(`{"event":"x"}`))
+			line, next, err := head.Seal(nil, &Record{Event: "x"})
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := tr.Append(line); err != nil {
 				t.Fatal(err)
 			}

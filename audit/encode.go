@@ -12,11 +12,10 @@ type appender interface {
 	AppendJSON(b []byte) ([]byte, error)
 }
 
-// Body renders rec for [Head.Seal], as encoding/json does, byte for byte, and without its reflection: a grant's
-// record is on the path of every signature. It needs no lock, so that many callers can do this part of the work
-// side by side.
-func Body(rec *Record) ([]byte, error) {
-	e := encoder{b: make([]byte, 0, 1024)}
+// appendFields appends rec's members to b as encoding/json does, byte for byte, and without its reflection: a grant's
+// record is on the path of every signature.
+func appendFields(b []byte, rec *Record) ([]byte, error) {
+	e := encoder{b: b}
 	e.time(rec.Time)
 	e.text("event", string(rec.Event))
 	if rec.Peer != nil {
@@ -36,7 +35,7 @@ func Body(rec *Record) ([]byte, error) {
 	if e.err != nil {
 		return nil, fmt.Errorf("encoding audit record: %w", e.err)
 	}
-	return append(e.b, '}'), nil
+	return e.b, nil
 }
 
 // encoder writes JSON members, and keeps the first error.
@@ -45,9 +44,9 @@ type encoder struct {
 	err error
 }
 
-// time begins the record, with the member that all have.
+// time writes the member that all records have, and that is the first.
 func (e *encoder) time(t time.Time) {
-	e.b = append(e.b, `{"time":"`...)
+	e.b = append(e.b, `"time":"`...)
 	text, err := t.AppendText(e.b)
 	if err != nil {
 		e.err = err

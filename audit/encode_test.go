@@ -1,8 +1,10 @@
 package audit
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -19,17 +21,31 @@ func (l list) AppendJSON(b []byte) ([]byte, error) {
 	return append(b, encoded...), err
 }
 
-// wantJSON checks that Body renders rec as encoding/json does.
+// wantJSON checks that a line has rec as encoding/json renders it, behind what chains it.
 func wantJSON(t *testing.T, rec *Record) {
 	t.Helper()
+	const before = "the line before\n"
 	want, wantErr := json.Marshal(rec)
-	got, err := Body(rec)
+	if wantErr == nil {
+		want = fmt.Appendf(nil, `%s{"seq":8,"prev":"%064x",%s`+"\n", before, 0xab, want[1:])
+	} else {
+		want = []byte(before)
+	}
+	head := Head{Seq: 7, Hash: [32]byte{31: 0xab}, Size: 100, Sealed: 3}
+	got, next, err := head.Seal([]byte(before), rec)
 	if (err == nil) != (wantErr == nil) || string(got) != string(want) {
-		t.Errorf("Body(%+v) = %s, %v, want %s, %v", rec, got, err, want, wantErr)
+		t.Errorf("Seal(%+v) = %s, %v, want %s, %v", rec, got, err, want, wantErr)
+	}
+	if err != nil {
+		return
+	}
+	line := got[len(before) : len(got)-1]
+	if want := (Head{Seq: 8, Hash: sha256.Sum256(line), Size: 100 + int64(len(line)) + 1, Sealed: 3}); next != want {
+		t.Errorf("head after %s = %+v, want %+v", line, next, want)
 	}
 }
 
-func TestBodyIsEncodingJSON(t *testing.T) {
+func TestLineIsEncodingJSON(t *testing.T) {
 	at := time.Date(2026, 11, 28, 9, 0, 0, 120_000_000, time.UTC)
 	for _, rec := range []*Record{
 		{},
@@ -50,12 +66,12 @@ func TestBodyIsEncodingJSON(t *testing.T) {
 	} {
 		wantJSON(t, rec)
 	}
-	if _, err := Body(&Record{Time: at, Detail: list{"1", "2", "3"}}); err == nil || !strings.Contains(err.Error(), "too long") {
-		t.Errorf("Body with a value that can't be written = %v, want its error", err)
+	if _, _, err := (Head{}).Seal(nil, &Record{Time: at, Detail: list{"1", "2", "3"}}); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("Seal with a value that can't be written = %v, want its error", err)
 	}
 }
 
-func FuzzBody(f *testing.F) {
+func FuzzLine(f *testing.F) {
 	f.Add(int64(1e18), "sign.granted", "pkcs11:object=é;id=%01", uint32(1000), int32(-5), true)
 	f.Add(int64(-1), "\x00<&>\u2029", "\\\"\xff", uint32(0), int32(0), false)
 	f.Fuzz(func(t *testing.T, nanos int64, a, b string, uid uint32, pid int32, flag bool) {
@@ -69,12 +85,14 @@ func FuzzBody(f *testing.F) {
 	})
 }
 
-func BenchmarkBody(b *testing.B) {
+func BenchmarkSeal(b *testing.B) {
 	rec := &Record{Time: time.Now().UTC(), Event: SignGranted, Peer: &Peer{UID: 1, PID: 2, Exe: "/usr/bin/node"}, Method: "eth_signTypedData_v4",
 		Session: "0123456789abcdef", Signer: "0x2222222222222222222222222222222222222222", Digest: strings.Repeat("0", 66), Verdict: &Verdict{Allow: true}}
+	var line []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Body(rec); err != nil {
+		var err error
+		if line, _, err = (Head{}).Seal(line[:0], rec); err != nil {
 			b.Fatal(err)
 		}
 	}

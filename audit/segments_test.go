@@ -18,13 +18,11 @@ import (
 func grow(t *testing.T, tr *Trail, head Head, n int) Head {
 	t.Helper()
 	for range n {
-		body, err := Body(&Record{Time: time.Unix(int64(head.Seq), 0).UTC(), Event: SignGranted, Session: fmt.Sprintf("s%d", head.Seq)})
-		if err != nil {
-			t.Fatal(err)
-		}
 		var line []byte
-		if line, head = head.Seal(body); tr.Append(line) != nil {
-			t.Fatal("Append failed")
+		var err error
+		rec := &Record{Time: time.Unix(int64(head.Seq), 0).UTC(), Event: SignGranted, Session: fmt.Sprintf("s%d", head.Seq)}
+		if line, head, err = head.Seal(nil, rec); err != nil || tr.Append(line) != nil {
+			t.Fatal("Seal or Append failed")
 		}
 	}
 	return head

@@ -130,19 +130,18 @@ func (l *Ledger) commit(entries []*entry) error {
 }
 
 // seal chains the entries' records onto the head.
-func (l *Ledger) seal(b *batch, entries []*entry) error {
-	b.head = l.head
+func (l *Ledger) seal(b *batch, entries []*entry) (err error) {
+	b.head, b.lines = l.head, l.lines[:0]
 	for _, e := range entries {
 		if e.rec == nil {
 			continue
 		}
-		body, err := audit.Body(e.rec)
-		if err != nil {
+		if b.lines, b.head, err = b.head.Seal(b.lines, e.rec); err != nil {
 			return err
 		}
-		var line []byte
-		line, b.head = b.head.Seal(body)
-		b.lines = append(b.lines, line...)
+	}
+	if cap(b.lines) <= journalBytes {
+		l.lines = b.lines
 	}
 	return nil
 }

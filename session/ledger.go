@@ -39,8 +39,9 @@ type Ledger struct {
 	stopped      chan struct{}
 	segmentBytes int64 // size at which a new segment of the trail begins
 
-	unsynced int  // bytes of the trail not known to be on disk; the committer's alone
-	trim     bool // the journal's older batches are synced and can go; the committer's alone
+	lines    []byte // room for those of a batch; the committer's alone
+	unsynced int    // bytes of the trail not known to be on disk; the committer's alone
+	trim     bool   // the journal's older batches are synced and can go; the committer's alone
 }
 
 const maxCachedTotals = 4096
