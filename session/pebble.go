@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -42,6 +43,8 @@ type embedded struct {
 	db     *pebble.DB
 	lock   *pebble.Lock
 	failed bool // a commit has failed: what is on disk is not known until the next start
+
+	unsigned unsigned
 }
 
 var _ store = (*embedded)(nil)
@@ -184,12 +187,28 @@ func (s *embedded) usage(id ID, t policy.Tracker) (used uint256.Int, found bool,
 }
 
 func (s *embedded) nonce(id ID, nonce uint64, digest policy.Hash) (c costs, signed, known bool, err error) {
+	never, err := s.unsigned.has(id, nonce, func() (uint64, bool, error) { return s.highest(id) })
+	if err != nil || never {
+		return nil, false, false, err
+	}
 	signed, err = s.get(nonceKey(liabilityKey, id, nonce), func(d *decoder) { c = d.costs() })
 	if err != nil || !signed {
 		return nil, false, false, err
 	}
 	known, err = s.get(append(nonceKey(signedKey, id, nonce), digest[:]...), func(d *decoder) { d.costs() })
 	return c, signed, known, err
+}
+
+// highest returns the highest nonce of a session that has a liability, and whether there is one.
+func (s *embedded) highest(id ID) (nonce uint64, any bool, err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keyOf(liabilityKey, id), UpperBound: append(nonceKey(liabilityKey, id, math.MaxUint64), 0)})
+	if err != nil {
+		return 0, false, err
+	}
+	if it.Last() {
+		nonce, any = binary.BigEndian.Uint64(it.Key()[len(it.Key())-8:]), true
+	}
+	return nonce, any, errors.Join(it.Error(), it.Close())
 }
 
 func (s *embedded) liabilities(id ID, from, to uint64, do func(nonce uint64, c costs) error) error {
@@ -219,6 +238,9 @@ func (s *embedded) commit(b *batch) (err error) {
 	w := writing{Batch: s.db.NewBatch()}
 	for _, c := range b.changes {
 		w.change(c)
+		for nonce := range c.costs {
+			s.unsigned.sign(c.id, nonce)
+		}
 	}
 	w.records(b)
 	if w.err != nil {
@@ -234,6 +256,9 @@ func (s *embedded) commit(b *batch) (err error) {
 type writing struct {
 	*pebble.Batch
 	err error
+
+	keyRoom   [64]byte // to build a key and a value in: the batch copies them
+	valueRoom [256]byte
 }
 
 func (w *writing) put(key, value []byte) {
@@ -248,6 +273,15 @@ func (w *writing) drop(from, to []byte) {
 	}
 }
 
+// of begins a key. It is valid until the next one begins.
+func (w *writing) of(kind byte, id ID) []byte {
+	return appendText(append(w.keyRoom[:0], kind), string(id))
+}
+
+func (w *writing) ofNonce(kind byte, id ID, nonce uint64) []byte {
+	return binary.BigEndian.AppendUint64(w.of(kind, id), nonce)
+}
+
 func (w *writing) change(c *change) {
 	if c.forget.nonce > 0 {
 		for _, kind := range []byte{liabilityKey, signedKey} {
@@ -258,28 +292,28 @@ func (w *writing) change(c *change) {
 		w.drop(appendTracker(keyOf(usageKey, c.id), limitOf(t)), appendTracker(keyOf(usageKey, c.id), t))
 	}
 	if c.session != nil {
-		w.put(keyOf(sessionKey, c.id), c.session.append(nil))
+		w.put(w.of(sessionKey, c.id), c.session.append(w.valueRoom[:0]))
 	}
 	if c.spec != nil {
-		w.put(keyOf(specKey, c.id), c.spec.EncodeABI())
+		w.put(w.of(specKey, c.id), c.spec.EncodeABI())
 	}
 	if c.intent != nil {
-		w.put(keyOf(intentKey, c.id), appendText(nil, c.intent.Backend))
+		w.put(w.of(intentKey, c.id), appendText(w.valueRoom[:0], c.intent.Backend))
 	}
 	if c.settled {
 		w.drop(keyOf(intentKey, c.id), append(keyOf(intentKey, c.id), 0))
 	}
 	for i := range c.used {
-		w.put(appendTracker(keyOf(usageKey, c.id), c.used[i].tracker), appendAmount(nil, &c.used[i].amount))
+		w.put(appendTracker(w.of(usageKey, c.id), c.used[i].tracker), appendAmount(w.valueRoom[:0], &c.used[i].amount))
 	}
 	for nonce, all := range c.costs {
-		w.put(nonceKey(liabilityKey, c.id, nonce), appendCosts(nil, all))
+		w.put(w.ofNonce(liabilityKey, c.id, nonce), appendCosts(w.valueRoom[:0], all))
 	}
 	if g := c.grant; g != nil {
-		w.put(append(nonceKey(signedKey, c.id, g.nonce), g.digest[:]...), appendCosts(nil, g.costs))
+		w.put(append(w.ofNonce(signedKey, c.id, g.nonce), g.digest[:]...), appendCosts(w.valueRoom[:0], g.costs))
 	}
 	if c.chain != nil {
-		w.put(keyOf(chainKey, c.id), c.chain.append(nil))
+		w.put(w.of(chainKey, c.id), c.chain.append(w.valueRoom[:0]))
 	}
 }
 
@@ -288,10 +322,10 @@ func (w *writing) records(b *batch) {
 		w.drop([]byte{journalKey}, binary.BigEndian.AppendUint64([]byte{journalKey}, b.first))
 	}
 	if len(b.lines) > 0 {
-		w.put(binary.BigEndian.AppendUint64([]byte{journalKey}, b.first), b.lines)
+		w.put(binary.BigEndian.AppendUint64(append(w.keyRoom[:0], journalKey), b.first), b.lines)
 	}
 	if b.head != (audit.Head{}) {
-		w.put(headKey, appendHead(nil, b.head))
+		w.put(headKey, appendHead(w.valueRoom[:0], b.head))
 	}
 }
 
