@@ -29,7 +29,8 @@ type Pass struct {
 type writer struct {
 	ids  []ID
 	cut  func()        // ends the connection
-	done chan struct{} // closed when write(2) has returned
+	done chan struct{} // closed when write(2) has returned; nil: nobody waits for that
+	room [1]ID         // spares an allocation
 }
 
 // Release asks to write the signatures of passes to a client. The check and the registration as a writer
@@ -38,17 +39,23 @@ type writer struct {
 // done when write(2) has returned, also if it writes none.
 //
 // Each refused signature has its record when Release returns. Its charge stays. Errors: [ErrLocked], or
-// the *policy.Denial of the session's state.
+// the *policy.Denial of the session's state. A nil refused means that none is.
 func (s *Signer) Release(passes []*Pass, cut func()) (refused []error, done func()) {
 	l, now := s.Sessions.ledger, s.Sessions.cfg.Now()
-	refused = make([]error, len(passes))
-	reasons := make([]string, len(passes))
-	w := &writer{cut: cut, done: make(chan struct{})}
+	var reasons []string
+	w := &writer{cut: cut}
+	w.ids = w.room[:0]
 	l.mu.Lock()
 	for i, p := range passes {
-		if reasons[i], refused[i] = s.heldLocked(p, now); refused[i] == nil {
+		reason, err := s.heldLocked(p, now)
+		if err == nil {
 			w.ids = append(w.ids, p.id)
+			continue
 		}
+		if refused == nil {
+			refused, reasons = make([]error, len(passes)), make([]string, len(passes))
+		}
+		refused[i], reasons[i] = err, reason
 	}
 	l.writers[w] = struct{}{}
 	l.mu.Unlock()
@@ -57,10 +64,15 @@ func (s *Signer) Release(passes []*Pass, cut func()) (refused []error, done func
 			s.withheld(passes[i], reasons[i], err)
 		}
 	}
-	return refused, func() {
-		l.mu.Lock()
-		delete(l.writers, w)
-		l.mu.Unlock()
+	return refused, func() { l.written(w) }
+}
+
+// written takes note that w's write(2) has returned.
+func (l *Ledger) written(w *writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.writers, w)
+	if w.done != nil {
 		close(w.done)
 	}
 }
@@ -115,6 +127,9 @@ func (l *Ledger) awaitWriters(id ID) {
 	for w := range l.writers {
 		if id == "" || w.writes(id) {
 			begun = append(begun, w)
+			if w.done == nil {
+				w.done = make(chan struct{})
+			}
 		}
 	}
 	l.mu.Unlock()

@@ -296,6 +296,10 @@ func (c *conn) write(outs []output) error {
 	}
 	lines, done := c.server.release(outs, c.socket.admin, c.cut)
 	defer done()
+	if len(lines) == 1 {
+		_, err := c.nc.Write(lines[0])
+		return err
+	}
 	buffers := net.Buffers(lines)
 	_, err := buffers.WriteTo(c.nc)
 	return err

@@ -32,7 +32,8 @@ func newOutput(batch bool, answers ...answer) output {
 // writes the lines and then calls done. cut ends the connection; it is called if the
 // write takes too long for a revoke that waits for it.
 func (s *Server) release(outs []output, admin bool, cut func()) (lines [][]byte, done func()) {
-	var passes []*session.Pass
+	var room [1]*session.Pass // spares an allocation
+	passes := room[:0]
 	for _, out := range outs {
 		for i := range out.answers {
 			if p := out.answers[i].pass; p != nil {
@@ -40,10 +41,13 @@ func (s *Server) release(outs []output, admin bool, cut func()) (lines [][]byte,
 			}
 		}
 	}
-	if passes == nil {
+	if len(passes) == 0 {
 		return linesOf(outs), func() {}
 	}
 	refused, done := s.Signer.Release(passes, cut)
+	if refused == nil {
+		return linesOf(outs), done
+	}
 	next := 0
 	for o := range outs {
 		changed := false
