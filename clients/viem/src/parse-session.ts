@@ -2,6 +2,8 @@ import { type Address, encodeAbiParameters, getAddress, type Hex, isAddress, isH
 
 import { KeywardMalformedError } from './errors.js'
 import type { CallPolicy, Constraint, SessionSpec, TransferPolicy, UsageLimit } from './session.js'
+import { join, maxDepth, parseStrictJson } from './strict-json.js'
+import { isRecord, unwrapSuperjson } from './superjson.js'
 
 /** Checks a value that was found at `path`, and returns it in the SDK's type. */
 type Reader<T> = (value: unknown, path: string) => T
@@ -53,15 +55,14 @@ const specAbi = parseAbiParameters([
  * `session`, it has to match.
  *
  * It throws a {@link KeywardMalformedError} with `reason` `'invalidSession'` and the `path` of the member that is unknown,
- * missing or wrong. An unknown member's value is not in the error: it could be a key.
+ * missing, given twice or wrong. Of numbers in a text only those of plain digits are read, so that none is rounded. What could be
+ * a private key is refused wherever it is, and no value that could be one is in the error.
  */
 export function parseSession(printed: unknown): SessionSpec {
-  const outer = unwrapSuperjson(typeof printed === 'string' ? parseJson(printed) : printed)
-  if (!isRecord(outer) || !('session' in outer)) return spec(outer, 'session')
-  for (const name of Object.keys(outer)) {
-    if (/private|secret|mnemonic|seed/i.test(name)) throw invalid(name, 'this looks like a private key: the device holds the session\'s key; delete the member and the key')
-  }
-  const session = spec(outer['session'], 'session')
+  const document = typeof printed === 'string' ? parseStrictJson(printed, invalid) : printed
+  refuseKeys(document, isRecord(document) && !Object.hasOwn(document, 'session') && !Object.hasOwn(document, 'json') ? 'session' : '', 0)
+  const { outer, value } = unwrap(document)
+  const session = spec(value, 'session')
   if ('signer' in outer && address(outer['signer'], 'signer') !== session.signer) throw invalid('signer', `want session.signer, ${session.signer}`)
   if ('sessionHash' in outer && bytes(32)(outer['sessionHash'], 'sessionHash') !== sessionHash(session)) {
     throw invalid('sessionHash', 'it is not the hash of the session beside it: one of the two was changed')
@@ -69,44 +70,58 @@ export function parseSession(printed: unknown): SessionSpec {
   return session
 }
 
+/** The session in what superjson and the command line put around it, and the members beside it. */
+function unwrap(document: unknown): { outer: Record<string, unknown>; value: unknown } {
+  const value = withoutSuperjson(document)
+  if (!isRecord(value) || !Object.hasOwn(value, 'session')) return { outer: {}, value }
+  return { outer: value, value: withoutSuperjson(value['session']) }
+}
+
+function withoutSuperjson(value: unknown): unknown {
+  return isRecord(value) && Object.hasOwn(value, 'json') ? withoutSuperjson(unwrapSuperjson(value, '', invalid)) : value
+}
+
+// In the names of members that hold a private key, or what one is made from.
+const keyName = /privatekey|privkey|secret|mnemonic|seed|sessionkey|signerkey/
+
+// Names whose value may have 32 bytes, or whose reader says what is wrong with it.
+const known = new Set(['signer', 'expiresAt', 'limit', 'period', 'target', 'selector', 'maxValuePerUse', 'index', 'refValue', 'limitType', 'condition'])
+
+/** Finds a private key anywhere in the document. A hash has the same form, but a name that says so. */
+function refuseKeys(value: unknown, path: string, depth: number): void {
+  if (depth > maxDepth) throw invalid('', `nested deeper than ${maxDepth} levels`)
+  if (Array.isArray(value)) {
+    value.forEach((element, i) => {
+      if (isKeyLike(element)) throw invalid(`${path}[${i}]`, aKey)
+      refuseKeys(element, `${path}[${i}]`, depth + 1)
+    })
+  }
+  if (!isRecord(value)) return
+  for (const [name, member] of Object.entries(value)) {
+    const word = name.toLowerCase().replaceAll(/[_ -]/g, '')
+    const at = join(path, name)
+    if (keyName.test(word) || isKeyLike(name)) throw invalid(at, aKey)
+    if (isKeyLike(member) && !word.includes('hash') && !known.has(name)) throw invalid(at, aKey)
+    refuseKeys(member, at, depth + 1)
+  }
+}
+
+const aKey = "this looks like a private key: the device holds the session's key; delete the member and the key"
+
+// 32 bytes of hex, or hardly less.
+function isKeyLike(value: unknown): boolean {
+  return typeof value === 'string' && /^\s*(0x)?[0-9a-f]{63,64}\s*$/i.test(value)
+}
+
 function sessionHash(session: SessionSpec): Hex {
   return keccak256(encodeAbiParameters(specAbi, [session]))
-}
-
-// superjson lists in `meta` which members are bigints. Other types than bigint have no place in a session.
-function unwrapSuperjson(value: unknown): unknown {
-  if (!isRecord(value) || !('json' in value)) return value
-  const unknown = Object.keys(value).find((name) => name !== 'json' && name !== 'meta')
-  if (unknown !== undefined) throw invalid(unknown, 'unknown member beside "json" and "meta"')
-  const { meta } = value
-  if (meta !== undefined) {
-    const { values, ...others } = isRecord(meta) ? meta : { meta }
-    if (Object.keys(others).some((name) => name !== 'v')) throw invalid('meta', 'want superjson\'s {"values": …} and no more')
-    if (values !== undefined && !namesBigintsOnly(values)) throw invalid('meta.values', 'want the type bigint only')
-  }
-  return value['json']
-}
-
-// superjson's tree of types: ["bigint"] at a leaf, an object of paths at a node.
-function namesBigintsOnly(tree: unknown): boolean {
-  if (Array.isArray(tree)) return tree.length === 1 && tree[0] === 'bigint'
-  return isRecord(tree) && Object.values(tree).every(namesBigintsOnly)
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    // The parser's own message quotes the text.
-    throw invalid('', 'want the JSON that "keyward session create --json" printed')
-  }
 }
 
 function object<T>(members: { [K in keyof T]: Reader<T[K]> }): Reader<T> {
   return (value, path) => {
     if (!isRecord(value)) throw invalid(path, 'want an object')
     const unknown = Object.keys(value).find((name) => !Object.hasOwn(members, name))
-    if (unknown !== undefined) throw invalid(`${path}.${unknown}`, `unknown member; the known ones are ${Object.keys(members).join(', ')}`)
+    if (unknown !== undefined) throw invalid(join(path, unknown), `unknown member; the known ones are ${Object.keys(members).join(', ')}`)
     const entries = Object.entries<Reader<unknown>>(members).map(([name, read]) => {
       if (!Object.hasOwn(value, name)) throw invalid(`${path}.${name}`, 'missing')
       return [name, read(value[name], `${path}.${name}`)]
@@ -135,26 +150,26 @@ function toBigint(value: unknown): bigint | undefined {
   if (typeof value === 'number') return Number.isSafeInteger(value) ? BigInt(value) : undefined
   if (isRecord(value) && value['__type'] === 'bigint' && Object.keys(value).length === 2) {
     const text = value['value']
-    return typeof text === 'string' && /^[0-9]+$/.test(text) ? BigInt(text) : undefined
+    return typeof text === 'string' && /^(0|[1-9][0-9]*)$/.test(text) ? BigInt(text) : undefined
   }
   if (typeof value !== 'string') return undefined
-  const decimal = /^(?:__bigint__)?([0-9]+)$|^([0-9]+)n$/.exec(value)
+  const decimal = /^(?:__bigint__)?(0|[1-9][0-9]*)$|^(0|[1-9][0-9]*)n$/.exec(value)
   if (decimal) return BigInt((decimal[1] ?? decimal[2]) as string)
   return /^0x[0-9a-fA-F]+$/.test(value) ? BigInt(value) : undefined
 }
 
 function oneOf<T extends number>(names: Readonly<Record<string, T>>): Reader<T> {
   return (value, path) => {
-    const known = Object.values(names).find((n) => n === value)
-    const named = typeof value === 'string' ? nameOf(names, value) : undefined
-    const found = known ?? named
+    const number = toBigint(value)
+    const found = number === undefined ? nameOf(names, value) : Object.values(names).find((n) => BigInt(n) === number)
     if (found === undefined) throw invalid(path, `${show(value)}: want one of ${Object.entries(names).map(([name, n]) => `${n} (${name})`).join(', ')}`)
     return found
   }
 }
 
-function nameOf<T>(names: Readonly<Record<string, T>>, text: string): T | undefined {
-  const name = text.toLowerCase().replaceAll('_', '')
+function nameOf<T>(names: Readonly<Record<string, T>>, text: unknown): T | undefined {
+  if (typeof text !== 'string') return undefined
+  const name = text.toLowerCase().replaceAll(/[_ -]/g, '')
   return Object.hasOwn(names, name) ? names[name] : undefined
 }
 
@@ -176,15 +191,12 @@ function bytes(length: number): Reader<Hex> {
   }
 }
 
-// A value that could be a key is not shown.
+// A value that could be a key is not shown, be it hex, base64 or words. An address has 42 characters.
 function show(value: unknown): string {
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'a list' : 'an object'
-  const text = typeof value === 'string' ? JSON.stringify(value) : String(value)
-  return /[0-9a-fA-F]{64}/.test(text) ? 'a value of 32 bytes' : text
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
+  const text = String(value)
+  if (text.length > 42) return `a ${typeof value === 'string' ? 'text' : 'number'} of ${text.length} characters`
+  return typeof value === 'string' ? JSON.stringify(value) : text
 }
 
 function invalid(path: string, why: string): KeywardMalformedError {

@@ -73,7 +73,7 @@ const forms = {
   '"123n"': rewritten((n) => `${n}n`),
   '"__bigint__123"': rewritten((n) => `__bigint__${n}`),
   "wagmi's": rewritten((value) => ({ __type: 'bigint', value })),
-  "superjson's": { json: printed.session, meta: { values: { expiresAt: ['bigint'], 'feeLimit.limit': ['bigint'], callPolicies: { 0: { maxValuePerUse: ['bigint'] } } }, v: 1 } },
+  "superjson's": { json: printed.session, meta: { values: { expiresAt: ['bigint'], 'feeLimit.limit': ['bigint'], 'callPolicies.0.maxValuePerUse': ['bigint'] }, v: 1 } },
   "superjson's without meta": { json: printed },
   'an address in lower case': changed('signer', address.toLowerCase()),
   'an address in upper case': changed('signer', `0x${address.slice(2).toUpperCase()}`),
@@ -109,9 +109,9 @@ const wrong = [
   ['a signer that is another', { ...printed, signer: word.slice(0, 42) }, 'signer', /want session\.signer/],
   ['a hash that is another', { ...printed, sessionHash: word }, 'sessionHash', /not the hash/],
   ['a private key beside it', { session: printed.session, privateKey: secret }, 'privateKey', /the device holds the session's key/],
-  ['a private key in it', changed('signerKey', secret), 'session.signerKey', /unknown member/],
-  ['a key where a selector belongs', changed('callPolicies.0.selector', secret), 'session.callPolicies[0].selector', /a value of 32 bytes/],
-  ["another type in superjson's meta", { json: printed.session, meta: { values: { expiresAt: ['Date'] } } }, 'meta.values', /bigint only/],
+  ['a private key in it', changed('signerKey', secret), 'session.signerKey', /looks like a private key/],
+  ['a key where a selector belongs', changed('callPolicies.0.selector', secret), 'session.callPolicies[0].selector', /a text of 66 characters/],
+  ["another type in superjson's meta", { json: printed.session, meta: { values: { expiresAt: ['Date'] } } }, 'meta.values.expiresAt', /bigint only/],
   ["more beside superjson's json", { json: printed.session, extra: 1 }, 'extra', /unknown member/],
 ]
 for (const [name, value, path, message] of wrong) {
