@@ -92,6 +92,9 @@ func (r *refusals) hasRoom() bool {
 	return err == nil && free >= min(keepFree, size/4)
 }
 
+// DiskShort reports whether the disk of the audit trail has so little room left that refusals are only counted.
+func (s *Sessions) DiskShort() bool { return !s.refusals.hasRoom() }
+
 // single reports whether the next refusal gets a record of its own.
 func (r *refusals) single(stranger bool) bool {
 	if !r.hasRoom() {

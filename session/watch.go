@@ -328,6 +328,7 @@ type ChainState struct {
 	RegistryAt time.Time   // when it was asked last; zero: never
 	Blocked    int         // sessions stopped by it
 	External   int         // sessions with external usage, also those that have ended
+	Exposed    int         // those of External that have not ended
 }
 
 // Chains returns how the watched chains are, by name.
@@ -351,6 +352,9 @@ func (w *Watcher) Chains() []ChainState {
 			}
 			if last, _ := w.sessions.ledger.settledOf(sess.ID); last != nil && len(last.External) > 0 {
 				st.External++
+				if !sess.Status.Ended() {
+					st.Exposed++
+				}
 			}
 		}
 		all = append(all, st)

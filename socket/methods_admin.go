@@ -245,24 +245,22 @@ func (s *Server) done(ctx context.Context, c *call, event audit.Event, detail an
 
 func adminClients(s *Server, _ context.Context, _ *call) (any, error) { return s.clients(), nil }
 
-func adminStatus(s *Server, ctx context.Context, _ *call) (any, error) {
+func adminStatus(s *Server, ctx context.Context, _ *call) (any, error) { return s.Status(ctx), nil }
+
+// Status says how the agent is. It asks the devices, and waits for none of them longer than a few seconds.
+func (s *Server) Status(ctx context.Context) *api.Status {
 	counts := s.Signer.Counts()
 	status := &api.Status{
-		Version: s.Version, PID: os.Getpid(), StartedAt: s.Started, State: "ready",
+		Version: s.Version, PID: os.Getpid(), StartedAt: s.Started,
 		Sessions: make(map[string]int), Backends: s.backendStates(ctx), Chains: s.chainStates(),
 		Connections: s.agent.quota.inUse(connections), InFlight: s.agent.quota.inUse(callsInFlight),
 		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(),
 	}
-	if s.Signer.Locked() {
-		status.State, status.Detail = "locked", session.ErrLocked.Error()
-	}
-	if err := s.Signer.Sessions.Halted(); err != nil {
-		status.State, status.Detail = "halted", err.Error()
-	}
 	for state, n := range s.Signer.Sessions.Counts() {
 		status.Sessions[string(state)] = n
 	}
-	return status, nil
+	s.judge(status)
+	return status
 }
 
 func adminAuditHead(s *Server, _ context.Context, _ *call) (any, error) { return s.auditHead(), nil }

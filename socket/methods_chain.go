@@ -71,7 +71,7 @@ func (s *Server) chainStates() []api.Chain {
 	for _, c := range s.Signer.Watcher.Chains() {
 		shown := api.Chain{
 			Name: c.Name, ID: c.ID, State: "ready", Block: c.Head.Number,
-			ReadAt: given(c.ReadAt.UTC()), RegistryAt: given(c.RegistryAt.UTC()), Blocked: c.Blocked, External: c.External,
+			ReadAt: given(c.ReadAt.UTC()), RegistryAt: given(c.RegistryAt.UTC()), Blocked: c.Blocked, External: c.External, Exposed: c.Exposed,
 		}
 		switch {
 		case c.Clock != nil:

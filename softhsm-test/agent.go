@@ -212,6 +212,16 @@ func (a *Agent) Keyward(args ...string) string {
 	return out
 }
 
+// Status is what keyward status prints, whatever state the agent is in.
+func (a *Agent) Status() string {
+	a.t.Helper()
+	out, err := a.try("status")
+	if out == "" {
+		a.t.Fatalf("keyward status: %v", err)
+	}
+	return out
+}
+
 func (a *Agent) try(args ...string) (string, error) {
 	var stderr bytes.Buffer
 	cmd := exec.Command(a.bin, append(args, "--dir", a.Dir)...)

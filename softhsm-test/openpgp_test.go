@@ -54,7 +54,7 @@ func TestOpenPGPCard(t *testing.T) {
 	if err := sign(1); err == nil {
 		t.Error("a signature while scdaemon has the card")
 	}
-	if status := a.Keyward("status"); !strings.Contains(status, "scdaemon") {
+	if status := a.Status(); !strings.Contains(status, "scdaemon") {
 		t.Errorf("the status does not say who has the card:\n%s", status)
 	}
 	gpg("gpgconf", "--kill", "all")

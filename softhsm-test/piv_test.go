@@ -49,7 +49,7 @@ func TestAgentOnPIV(t *testing.T) {
 	if err := sign(); err == nil {
 		t.Error("it signs without the card")
 	}
-	if out := a.Keyward("status"); !strings.Contains(out, "not plugged in") {
+	if out := a.Status(); !strings.Contains(out, "not plugged in") {
 		t.Errorf("status does not say that the card is missing:\n%s", out)
 	}
 	pcscd.Insert(t, 0, card)

@@ -24,6 +24,7 @@ const about = `--dir DIRECTORY and --json go with every command, before or after
 "keyward help COMMAND" says more about one.
 
 Exit codes: 0 ok · 1 failed · 2 wrong usage · 3 denied by policy ·
+10 degraded, 11 locked, 12 halted (status) ·
 65 audit trail or state damaged · 69 agent not reachable`
 
 // cliError adds an exit code and advice to an error.

@@ -63,6 +63,7 @@ func (t *tool) app() *cli.App {
 			t.initCommand(),
 			t.serveCommand(),
 			t.statusCommand(),
+			t.healthCommand(),
 			t.sessionCommand(),
 			t.policyCommand(),
 			t.signCommand(),

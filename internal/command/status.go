@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,8 +15,9 @@ import (
 
 func (t *tool) statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "status",
-		Usage: "say how the agent is",
+		Name:        "status",
+		Usage:       "say how the agent is",
+		Description: "Exit codes: 0 ready · 10 degraded · 11 locked · 12 halted · 69 agent not reachable",
 		Flags: []cli.Flag{
 			&cli.DurationFlag{Name: "wait", Usage: "wait up to `DURATION` for an agent that is starting"},
 		},
@@ -43,16 +45,17 @@ func (t *tool) status(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("json") {
-		return t.printJSON(struct {
+		err := t.printJSON(struct {
 			*api.Status
 			Directory string `json:"directory"` // of the configuration
 			FoundBy   string `json:"foundBy"`   // the rule by which the command found it
 		}{status, p.dirs.Config, p.dirs.Rule})
+		return errors.Join(err, stateError(status))
 	}
 	if p.dirs.Hidden != "" {
 		t.note("the system's agent is another one: keyward status --dir %s", p.dirs.Hidden)
 	}
-	return t.printStatus(p, status)
+	return errors.Join(t.printStatus(p, status), stateError(status))
 }
 
 // unreachable reports whether err may be because the agent is still starting.

@@ -130,6 +130,7 @@ type Chain struct {
 	RegistryAt *time.Time `json:"registryAt,omitempty"` // when the registry was last asked
 	Blocked    int        `json:"blocked"`              // sessions stopped by the registry
 	External   int        `json:"external"`             // sessions with usage that the agent has not signed
+	Exposed    int        `json:"exposed"`              // those of External that have not ended
 }
 
 // Backend is one configured backend.
@@ -153,13 +154,22 @@ type Key struct {
 	Status     string         `json:"status,omitempty"`  // the session's
 }
 
+// States of the agent as a whole, in [Status]. A [Backend] is ready, locked or unavailable.
+const (
+	StateReady    = "ready"
+	StateDegraded = "degraded" // something is wrong, which Detail names; Signs says whether any signature can be made
+	StateLocked   = "locked"   // by the operator, or every backend waits for its PIN
+	StateHalted   = "halted"   // the state could not be written: nothing is signed until the next start
+)
+
 // Status is the agent's own.
 type Status struct {
 	Version   string    `json:"version"`
 	PID       int       `json:"pid"`
 	StartedAt time.Time `json:"startedAt"`
-	State     string    `json:"state"` // "ready", "locked" (by the operator), "halted" (state could not be written)
+	State     string    `json:"state"` // [StateReady], [StateDegraded], [StateLocked] or [StateHalted]
 	Detail    string    `json:"detail,omitempty"`
+	Signs     bool      `json:"signs"` // a signature can be made, with one backend at least
 
 	Sessions    map[string]int `json:"sessions"` // number by status
 	Backends    []Backend      `json:"backends"`
