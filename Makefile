@@ -3,6 +3,7 @@
 # make demo  one shot: sign, be refused, see the audit trail
 # make bench signatures a second, as ratios to the token's own, into docs/performance.md
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
+# make endurance  millions of signed transactions at the ledger: its size, its latency
 # make lint  staticcheck and govulncheck
 
 FUZZTIME ?= 3s
@@ -14,7 +15,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short lint clean deps deps-test
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -70,6 +71,11 @@ bench: deps
 
 bench-short: deps
 	@scripts/bench short
+
+# About an hour. With a progress line every 10 seconds.
+TRANSACTIONS ?= 10000000
+endurance:
+	go test ./session -run '^TestEndurance$$' -count=1 -v -timeout 24h -transactions $(TRANSACTIONS)
 
 lint:
 	go run $(STATICCHECK) ./...

@@ -84,9 +84,9 @@ func (last *settled) lowers(v *ChainView) bool {
 	return last != nil && v.Block.Number < last.Block.Number
 }
 
-// next is what to settle the next view by.
-func (last *settled) next(v *ChainView, external amounts) *settled {
-	next := &settled{Block: v.Block, Nonce: v.Nonce, Used: amounts{}, External: amounts{}}
+// next is what to settle the next view by. past is what can be forgotten with it: nil if nothing.
+func (last *settled) next(v *ChainView, external amounts) (next *settled, past *pastNonce) {
+	next = &settled{Block: v.Block, Nonce: v.Nonce, Used: amounts{}, External: amounts{}}
 	for t, used := range v.Used {
 		next.Used[t] = policy.Decimal(used)
 	}
@@ -101,8 +101,7 @@ func (last *settled) next(v *ChainView, external amounts) *settled {
 	for t, more := range external {
 		next.External[t] = policy.Decimal(addCapped(uint256.Int(next.External[t]), uint256.Int(more)))
 	}
-	next.age(v)
-	return next
+	return next, next.age(v)
 }
 
 // forgetAfter is how long ago, by block times, the account must have used a nonce before the ledger forgets what was signed
@@ -115,10 +114,14 @@ type pastNonce struct {
 	Nonce uint64
 }
 
-// age forgets the nonces that were used long ago, and starts to wait for those that are used now.
-func (s *settled) age(v *ChainView) {
-	if v.Block.Time >= s.Older.Time+forgetAfter {
-		s.Forgotten = max(s.Forgotten, s.Older.Nonce)
-		s.Older = pastNonce{v.Block.Time, v.Nonce}
+// age waits for the nonces that are used now, once those that it waited for were used a day ago. It returns those: they are
+// forgotten, even if none was used since the time before, as transactions may have been signed for nonces that were used already.
+func (s *settled) age(v *ChainView) (past *pastNonce) {
+	if v.Block.Time < s.Older.Time+forgetAfter {
+		return nil
 	}
+	old := s.Older
+	s.Forgotten = max(s.Forgotten, old.Nonce)
+	s.Older = pastNonce{v.Block.Time, v.Nonce}
+	return &old
 }

@@ -91,7 +91,8 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 		Backend: name, KeyURI: key.URI(), PublicKey: crypto.FromECDSAPub(key.Public()), Protection: key.Protection(),
 		Status: Active, CreatedAt: now, ActivatedAt: now,
 	}
-	counted := &carrying{chain: (*settled)(nil).next(v, nil)}
+	first, _ := (*settled)(nil).next(v, nil)
+	counted := &carrying{chain: first}
 	for t, used := range v.Used {
 		counted.used = append(counted.used, cost{t, used})
 	}

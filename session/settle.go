@@ -143,14 +143,15 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained cost
 		}
 	}
 	st.External = b.chain.external(v, explained)
-	c.chain = b.chain.next(v, st.External)
+	var past *pastNonce
+	c.chain, past = b.chain.next(v, st.External)
 	if b.chain != nil && len(st.After) == 0 && len(c.raised) == 0 && maps.Equal(c.chain.Used, b.chain.Used) && v.Nonce == b.chain.Nonce &&
-		c.chain.Forgotten == b.chain.Forgotten {
+		past == nil {
 		b.chain = c.chain // a later block, which says the same
 		return st, nil, nil
 	}
-	if b.chain != nil && c.chain.Forgotten > b.chain.Forgotten {
-		c.forget = forgotten{c.chain.Forgotten, pastPeriods(b.sess.Spec, b.chain.Older.Time)}
+	if past != nil {
+		c.forget = forgotten{past.Nonce, pastPeriods(b.sess.Spec, past.Time)}
 	}
 	return st, &settling{entry: &entry{change: c.change(id), after: func() { b.carried(c) }}, carrying: c}, nil
 }
