@@ -36,7 +36,7 @@ type Trail struct {
 }
 
 // OpenTrail opens the segment at path, which must hold the records after head.Sealed up to head; journal
-// is the last len(journal) bytes of them, and what the file lacks of it is written.
+// is the last len(journal) bytes of them, and is written again.
 // The file is made if no byte of it was ever said to be on disk. A rotation that was cut short is completed.
 func OpenTrail(fsys vfs.FS, path string, head Head, journal []byte) (*Trail, Head, error) {
 	if sealed := SegmentPath(path, head.Sealed+1); exists(fsys, sealed) { // Rotate was cut short
@@ -134,11 +134,13 @@ func (t *Trail) complete(head Head, journal []byte) error {
 	if _, err := t.f.ReadAt(tail, base); err != nil && err != io.EOF {
 		return fmt.Errorf("reading audit trail: %w", err)
 	}
-	if !bytes.HasPrefix(journal, tail) {
+	if !partOf(journal, tail) {
 		return fmt.Errorf("%w: the end of %s is not what the ledger wrote there; 'keyward audit verify' names the record", ErrDamaged, t.path)
 	}
-	t.size = fi.Size()
-	if err := t.Append(journal[len(tail):]); err != nil {
+	// All of it, also what seems to be there: after a sync that failed, the kernel shows pages that it has not
+	// written and will not write (fsync(2)).
+	t.size = base
+	if err := t.Append(journal); err != nil {
 		return err
 	}
 	if err := t.checkLast(head); err != nil {
@@ -151,6 +153,17 @@ func (t *Trail) complete(head Head, journal []byte) error {
 		return err
 	}
 	return syncDir(t.fs, t.path)
+}
+
+// partOf reports whether tail can be what is left of the journal in the file: pages reach the disk in any order, and one that
+// did not is all zeros after a power cut.
+func partOf(journal, tail []byte) bool {
+	for i, b := range tail {
+		if b != journal[i] && b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // checkLast compares the file's last line with head.

@@ -163,9 +163,13 @@ func (l *Ledger) rotate() error {
 	return nil
 }
 
-// syncTrail puts the trail on disk, after which the journal is not needed.
+// syncTrail puts the trail on disk, after which the journal is not needed. It does nothing once the ledger has halted: a sync
+// that failed may succeed the second time without writing what the first one lost (fsync(2)).
 func (l *Ledger) syncTrail() error {
-	if l.unsynced == 0 {
+	l.mu.Lock()
+	halted := l.halted
+	l.mu.Unlock()
+	if l.unsynced == 0 || halted != nil {
 		return nil
 	}
 	if err := l.trail.Sync(); err != nil {

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/internal/durable"
 )
 
 // usedMark is an extended attribute of the state's directory (xattr(7)). It says since when an agent has kept its state there.
@@ -19,13 +19,16 @@ const usedMark = "user.keyward.since"
 
 // checkFresh reports whether there is neither a ledger nor a trail. It is an [ErrDamaged] if there were before.
 func checkFresh(cfg *Config) (fresh bool, err error) {
-	if entries, err := os.ReadDir(cfg.LedgerPath); err == nil && len(entries) > 0 {
+	if entries, err := cfg.FS.List(cfg.LedgerPath); err == nil && len(entries) > 0 {
 		return false, nil
 	}
 	for _, path := range []string{cfg.LedgerPath + ".db", cfg.AuditPath, audit.SegmentPath(cfg.AuditPath, 1)} {
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := cfg.FS.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
+	}
+	if cfg.FS != durable.OS { // which has no extended attributes, and no keys
+		return true, nil
 	}
 	dir := filepath.Dir(cfg.LedgerPath)
 	since := make([]byte, 64)
@@ -43,6 +46,9 @@ func markUsed(cfg *Config, fresh bool) {
 	dir := filepath.Dir(cfg.LedgerPath)
 	if fresh {
 		cfg.Logger.Info("new state: there was neither a ledger nor an audit trail. If this agent had sessions before, stop it and restore both", "dir", dir)
+	}
+	if cfg.FS != durable.OS {
+		return
 	}
 	err := unix.Setxattr(dir, usedMark, []byte(cfg.Now().UTC().Format(time.RFC3339)), unix.XATTR_CREATE)
 	if err != nil && !errors.Is(err, unix.EEXIST) {

@@ -27,12 +27,14 @@ type lockNote struct {
 
 // WriteLock makes the lock of the agent whose lock file is path durable: an agent that starts later starts locked.
 // It does not open the agent's state, and works while no agent runs. The file has the owner of the folder that it is in.
-func WriteLock(path string, now time.Time) error {
+func WriteLock(path string, now time.Time) error { return writeLockOn(durable.OS, path, now) }
+
+func writeLockOn(fsys durable.FS, path string, now time.Time) error {
 	note, err := json.Marshal(lockNote{now.UTC(), os.Geteuid()})
 	if err != nil {
 		return err
 	}
-	dir, err := os.Stat(filepath.Dir(path))
+	dir, err := fsys.Stat(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
@@ -40,13 +42,15 @@ func WriteLock(path string, now time.Time) error {
 	if owner, ok := dir.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
 		uid, gid = int(owner.Uid), int(owner.Gid)
 	}
-	return durable.WriteOwned(path, append(note, '\n'), 0o600, uid, gid)
+	return durable.Files{FS: fsys}.WriteOwned(path, append(note, '\n'), 0o600, uid, gid)
 }
 
 // LockedOnDisk reports whether the lock file at path says that the agent is locked. A file that can't be looked at counts
 // as a lock.
-func LockedOnDisk(path string) bool {
-	_, err := os.Lstat(path)
+func LockedOnDisk(path string) bool { return lockedOn(durable.OS, path) }
+
+func lockedOn(fsys durable.FS, path string) bool {
+	_, err := fsys.Lstat(path)
 	return path != "" && !errors.Is(err, fs.ErrNotExist)
 }
 
@@ -82,7 +86,7 @@ func (s *Sessions) writeLock() error {
 	}
 	s.lockFile.Lock()
 	defer s.lockFile.Unlock()
-	return WriteLock(s.cfg.LockPath, s.cfg.Now())
+	return writeLockOn(s.cfg.FS, s.cfg.LockPath, s.cfg.Now())
 }
 
 // LockVersion is how often the agent was locked since it started. See [Signer.Unlock].
@@ -101,7 +105,7 @@ func (s *Signer) Unlock(version uint64) error {
 		return ErrLockedAgain
 	}
 	if path := s.Sessions.cfg.LockPath; path != "" {
-		if err := durable.Remove(path); err != nil {
+		if err := (durable.Files{FS: s.Sessions.cfg.FS}).Remove(path); err != nil {
 			return fmt.Errorf("the agent stays locked: %w", err)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/time/rate"
 
 	"github.com/keyward/keyward/audit"
@@ -70,7 +70,7 @@ func newRefusals(s *Sessions) *refusals {
 			return s.ledger.enqueueLocked(&entry{rec: rec})
 		},
 		log:       s.cfg.Logger,
-		space:     func() (free, size uint64, err error) { return diskSpace(dir) },
+		space:     func() (free, size uint64, err error) { return diskSpace(s.cfg.FS, dir) },
 		all:       rate.NewLimiter(rate.Limit(perSecond), burst),
 		strangers: rate.NewLimiter(rate.Limit(perSecond)/2, (burst+1)/2),
 		counts:    map[string]uint64{},
@@ -78,12 +78,9 @@ func newRefusals(s *Sessions) *refusals {
 }
 
 // diskSpace returns how many bytes of the file system at dir are free for this process, and how many it has.
-func diskSpace(dir string) (free, size uint64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, 0, err
-	}
-	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), nil
+func diskSpace(fsys vfs.FS, dir string) (free, size uint64, err error) {
+	usage, err := fsys.GetDiskUsage(dir)
+	return usage.AvailBytes, usage.TotalBytes, err
 }
 
 // hasRoom reports whether the disk has room for more than grants.

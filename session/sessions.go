@@ -9,10 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/durable"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -48,6 +47,7 @@ type Config struct {
 	WarnAhead    time.Duration               // of limits that run out and sessions that end; 0: no warnings
 	MaxLifetime  time.Duration               // longer ones are warned of when they are made; 0: none is
 	Now          func() time.Time            // nil: time.Now
+	FS           durable.FS                  // that all of these paths are on; nil: durable.OS
 
 	// RefusalsPerSecond is how many refusals get an audit record of their own, of all clients together; the others are
 	// counted. RefusalBurst is how many may come together. 0: 20 a second and 2000.
@@ -85,16 +85,19 @@ func Open(cfg Config) (*Sessions, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	if cfg.FS == nil {
+		cfg.FS = durable.OS
+	}
 	fresh, err := checkFresh(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	l, err := openLedger(vfs.Default, cfg.LedgerPath, cfg.AuditPath)
+	l, err := openLedger(cfg.FS, cfg.LedgerPath, cfg.AuditPath)
 	if err != nil {
 		return nil, err
 	}
 	markUsed(&cfg, fresh)
-	l.locked = LockedOnDisk(cfg.LockPath)
+	l.locked = lockedOn(cfg.FS, cfg.LockPath)
 	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, queues: map[string]*queue{}, creating: map[ID]bool{}}
 	l.index.startSchedule(s.dueAt)
 	s.refusals = newRefusals(s)
@@ -147,7 +150,9 @@ func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, e
 		}
 		return nil
 	})
-	s.wakeRun()
+	if err == nil { // after an error, Run would try again without a pause
+		s.wakeRun()
+	}
 	if err == nil && !again && to == Active && next.Predecessor != "" {
 		err = s.succeeded(ctx, next)
 	}

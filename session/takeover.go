@@ -43,7 +43,7 @@ type oldLedger struct {
 
 // openOld opens and locks what is at the old file's place.
 func openOld(fsys vfs.FS, dir string) (*oldLedger, error) {
-	if fsys != vfs.Default {
+	if fsys != vfs.Default && fsys != vfs.FS(durable.OS) {
 		return &oldLedger{}, nil
 	}
 	o := &oldLedger{path: dir + ".db"}

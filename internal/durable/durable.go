@@ -10,23 +10,29 @@ import (
 	"syscall"
 )
 
+// Files writes files durably on a file system. The functions of this package are those of Files{OS}.
+type Files struct{ FS FS }
+
 // WriteFile puts data at path, whole or not at all: a temporary file beside it is
 // written and synced, renamed over path, and the directory synced.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
-	return write(path, data, perm, -1, -1)
+	return Files{OS}.WriteOwned(path, data, perm, -1, -1)
 }
 
-// WriteOwned is WriteFile for a file that belongs to uid and gid; -1 leaves either as the system makes it.
-func WriteOwned(path string, data []byte, perm os.FileMode, uid, gid int) error {
-	return write(path, data, perm, uid, gid)
+// WriteFile is the function of that name on f's file system.
+func (f Files) WriteFile(path string, data []byte, perm os.FileMode) error {
+	return f.WriteOwned(path, data, perm, -1, -1)
 }
 
 // Remove deletes the file at path, durably. A file that is not there is no error.
-func Remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func Remove(path string) error { return Files{OS}.Remove(path) }
+
+// Remove is the function of that name on f's file system.
+func (f Files) Remove(path string) error {
+	if err := f.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return f.SyncDir(filepath.Dir(path))
 }
 
 // Rewrite is WriteFile for a file that is there. Its permissions and its group stay, and so does a symbolic
@@ -40,30 +46,30 @@ func Rewrite(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	return write(path, data, info.Mode().Perm(), -1, int(info.Sys().(*syscall.Stat_t).Gid))
+	return Files{OS}.WriteOwned(path, data, info.Mode().Perm(), -1, int(info.Sys().(*syscall.Stat_t).Gid))
 }
 
-// write leaves the owner or the group as the system makes it if uid or gid is -1.
-func write(path string, data []byte, perm os.FileMode, uid, gid int) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+// WriteOwned is WriteFile for a file that belongs to uid and gid; -1 leaves either as the system makes it.
+func (f Files) WriteOwned(path string, data []byte, perm os.FileMode, uid, gid int) (err error) {
+	temp, err := f.FS.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name())
+			f.FS.Remove(temp.Name())
 		}
 	}()
-	if err := writeAndClose(f, data, perm, uid, gid); err != nil {
+	if err := writeAndClose(temp, data, perm, uid, gid); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := f.FS.Rename(temp.Name(), path); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return f.SyncDir(filepath.Dir(path))
 }
 
-func writeAndClose(f *os.File, data []byte, perm os.FileMode, uid, gid int) error {
+func writeAndClose(f File, data []byte, perm os.FileMode, uid, gid int) error {
 	defer f.Close() // a second Close is harmless
 	if err := f.Chown(uid, gid); err != nil {
 		return err
@@ -82,8 +88,11 @@ func writeAndClose(f *os.File, data []byte, perm os.FileMode, uid, gid int) erro
 
 // SyncDir makes the names in dir durable: a file that was just made, renamed or
 // removed there (fsync(2): syncing a file does not sync its directory entry).
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return Files{OS}.SyncDir(dir) }
+
+// SyncDir is the function of that name on f's file system.
+func (f Files) SyncDir(dir string) error {
+	d, err := f.FS.OpenDir(dir)
 	if err != nil {
 		return err
 	}
