@@ -5,6 +5,8 @@
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make endurance  millions of signed transactions at the ledger: its size, its latency
 # make lint  staticcheck and govulncheck
+# make check gofmt, go vet and staticcheck
+# make lint  check and govulncheck
 
 FUZZTIME ?= 3s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -38,6 +40,7 @@ check:
 	go vet ./...
 	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
+	go run $(STATICCHECK) ./...
 
 # The Ethereum node and the compiler that Go tests use, here so that no test waits for
 # the download. Tests that find them missing install them too.
@@ -79,6 +82,7 @@ endurance:
 
 lint:
 	go run $(STATICCHECK) ./...
+lint: check
 	go run $(GOVULNCHECK) ./...
 
 clean:

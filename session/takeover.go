@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/holiman/uint256"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/chain"
@@ -79,7 +80,7 @@ func (o *oldLedger) close() {
 }
 
 func oldError(path string, err error) error {
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fmt.Errorf("%w: %s is locked", ErrInUse, path)
 	}
 	return damaged(path, err)

@@ -4,7 +4,6 @@ package softhsmtest
 import (
 	"maps"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -96,14 +95,4 @@ func tempDir(t testing.TB) string {
 		}
 	})
 	return dir
-}
-
-// pin is the token's user PIN.
-func (tok *Token) pin(t testing.TB) string {
-	t.Helper()
-	data, err := os.ReadFile(tok.PINFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSuffix(string(data), "\n")
 }

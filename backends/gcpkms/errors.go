@@ -66,7 +66,7 @@ func (op operation) explain(resource string, err error) error {
 	case codes.FailedPrecondition:
 		return fmt.Errorf("%w: %w", errState, err)
 	case codes.ResourceExhausted:
-		return fmt.Errorf("Google throttles (quota %s of the project; see IAM & Admin, Quotas): %w", quota(st), err)
+		return fmt.Errorf("the project's quota %s is used up (IAM & Admin, Quotas, shows it): %w", quota(st), err)
 	}
 	return err
 }

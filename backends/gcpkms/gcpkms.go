@@ -134,9 +134,15 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 	return backends.Status{State: "ready", Detail: detail}
 }
 
+// connection is the client's only connection: Open asks for no pool.
+func (b *Backend) connection() *grpc.ClientConn {
+	//lint:ignore SA1019 deprecated for clients with a pool of connections, and no other function tells a connection's state
+	return b.client.Connection()
+}
+
 // connect waits until there is a connection, TLS included.
 func (b *Backend) connect(ctx context.Context) error {
-	conn := b.client.Connection()
+	conn := b.connection()
 	for tried := false; ; {
 		state := conn.GetState()
 		switch {

@@ -268,7 +268,7 @@ func TestStatusUnreachable(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	conn := b.client.Connection()
+	conn := b.connection()
 	st := b.Status(ctx)
 	for st.State == "ready" && conn.WaitForStateChange(ctx, connectivity.Ready) { // that the server is gone is noticed later
 		st = b.Status(ctx)

@@ -14,8 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	pivgo "github.com/go-piv/piv-go/v2/piv"
-
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/piv"
 	"github.com/keyward/keyward/internal/cardsim"
@@ -294,7 +292,7 @@ func TestChangedManagementKeyIsNotStored(t *testing.T) {
 	must(t, err)
 	must(t, s.CheckManagementKey(stored))
 	other := bytes.Repeat([]byte{7}, 24)
-	yk, err := pivgo.Open(cardsim.ReaderName + " 00 00")
+	yk, err := gopiv.Open(cardsim.ReaderName + " 00 00")
 	must(t, err)
 	must(t, yk.SetManagementKey(stored, other))
 	must(t, yk.Close())

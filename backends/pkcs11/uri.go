@@ -20,12 +20,15 @@ type URI struct {
 // objectTypes are the values of the attribute type (RFC 7512, section 2.3).
 var objectTypes = []string{"private", "public", "cert", "secret-key", "data"}
 
+// scheme begins each URI (RFC 7512, section 2.3).
+const scheme = "pkcs11:"
+
 // ParseURI reads a PKCS#11 URI, strictly: an attribute that is unknown, repeated or empty is an
 // error, and so is a query, which would bring a PIN or choose a module.
 func ParseURI(s string) (URI, error) {
-	rest, ok := strings.CutPrefix(s, "pkcs11:")
+	rest, ok := strings.CutPrefix(s, scheme)
 	if !ok {
-		return URI{}, fmt.Errorf("key URI does not begin with pkcs11:")
+		return URI{}, fmt.Errorf("key URI does not begin with %q", scheme)
 	}
 	// Errors don't quote values: a PIN may be among them.
 	path, query, has := strings.Cut(rest, "?")
@@ -104,7 +107,7 @@ func (u URI) String() string {
 	add("id", id.String())
 	add("object", escape(u.Object))
 	add("type", escape(u.Type))
-	return "pkcs11:" + strings.Join(attrs, ";")
+	return scheme + strings.Join(attrs, ";")
 }
 
 // plain reports whether c stands for itself in a path attribute: unreserved (RFC 3986, 2.3) or

@@ -22,11 +22,6 @@ var openers = map[string]func(a *agent, ctx context.Context, name string, b *con
 	"piv":     (*agent).openPIV,
 }
 
-// leftOut is the error of a backend type that this binary was built without.
-func leftOut(typ, tag string) error {
-	return fmt.Errorf("this keyward was built without type %s (-tags %s): use a build with it, or take the backend out of the configuration", typ, tag)
-}
-
 // openBackends opens every configured backend. A device that is absent or locked is no
 // error: its state says so, and it may come later.
 func (a *agent) openBackends(ctx context.Context) error {
