@@ -63,3 +63,7 @@ var remedies = secret.Remedies{
 	Blocked: "wait until the TPM gives a try back, see: keyward tpm status; or, with the lockout password, run: tpm2_dictionarylockout --clear-lockout",
 	Final:   "wait until the TPM gives a try back, see: keyward tpm status; or, with the lockout password, run: tpm2_dictionarylockout --clear-lockout",
 }
+
+// Explained has a storage key's Keeper say what an operator can do about a TPM's tries. It returns the Keeper, which was not
+// used yet.
+func Explained(k *secret.Keeper) *secret.Keeper { return k.Explain(remedies) }

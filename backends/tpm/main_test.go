@@ -60,7 +60,7 @@ func openTest(t testing.TB, emulator *swtpm.TPM, cfg Config) *Backend {
 func pins(t testing.TB, pin string) *secret.Keeper {
 	t.Helper()
 	source := func(context.Context) (*secret.Buffer, error) { return secret.Take([]byte(pin)) }
-	k := secret.NewKeeper(source, secret.UntilLock).Explain(remedies).MarkIn(filepath.Join(t.TempDir(), "pins"))
+	k := Explained(secret.NewKeeper(source, secret.UntilLock)).MarkIn(filepath.Join(t.TempDir(), "pins"))
 	t.Cleanup(func() { k.Close() })
 	return k
 }
@@ -79,7 +79,7 @@ func direct(t testing.TB, emulator *swtpm.TPM, f func(c *conn)) {
 }
 
 // failedTries is the TPM's count.
-func failedTries(t testing.TB, emulator *swtpm.TPM) (l lockout) {
+func failedTries(t testing.TB, emulator *swtpm.TPM) (l Lockout) {
 	t.Helper()
 	direct(t, emulator, func(c *conn) {
 		var err error

@@ -13,22 +13,22 @@ import (
 	"github.com/keyward/keyward/internal/secret"
 )
 
-// lockout is the TPM's count of wrong PINs and passwords, of all programs together: TPM 2.0 Library, part 1, 19.8.
-type lockout struct {
+// Lockout is the TPM's count of wrong PINs and passwords, of all programs together: TPM 2.0 Library, part 1, 19.8.
+type Lockout struct {
 	Failed   int           `json:"failed"`   // tries that failed lately, of any program; a crash of the machine may count as one
 	Max      int           `json:"max"`      // with so many, the TPM tries none
 	Interval time.Duration `json:"interval"` // after which one of Failed is forgotten; 0: never
 }
 
-// left is how many tries there are.
-func (l lockout) left() int { return max(l.Max-l.Failed, 0) }
+// Left is how many tries there are.
+func (l Lockout) Left() int { return max(l.Max-l.Failed, 0) }
 
-func readLockout(t transport.TPM) (lockout, error) {
+func readLockout(t transport.TPM) (Lockout, error) {
 	properties, err := readProperties(t, tpm2.TPMPTLockoutCounter, tpm2.TPMPTMaxAuthFail, tpm2.TPMPTLockoutInterval)
 	if err != nil {
-		return lockout{}, explain("reading the count of wrong PINs", err)
+		return Lockout{}, explain("reading the count of wrong PINs", err)
 	}
-	return lockout{
+	return Lockout{
 		Failed: int(properties[tpm2.TPMPTLockoutCounter]), Max: int(properties[tpm2.TPMPTMaxAuthFail]),
 		Interval: time.Duration(properties[tpm2.TPMPTLockoutInterval]) * time.Second,
 	}, nil
@@ -57,8 +57,8 @@ func readProperties(t transport.TPM, wanted ...tpm2.TPMPT) (map[tpm2.TPMPT]uint3
 // tries is what the TPM says of the PIN's tries. A right PIN does not bring the count back up, time does, and wrong ones of
 // other programs and crashes of the machine bring it down. So no full count is told, and a mark on disk
 // says that a try may have failed.
-func (d *device) tries(l lockout) secret.Tries {
-	return secret.Tries{Left: l.left(), Device: d.keyName(), Fixed: true}
+func (d *device) tries(l Lockout) secret.Tries {
+	return secret.Tries{Left: l.Left(), Device: d.keyName(), Fixed: true}
 }
 
 // authorize calls f with the storage key's auth value, which it uses in one command: that is a try of the PIN, if the key

@@ -28,7 +28,7 @@ type restarts struct {
 func (r *restarts) open() *Backend {
 	r.Helper()
 	source := func(context.Context) (*secret.Buffer, error) { return secret.Take([]byte(r.pin)) }
-	keeper := secret.NewKeeper(source, secret.UntilLock).Explain(remedies).MarkIn(filepath.Join(r.dir, "pins"))
+	keeper := Explained(secret.NewKeeper(source, secret.UntilLock)).MarkIn(filepath.Join(r.dir, "pins"))
 	return openTest(r, r.emulator, Config{Key: r.key, PINs: keeper, Dir: filepath.Join(r.dir, "keys")})
 }
 

@@ -185,7 +185,7 @@ func (d *device) unlock(ctx context.Context, pin []byte) error {
 // Status implements [sealed.Wrapper]. No PIN is tried.
 func (d *device) Status(ctx context.Context) backends.Status {
 	detail := "storage key " + d.cfg.Key.HandleHex() + " of " + d.cfg.Device
-	var l lockout
+	var l Lockout
 	err := d.withTPM(ctx, func(_ context.Context, c *conn, s *storage) (err error) {
 		if s.needsPIN() {
 			l, err = readLockout(c)
@@ -199,12 +199,12 @@ func (d *device) Status(ctx context.Context) backends.Status {
 		return backends.Status{State: "unavailable", Detail: d.wrap("asking the TPM", err).Error()}
 	case d.cfg.PINs == nil:
 		return backends.Status{State: "ready", Detail: detail}
-	case l.left() == 0:
+	case l.Left() == 0:
 		return backends.Status{State: "locked", Detail: detail + "; the TPM is locked after too many wrong PINs: " + remedies.Blocked}
-	case l.left() == 1:
+	case l.Left() == 1:
 		return backends.Status{State: "locked", Detail: detail + "; one wrong PIN more would lock the TPM: " + remedies.Final}
 	}
-	detail += "; " + secret.TriesLeft(l.left())
+	detail += "; " + secret.TriesLeft(l.Left())
 	if err := d.cfg.PINs.Ready(ctx); err != nil {
 		return backends.Status{State: "locked", Detail: d.wrap(detail, err).Error()}
 	}

@@ -20,6 +20,7 @@ var openers = map[string]func(a *agent, ctx context.Context, name string, b *con
 	"azurekv": (*agent).openAzureKV,
 	"gcpkms":  (*agent).openGCPKMS,
 	"piv":     (*agent).openPIV,
+	"tpm":     (*agent).openTPM,
 }
 
 // openBackends opens every configured backend. A device that is absent or locked is no
@@ -59,7 +60,7 @@ func protection(b *config.Backend) backends.Protection {
 	switch c := b.Settings.(type) {
 	case *config.PKCS11, *config.OpenPGP, *config.GCPKMS, *config.AzureKV:
 		return backends.Resident
-	case *config.PIV:
+	case *config.PIV, *config.TPM:
 		return backends.Sealed
 	case *config.AWSKMS:
 		return backends.Protection(c.Class)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/urfave/cli/v2"
@@ -22,6 +23,8 @@ func (t *tool) initCommand() *cli.Command {
 		Usage: "make an agent's directory with a configuration",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "softhsm", Usage: "with a fresh SoftHSM token, ready to run; for development and CI"},
+			&cli.BoolFlag{Name: "tpm", Usage: "with a key in the machine's TPM that session keys are sealed to, ready to run; keyward tpm setup makes one with a PIN"},
+			tpmDeviceFlag(),
 		},
 		Action: t.init,
 	}
@@ -30,6 +33,12 @@ func (t *tool) initCommand() *cli.Command {
 func (t *tool) init(c *cli.Context) error {
 	if err := required(c); err != nil {
 		return err
+	}
+	if c.Bool("softhsm") && c.Bool("tpm") {
+		return usageError("--softhsm and --tpm: give one of them; the other backend can be added to the configuration later")
+	}
+	if c.IsSet("tpm-device") && !c.Bool("tpm") {
+		return usageError("--tpm-device is for --tpm")
 	}
 	dirs, err := config.FindDirs(c.String("dir"), false)
 	if err != nil {
@@ -44,14 +53,14 @@ func (t *tool) init(c *cli.Context) error {
 	if _, err := dirs.Socket(config.Defaults().Agent.AdminSocket); err != nil {
 		return err
 	}
-	if err := makeAgent(dirs, c.Bool("softhsm")); err != nil {
+	if err := t.makeAgent(c, dirs); err != nil {
 		return fmt.Errorf("making an agent in %s: %w", dirs.Config, err)
 	}
 	if c.Bool("json") {
 		return t.printJSON(map[string]string{"dir": dirs.Config, "config": dirs.ConfigFile()})
 	}
 	t.print("%s", dirs.ConfigFile())
-	if !c.Bool("softhsm") {
+	if !c.Bool("softhsm") && !c.Bool("tpm") {
 		t.note("fill in module, token and where the PIN comes from, then:")
 	}
 	if dirs.System() {
@@ -107,41 +116,32 @@ func handOver(dirs config.Dirs) error {
 	})
 }
 
-// makeAgent makes the directories, the token if one is wanted and, last, the configuration;
+// makeAgent makes the directories, the token or the TPM's key if one is wanted and, last, the configuration;
 // all are on disk when it returns. When it fails it leaves nothing behind that it made.
-func makeAgent(dirs config.Dirs, softHSM bool) (err error) {
-	var made []string
+func (t *tool) makeAgent(c *cli.Context, dirs config.Dirs) (err error) {
+	var undo []func() error
 	defer func() {
-		if err != nil {
-			for _, dir := range made {
-				err = errors.Join(err, os.RemoveAll(dir))
-			}
+		if err == nil {
+			return
+		}
+		for _, f := range slices.Backward(undo) {
+			err = errors.Join(err, f())
 		}
 	}()
+	remove := func(dir string) func() error { return func() error { return os.RemoveAll(dir) } }
 	for _, dir := range []string{dirs.Config, dirs.State} {
 		isNew, err := makeDir(dir)
 		if isNew {
-			made = append(made, dir)
+			undo = append(undo, remove(dir))
 		}
 		if err != nil {
 			return err
 		}
 	}
-	name, backend := "hsm", config.NewBackend("pkcs11")
-	if softHSM {
-		dir := filepath.Join(dirs.Config, "softhsm")
-		if dirs.System() { // the module writes to it
-			dir = filepath.Join(dirs.State, "softhsm")
-		}
-		name = "softhsm"
-		// A token that is there holds keys, so it is not ours to use or to clean up.
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
-		made = append(made, dir)
-		if backend, err = softHSMBackend(dirs, dir); err != nil {
-			return err
-		}
+	name, backend, cleanup, err := t.firstBackend(c, dirs)
+	undo = append(undo, cleanup)
+	if err != nil {
+		return err
 	}
 	if err := durable.WriteFile(dirs.ConfigFile(), config.Template(name, backend), 0o600); err != nil {
 		return err
@@ -153,6 +153,32 @@ func makeAgent(dirs config.Dirs, softHSM bool) (err error) {
 		return errors.Join(err, os.Remove(dirs.ConfigFile()))
 	}
 	return nil
+}
+
+// firstBackend makes the device's part of the backend that the configuration begins with. cleanup undoes that, whatever err is.
+func (t *tool) firstBackend(c *cli.Context, dirs config.Dirs) (name string, b *config.Backend, cleanup func() error, err error) {
+	cleanup = func() error { return nil }
+	switch {
+	case c.Bool("softhsm"):
+		dir := filepath.Join(dirs.Config, "softhsm")
+		if dirs.System() { // the module writes to it
+			dir = filepath.Join(dirs.State, "softhsm")
+		}
+		// A token that is there holds keys, so it is not ours to use or to clean up.
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return "", nil, cleanup, err
+		}
+		b, err = softHSMBackend(dirs, dir)
+		return "softhsm", b, func() error { return os.RemoveAll(dir) }, err
+	case c.Bool("tpm"):
+		name = "tpm"
+		b, deleteKey, err := (&tpmSetup{tool: t, dirs: dirs, name: name, device: c.String("tpm-device")}).makeBackend(c.Context)
+		if err == nil {
+			cleanup = deleteKey
+		}
+		return name, b, cleanup, err
+	}
+	return "hsm", config.NewBackend("pkcs11"), cleanup, nil
 }
 
 // makeDir makes a directory for its owner only, if it is not there.

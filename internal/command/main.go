@@ -71,6 +71,7 @@ func (t *tool) app() *cli.App {
 			t.backendCommand(),
 			t.benchCommand(),
 			t.yubikeyCommand(),
+			t.tpmCommand(),
 			t.chainCommand(),
 			t.auditCommand(),
 			t.lockCommand(),

@@ -139,14 +139,14 @@ type entry struct {
 	file   string // "": the person is asked
 	prompt string
 	twice  bool                       // a slip would be known to nobody
-	check  func(*secret.Buffer) error // refuses what the card is not even to be shown
+	check  func(*secret.Buffer) error // refuses what the device is not even to be shown
 }
 
 // entryTries is how often a person is asked for one secret.
 const entryTries = 3
 
 // get reads the file, or asks on the terminal, again after a slip.
-func (s *cardSetup) get(ctx context.Context, e *entry) (*secret.Buffer, error) {
+func (t *tool) get(ctx context.Context, e *entry) (*secret.Buffer, error) {
 	if e.file != "" {
 		b, err := secret.FromFile(e.file)(ctx)
 		if err != nil && e.what != "PIN" { // which it calls all of them
@@ -166,7 +166,7 @@ func (s *cardSetup) get(ctx context.Context, e *entry) (*secret.Buffer, error) {
 		if err == nil || !errors.As(err, &slip) || tries == entryTries {
 			return b, err
 		}
-		s.note("%v; try again", err)
+		t.note("%v; try again", err)
 	}
 }
 

@@ -132,8 +132,8 @@ func (s *cardSetup) generate() (key *piv.AttestedKey, err error) {
 }
 
 // makePlace makes the agent's directories, if they are not there, and finds out whether they can be written to.
-func (s *cardSetup) makePlace() error {
-	for _, dir := range []string{s.place.dirs.Config, s.place.dirs.State} {
+func makePlace(dirs config.Dirs) error {
+	for _, dir := range []string{dirs.Config, dirs.State} {
 		if _, err := makeDir(dir); err != nil {
 			return err
 		}
@@ -161,14 +161,14 @@ func (s *cardSetup) writeConfig(key *piv.AttestedKey) (attestation string, err e
 		settings.Serial = int(key.Serial)
 	}
 	if s.pinCredential == "" {
-		if settings.PIN.File, err = s.inConfigDir(s.pinFile); err != nil {
+		if settings.PIN.File, err = inConfigDir(dirs, s.pinFile); err != nil {
 			return "", err
 		}
 	}
 	if key.PINPolicy == piv.PINNever {
 		settings.PIN = config.PIN{}
 	}
-	if settings.Roots, err = s.inConfigDir(s.rootsFile); err != nil {
+	if settings.Roots, err = inConfigDir(dirs, s.rootsFile); err != nil {
 		return "", err
 	}
 	attestation = dirs.Path(settings.Attestation)
@@ -187,23 +187,28 @@ func (s *cardSetup) writeConfig(key *piv.AttestedKey) (attestation string, err e
 
 // newConfig is the configuration with the backend in it; isNew: there was none.
 func (s *cardSetup) newConfig(settings *config.PIV) (text []byte, isNew bool, err error) {
-	file := s.place.dirs.ConfigFile()
 	backend := config.NewBackend("piv")
 	backend.Settings = settings
+	return withBackend(s.place.dirs, s.name, backend)
+}
+
+// withBackend is the agent's configuration with that backend added; isNew: there was none.
+func withBackend(dirs config.Dirs, name string, b *config.Backend) (text []byte, isNew bool, err error) {
+	file := dirs.ConfigFile()
 	text, err = os.ReadFile(file)
 	switch isNew = errors.Is(err, fs.ErrNotExist); {
 	case isNew:
-		text = config.Template(s.name, backend)
+		text = config.Template(name, b)
 	case err != nil:
 		return nil, false, err
 	default:
 		if len(text) > 0 && text[len(text)-1] != '\n' {
 			text = append(text, '\n')
 		}
-		text = append(text, config.Section(s.name, backend)...)
+		text = append(text, config.Section(name, b)...)
 	}
 	if _, err := config.Parse(text, file); err != nil {
-		return nil, false, fmt.Errorf("with backend %q added: %w", s.name, err)
+		return nil, false, fmt.Errorf("with backend %q added: %w", name, err)
 	}
 	return text, isNew, nil
 }

@@ -90,7 +90,7 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	if err := s.getPINs(c.Context); err != nil {
 		return fmt.Errorf("%w; nothing was changed", err)
 	}
-	if err := s.makePlace(); err != nil {
+	if err := makePlace(s.place.dirs); err != nil {
 		return fmt.Errorf("%w; nothing was changed on the card", err)
 	}
 	key, err := s.prepare()
@@ -357,7 +357,7 @@ func mayReplace(path string) error {
 func (s *cardSetup) attestationFile() string { return s.name + "-attestation.pem" }
 
 // inConfigDir writes a path as the configuration is to have it: relative, if the file is beside it.
-func (s *cardSetup) inConfigDir(file string) (string, error) {
+func inConfigDir(dirs config.Dirs, file string) (string, error) {
 	if file == "" {
 		return "", nil
 	}
@@ -365,7 +365,7 @@ func (s *cardSetup) inConfigDir(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if rel, err := filepath.Rel(s.place.dirs.Config, abs); err == nil && filepath.IsLocal(rel) {
+	if rel, err := filepath.Rel(dirs.Config, abs); err == nil && filepath.IsLocal(rel) {
 		return rel, nil
 	}
 	return abs, nil

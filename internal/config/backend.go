@@ -33,6 +33,7 @@ var backendTypes = []struct {
 	{"gcpkms", newGCPKMS},
 	{"pkcs11", newPKCS11},
 	{"piv", func() Settings { return &PIV{} }},
+	{"tpm", newTPM},
 }
 
 // BackendTypes are the names of all types of backend.
