@@ -26,6 +26,7 @@ const touchIt = "waiting for a touch of <card> 4711"
 type touchable struct {
 	*soft.Backend
 	what    atomic.Value // string
+	says    string       // instead of touchIt
 	waits   chan struct{}
 	touched context.Context // done: somebody touches it each time
 	touch   func()
@@ -39,8 +40,12 @@ func (d *touchable) sign(ctx context.Context, _ [32]byte) (*backends.Signature, 
 	if tell == nil {
 		tell = func(string) {}
 	}
-	d.what.Store(touchIt)
-	tell(touchIt)
+	says := d.says
+	if says == "" {
+		says = touchIt
+	}
+	d.what.Store(says)
+	tell(says)
 	d.waits <- struct{}{}
 	<-d.touched.Done()
 	d.what.Store("")

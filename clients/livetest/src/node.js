@@ -13,6 +13,7 @@ export class StubNode {
   nonce = 7
   chainId = 11124
   hooks = [validator]
+  code = '0x01' // of every account
   #server = createServer((request, response) => this.#serve(request, response))
 
   static async start(t, { port = 0 } = {}) {
@@ -38,7 +39,7 @@ export class StubNode {
   #answer({ id, method, params }) {
     const methods = {
       eth_chainId: () => `0x${this.chainId.toString(16)}`,
-      eth_getCode: () => '0x01',
+      eth_getCode: () => this.code,
       eth_getBalance: () => '0xffffffffffffffffff',
       eth_getTransactionCount: () => `0x${this.nonce.toString(16)}`,
       eth_gasPrice: () => '0x2b275d0',

@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 
+import { Agent, bin } from '../src/agent.js'
 import { Fixture } from '../src/fixture.js'
 import { StubNode } from '../src/node.js'
 import { account, friend, nft, sessionSpec } from '../src/spec.js'
@@ -110,3 +111,27 @@ for (const [document, count] of Object.entries(documents)) {
     for (const { name } of all) await import(join(dir, 'out', `${name}.js`))
   })
 }
+
+test('docs/app-guide.md: its five steps, by their own commands', async (t) => {
+  const agent = await Agent.start(t)
+  const guide = readFileSync(join(root, 'docs', 'app-guide.md'), 'utf8')
+  const blocks = (language) => [...guide.matchAll(new RegExp(`^( *)\`\`\`${language}\\n([\\s\\S]*?)^\\1\`\`\`$`, 'gm'))].map((m) => m[2])
+  const [[handwritten, ...moreJson], [create, ...moreShell]] = [blocks('json'), blocks('sh')]
+  assert.deepEqual([moreJson, moreShell], [[], []], 'each block of the guide is run here')
+  const spec = join(dir, 'spec.json')
+  const [written] = snippets('docs/app-guide.md')
+  await import(`${join(dir, 'out', `${written.name}.js`)}?again`) // step 1 in code, which writes spec.json
+  const run = (text) => execFileSync('sh', ['-ec', `keyward() { "$KEYWARD" "$@" --dir "$DIR"; }\n${text}`], { cwd: dir, encoding: 'utf8', env: { ...process.env, KEYWARD: bin, DIR: agent.dir } })
+
+  const [show] = /keyward policy show --spec spec\.json/.exec(guide)
+  const [activate] = /keyward session activate ID/.exec(guide)
+  for (const text of [readFileSync(spec, 'utf8'), handwritten]) {
+    writeFileSync(spec, text)
+    assert.match(run(show), /mint\(address,uint256\)/)
+    run(create.replace('0xUserAccount', account).replace('uid:1000', `uid:${process.getuid()}`))
+    const created = JSON.parse(readFileSync(join(dir, 'session.json'), 'utf8'))
+    assert.deepEqual([created.status, created.session.signer], ['pending', created.signer])
+    run(activate.replace('ID', created.id))
+    assert.equal((await agent.cli('session', 'show', created.id)).status, 'active')
+  }
+})

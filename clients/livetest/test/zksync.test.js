@@ -17,7 +17,7 @@ import { BrowserProvider, EIP712Signer, Provider, Signer } from 'zksync-ethers'
 import { Fixture } from '../src/fixture.js'
 import { StubNode } from '../src/node.js'
 import { decodeRaw, digestOf } from '../src/raw.js'
-import { account } from '../src/spec.js'
+import { abi, account } from '../src/spec.js'
 
 const cleanups = []
 const scope = { after: (fn) => cleanups.push(fn) }
@@ -57,6 +57,11 @@ suite('viem', () => {
     await assert.rejects(rpc.extend(eip712WalletActions()).signTransaction({ account: fixture.signer, ...request(1) }), denied)
     await assert.rejects(rpc.extend(eip712WalletActions()).sendTransaction({ account: fixture.signer, ...request(1) }), denied)
     await assert.rejects(local.extend(eip712WalletActions()).signTransaction(request(1)), denied)
+    await assert.rejects(local.extend(eip712WalletActions()).sendTransaction(request(1)), denied)
+    const { type, to: address, data, ...fees } = request(1)
+    const call = { address, abi, functionName: 'mint', args: [account, 1n], ...fees }
+    await assert.rejects(local.extend(eip712WalletActions()).writeContract(call), denied)
+    await assert.rejects(rpc.extend(eip712WalletActions()).writeContract({ account: fixture.signer, ...call }), denied)
   })
 
   test('signTransaction with the smart account as JSON-RPC account', async () => {
@@ -157,4 +162,22 @@ test('what session create --json printed goes through parseSession into the SDK'
   }
   const unparsed = createSessionClient({ account, signer, session: fixture.session.session, chain: abstractTestnet, transport: http(node.url) })
   await assert.rejects(unparsed.signTransaction({ to, data, gas, maxFeePerGas, maxPriorityFeePerGas, nonce: 31 }), /Cannot mix BigInt/)
+})
+
+test('an account that is not deployed yet: the SDK puts the signer into from, and the answer names the account', async (t) => {
+  const session = parseSession(JSON.stringify(fixture.session))
+  const signer = toKeywardAccount({ socketPath: fixture.agent.socket, signer: session.signer })
+  t.after(() => signer.agent.close())
+  const client = createSessionClient({ account, signer, session, chain: abstractTestnet, transport: http(node.url) })
+  node.code = '0x'
+  t.after(() => (node.code = '0x01'))
+  const { to, data, gas, maxFeePerGas, maxPriorityFeePerGas } = fixture.mint(32)
+  const tx = { to, data, gas, maxFeePerGas, maxPriorityFeePerGas, nonce: 32 }
+  await assert.rejects(client.signTransaction(tx), /Smart account not deployed/)
+  await assert.rejects(client.sendTransaction(tx), (err) => {
+    const denied = err.walk((e) => e instanceof KeywardDeniedError)
+    assert.equal(denied?.reason, 'wrongAccount', String(err))
+    assert.ok(denied.message.toLowerCase().includes(account), denied.message)
+    return true
+  })
 })
