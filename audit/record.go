@@ -11,6 +11,7 @@ const (
 	SignGranted     Event = "sign.granted"     // charged; the signature is released once this record is on disk
 	SignDenied      Event = "sign.denied"      // the policy, a limit or the session's state refused
 	SignFailed      Event = "sign.failed"      // granted, but the device gave no good signature; the charge stays
+	SignReverted    Event = "sign.reverted"    // granted, but certainly not signed: detail has why, and what was taken back of the charge
 	AccessRefused   Event = "access.refused"   // the peer may not use that signer, or there is none
 	MessageRefused  Event = "message.refused"  // a message, foreign typed data, or a transaction of a type that no session signs
 	RefusalsSummary Event = "refusals.summary" // detail counts, by reason, the refusals since the last summary that have no record of their own

@@ -38,6 +38,9 @@ var (
 	ErrAdminPINNeeded = fmt.Errorf("%w: it needs its admin PIN", ErrLocked)
 	// ErrPINIncorrect: the device refused the PIN. It is not tried again.
 	ErrPINIncorrect = errors.New("PIN incorrect")
+	// ErrNotSigned: no signature exists, as the request never reached the device, or the device answered that it
+	// refuses. Without it, an error of SignDigest leaves that in doubt.
+	ErrNotSigned = errors.New("nothing was signed")
 	// ErrPINFinalTry: one wrong PIN more would lock the device, so none is tried.
 	ErrPINFinalTry = errors.New("last PIN try is not spent")
 )
@@ -83,7 +86,8 @@ type Key interface {
 	Public() *ecdsa.PublicKey
 	Protection() Protection
 	// SignDigest signs the 32 bytes as they are. The caller verifies the signature
-	// before it uses it.
+	// before it uses it. An error is ErrNotSigned only if no try inside the call can have led to a signature, and
+	// none will; see [Sending].
 	SignDigest(ctx context.Context, digest [32]byte) (Signature, error)
 }
 

@@ -1,9 +1,10 @@
 package backends
 
 // Busy marks err, which keeps its text, as [ErrBusy].
-func Busy(err error) error { return &busy{err} }
+func Busy(err error) error { return &marked{err, ErrBusy} }
 
-type busy struct{ err error }
+// marked is err and mark, with the text of err.
+type marked struct{ err, mark error }
 
-func (e *busy) Error() string   { return e.err.Error() }
-func (e *busy) Unwrap() []error { return []error{e.err, ErrBusy} }
+func (e *marked) Error() string   { return e.err.Error() }
+func (e *marked) Unwrap() []error { return []error{e.err, e.mark} }

@@ -54,6 +54,14 @@ func (c costs) raise(more costs) costs {
 	return next
 }
 
+// lessCapped is total - part. It is total if that may be more than addCapped could count. Too much is the safe side.
+func lessCapped(total, part uint256.Int) uint256.Int {
+	if part.Gt(&total) || total.Eq(new(uint256.Int).SetAllOne()) {
+		return total
+	}
+	return *new(uint256.Int).Sub(&total, &part)
+}
+
 // mostByLimit is the most that c costs on each limit, in whichever period.
 func (c costs) mostByLimit() costs {
 	var most costs

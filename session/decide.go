@@ -46,6 +46,36 @@ func price(g *Grant, had, counted, used costs) (*priced, error) {
 	return p, nil
 }
 
+// takeBack works out what a nonce costs without one of its digests, and the totals then. had is what the nonce
+// costs with it, remain what each other digest costs, used the totals that the nonce counts in: none once the
+// chain is past it. With carries, costs on an allowance may have been carried there from another period.
+func takeBack(had costs, remain []costs, carries bool, used costs) (nonce, totals costs) {
+	var own costs
+	for _, c := range remain {
+		own = own.raise(c)
+	}
+	most := own.mostByLimit()
+	for _, h := range had {
+		left := own.of(h.tracker)
+		if carried := most.of(limitOf(h.tracker)); carries && h.tracker.Allowance && carried.Gt(&left) {
+			left = carried
+		}
+		if left.Gt(&h.amount) {
+			left = h.amount
+		}
+		if !left.IsZero() || own.position(h.tracker) >= 0 {
+			nonce = append(nonce, cost{h.tracker, left})
+		}
+	}
+	for _, total := range used {
+		before, after := had.of(total.tracker), nonce.of(total.tracker)
+		if back := *new(uint256.Int).Sub(&before, &after); !back.IsZero() {
+			totals = append(totals, cost{total.tracker, lessCapped(total.amount, back)})
+		}
+	}
+	return nonce, totals
+}
+
 // settleTotals returns the totals of trackers by view v: what the chain has counted, and what the open nonces, those
 // that v's block does not have, cost. before are the totals so far. With raiseOnly no total becomes lower.
 func settleTotals(v *ChainView, trackers []policy.Tracker, open nonces, before costs, raiseOnly bool) (after costs) {

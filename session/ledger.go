@@ -55,16 +55,19 @@ type book struct {
 	chain *settled // what the chain was last seen to say; nil: never. Replaced, never changed
 	ahead int      // entries of Settle and of carrying that are not on disk yet
 
+	flights map[digestKey]*flight // calls that may still take back their charge. Made when needed
+
 	version  uint64 // raised when the session stops signing; see Pass
 	inDevice int    // charged signatures on which the device still works
 }
 
 // openNonce is the state of a nonce ahead of the disk.
 type openNonce struct {
-	costs   costs         // of all signatures for it
-	signed  bool          // for any digest, ever
-	digests []policy.Hash // granted, perhaps not on disk yet
-	entries int           // not on disk yet
+	costs    costs                 // of all signatures for it
+	signed   bool                  // for any digest, ever
+	digests  map[policy.Hash]costs // granted, perhaps not on disk yet. Made when needed
+	reverted []policy.Hash         // taken back, perhaps on disk still
+	entries  int                   // not on disk yet
 }
 
 // Grant is what a reservation is for.
@@ -81,17 +84,12 @@ type Reservation struct {
 	entry   *entry
 	pass    *Pass
 	ledger  *Ledger
-}
-
-// leftDevice says that the device is done with the signature, whatever came of it.
-func (r *Reservation) leftDevice() {
-	r.ledger.mu.Lock()
-	defer r.ledger.mu.Unlock()
-	r.ledger.books[r.pass.id].inDevice--
+	digest  digestKey
+	flight  *flight // nil: the digest was charged before
 }
 
 // Durable returns nil once the charge and its audit record are on disk. After an
-// error the charge stays: nothing is given back on a guess.
+// error the charge stays, whatever becomes of its entry: nothing is given back on a guess.
 func (r *Reservation) Durable(ctx context.Context) error { return r.entry.wait(ctx) }
 
 // Reserve counts g's charges against session id: all or none. The error is a
@@ -117,7 +115,8 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	if !known {
 		c = &change{id: id, used: p.used, costs: nonces{g.Nonce: p.nonce}, grant: &granted{g.Nonce, g.Digest, p.digest}}
 	}
-	r := &Reservation{Counted: p.counted, ledger: l, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
+	at := digestKey{g.Nonce, g.Digest}
+	r := &Reservation{Counted: p.counted, ledger: l, digest: at, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
 		rec: rec, change: c, after: func() { b.committed(g.Nonce, n) },
 	}}
 	if err := l.enqueueLocked(r.entry); err != nil {
@@ -125,11 +124,12 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	}
 	b.take(g.Nonce, n, p)
 	if !known {
-		n.digests = append(n.digests, g.Digest)
+		n.grant(g.Digest, p.digest)
 	}
 	n.signed = true
 	n.entries++
 	b.inDevice++
+	r.flight = b.join(at, !known)
 	return r, nil
 }
 
@@ -199,8 +199,10 @@ func (l *Ledger) totalLocked(b *book, t policy.Tracker) (used uint256.Int, err e
 // nonceLocked returns the state of a nonce, and whether digest was granted for it before.
 func (l *Ledger) nonceLocked(b *book, nonce uint64, digest policy.Hash) (n *openNonce, known bool, err error) {
 	n = b.open[nonce]
-	if n != nil && slices.Contains(n.digests, digest) {
-		return n, true, nil
+	if n != nil {
+		if _, granted := n.digests[digest]; granted || slices.Contains(n.reverted, digest) {
+			return n, granted, nil
+		}
 	}
 	stored, signed, known, err := l.store.nonce(b.sess.ID, nonce, digest)
 	if n == nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -211,6 +212,19 @@ func (s *embedded) highest(id ID) (nonce uint64, any bool, err error) {
 	return nonce, any, errors.Join(it.Error(), it.Close())
 }
 
+func (s *embedded) digests(id ID, nonce uint64, do func(digest policy.Hash, c costs) error) error {
+	from := nonceKey(signedKey, id, nonce)
+	to := slices.Concat(from, bytes.Repeat([]byte{0xff}, len(policy.Hash{})+1))
+	return s.scan(from, to, func(key, value []byte) error {
+		d := decoder{b: value}
+		c := d.costs()
+		if err := d.end("the ledger's entry %q", key); err != nil {
+			return err
+		}
+		return do(policy.Hash(key[len(from):]), c)
+	})
+}
+
 func (s *embedded) liabilities(id ID, from, to uint64, do func(nonce uint64, c costs) error) error {
 	return s.scan(nonceKey(liabilityKey, id, from), nonceKey(liabilityKey, id, to), func(key, value []byte) error {
 		d := decoder{b: value}
@@ -267,6 +281,12 @@ func (w *writing) put(key, value []byte) {
 	}
 }
 
+func (w *writing) remove(key []byte) {
+	if w.err == nil {
+		w.err = w.Delete(key, nil)
+	}
+}
+
 func (w *writing) drop(from, to []byte) {
 	if w.err == nil && bytes.Compare(from, to) < 0 {
 		w.err = w.DeleteRange(from, to, nil)
@@ -311,6 +331,12 @@ func (w *writing) change(c *change) {
 	}
 	if g := c.grant; g != nil {
 		w.put(append(w.ofNonce(signedKey, c.id, g.nonce), g.digest[:]...), appendCosts(w.valueRoom[:0], g.costs))
+	}
+	if r := c.revert; r != nil {
+		w.remove(append(w.ofNonce(signedKey, c.id, r.nonce), r.digest[:]...))
+		if r.last {
+			w.remove(w.ofNonce(liabilityKey, c.id, r.nonce))
+		}
 	}
 	if c.chain != nil {
 		w.put(w.of(chainKey, c.id), c.chain.append(w.valueRoom[:0]))

@@ -105,11 +105,11 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	}
 	s.Sessions.forecast.use(sess.ID)
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
-	res.leftDevice()
 	leave()
 	if signErr != nil { // first: a request whose time is over has failed on its grant's record too
-		return nil, s.fail(ctx, rec, signErr)
+		return nil, s.fail(ctx, res, rec, signErr)
 	}
+	res.signed()
 	if err := res.Durable(ctx); err != nil {
 		return nil, recorded{err}
 	}
@@ -236,14 +236,23 @@ func (s *Signer) deny(ctx context.Context, rec *audit.Record, tx *zktx.Transacti
 	return s.Sessions.refused(ctx, denied, d.Reason, err)
 }
 
-// fail records that a granted signature was not released. Its charge stays: the device may
-// have made a signature that somebody else has seen.
-func (s *Signer) fail(ctx context.Context, granted *audit.Record, err error) error {
+// fail records that a granted signature was not released. Its charge is taken back if the device has certainly made
+// none, in this call and in all others for the digest. Else it stays: somebody may have seen a signature.
+func (s *Signer) fail(ctx context.Context, res *Reservation, granted *audit.Record, err error) error {
 	s.failed.Add(1)
 	rec := *granted // the committer may still read the granted one
 	rec.Event, rec.Verdict, rec.Transaction, rec.Detail = audit.SignFailed, nil, nil, err.Error()
 	rec.Time = s.Sessions.cfg.Now().UTC()
-	if recErr := s.Sessions.Record(context.WithoutCancel(ctx), rec); recErr != nil {
+	ctx = context.WithoutCancel(ctx)
+	reverted, recErr := res.failed(errors.Is(err, backends.ErrNotSigned), rec)
+	switch {
+	case recErr != nil:
+	case reverted != nil:
+		recErr = reverted.wait(ctx)
+	default:
+		recErr = s.Sessions.Record(ctx, rec)
+	}
+	if recErr != nil {
 		return recorded{errors.Join(err, recErr)}
 	}
 	return recorded{err}

@@ -17,6 +17,9 @@ type store interface {
 	// nonce returns what the signatures for a nonce cost. signed says whether there is one, known whether
 	// there is one for digest.
 	nonce(id ID, nonce uint64, digest policy.Hash) (c costs, signed, known bool, err error)
+	// digests calls do with each digest that was granted for a nonce and what it alone costs, until do returns an error,
+	// which it returns.
+	digests(id ID, nonce uint64, do func(digest policy.Hash, c costs) error) error
 	// liabilities calls do with what each signed nonce from <= nonce < to of a session costs, lowest first,
 	// until do returns an error, which it returns.
 	liabilities(id ID, from, to uint64, do func(nonce uint64, c costs) error) error
@@ -53,6 +56,7 @@ type change struct {
 	intent  *intent      // a key may exist without its session; nil: as before
 	settled bool         // no key can exist without its session any more
 	grant   *granted     // nil: none
+	revert  *reverted    // nil: none
 	used    costs        // new totals
 	costs   nonces       // new costs of nonces
 	chain   *settled     // nil: as before
@@ -64,6 +68,13 @@ type granted struct {
 	nonce  uint64
 	digest policy.Hash
 	costs  costs // of this digest alone, whatever others for its nonce cost
+}
+
+// reverted is a grant that was taken back.
+type reverted struct {
+	nonce  uint64
+	digest policy.Hash
+	last   bool // no other digest is granted for the nonce
 }
 
 // forgotten is what a store drops: liabilities and digests of nonces below nonce, and totals of allowances in periods before

@@ -15,6 +15,9 @@ type outbox struct {
 	mu   sync.Mutex // never held across a write
 	buf  []byte     // frames that nobody writes yet
 	busy bool       // somebody writes, and will look at buf again
+
+	queued uint64 // bytes of all frames so far
+	handed uint64 // of these, the bytes that were given to a write and may have reached the other side
 }
 
 const (
@@ -22,15 +25,15 @@ const (
 	maxUnread    = 4 * maxFrame    // bytes: likewise
 )
 
-// send writes f soon, and wipes its body.
-func (c *conn) send(f *frame) error {
+// send writes f soon, and wipes its body. end is for [outbox.whole].
+func (c *conn) send(f *frame) (end uint64, err error) {
 	defer clear(f.body)
 	if err := c.reason(); err != nil {
-		return err
+		return 0, err
 	}
-	waiting, first, err := c.out.put(f)
+	waiting, first, end, err := c.out.put(f)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if waiting > maxUnread {
 		c.fail(fmt.Errorf("writing: %d bytes are not read by the other side", waiting))
@@ -38,11 +41,11 @@ func (c *conn) send(f *frame) error {
 	if first {
 		c.writeNow()
 	}
-	return nil
+	return end, nil
 }
 
 // put adds f to what is to be written. If the caller is the first, it has to write.
-func (o *outbox) put(f *frame) (waiting int, first bool, err error) {
+func (o *outbox) put(f *frame) (waiting int, first bool, end uint64, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if need := len(o.buf) + 4 + frameHeader + len(f.body); need > cap(o.buf) {
@@ -52,10 +55,25 @@ func (o *outbox) put(f *frame) (waiting int, first bool, err error) {
 	}
 	buf, err := appendFrame(o.buf, f)
 	if err != nil {
-		return len(o.buf), false, err
+		return len(o.buf), false, 0, err
 	}
+	o.queued += uint64(len(buf) - len(o.buf))
 	o.buf, first, o.busy = buf, !o.busy, true
-	return len(buf), first, nil
+	return len(buf), first, o.queued, nil
+}
+
+// whole reports whether all of the frame that ends at end may have reached the other side.
+func (o *outbox) whole(end uint64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return end <= o.handed
+}
+
+// unwritten takes n bytes back that were given to a write, which did not write them.
+func (o *outbox) unwritten(n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.handed -= uint64(n)
 }
 
 // writeNow writes what the socket takes without waiting. A goroutine writes the rest, and what comes meanwhile.
@@ -73,9 +91,10 @@ func (c *conn) writeNow() {
 func (c *conn) writeAll(b []byte) {
 	for {
 		_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)) // fails only if Write does
-		_, err := c.nc.Write(b)
+		n, err := c.nc.Write(b)
 		clear(b)
 		if err != nil {
+			c.out.unwritten(len(b) - n)
 			c.fail(fmt.Errorf("writing: %w", err))
 			c.out.discard()
 			return
@@ -93,6 +112,7 @@ func (o *outbox) take() []byte {
 	defer o.mu.Unlock()
 	b := o.buf
 	o.buf = nil
+	o.handed += uint64(len(b))
 	return b
 }
 

@@ -102,7 +102,7 @@ func TestUnreadBytesAreBounded(t *testing.T) {
 	defer c.fail(errClosed)
 	began, sent := time.Now(), 0
 	for c.reason() == nil {
-		if err := c.send(&frame{kind: kindNotice, op: opLog, body: make([]byte, 1<<20)}); err == nil {
+		if _, err := c.send(&frame{kind: kindNotice, op: opLog, body: make([]byte, 1<<20)}); err == nil {
 			sent++
 		}
 		if sent > 64 || time.Since(began) > writeTimeout {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/keyward/keyward/backends"
 )
 
 // conn is one side of the socket pair: it makes calls and answers those of the other side, many
@@ -39,7 +41,8 @@ type pending struct {
 }
 
 const (
-	maxServing = 4096 // calls of the other side at a time
+	answerTime = 20 * time.Millisecond // that a child has less for a signature than its parent
+	maxServing = 4096                  // calls of the other side at a time
 )
 
 // start serves nc, which it owns from now on. The handlers must be set.
@@ -100,7 +103,8 @@ func (c *conn) reason() error {
 	return c.err
 }
 
-// call makes one call. body is wiped. If no answer comes until grace after ctx's deadline, the
+// call makes one call. body is wiped. Its error is a [backends.ErrNotSigned] if the other side can't have got the whole call, or
+// says so. If no answer comes until grace after ctx's deadline, the
 // other side hangs and the conn ends.
 func (c *conn) call(ctx context.Context, o op, body []byte, grace time.Duration) ([]byte, error) {
 	return c.callOrLate(ctx, o, body, grace, func() {})
@@ -114,11 +118,14 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 	if limited {
 		f.left = max(time.Until(deadline), 1)
 	}
+	if o == opSign { // so that the child can still say that it sent nothing to the device
+		f.left = max(f.left-answerTime, min(f.left, 1))
+	}
 	c.mu.Lock()
 	if err := cmp.Or(c.err, c.ending); err != nil {
 		c.mu.Unlock()
 		clear(body)
-		return nil, err
+		return nil, backends.NotSigned(err)
 	}
 	c.last++
 	f.id = c.last
@@ -129,9 +136,10 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 		})
 	}
 	c.mu.Unlock()
-	if err := c.send(f); err != nil {
+	end, err := c.send(f)
+	if err != nil {
 		c.forget(f.id) // it was never asked
-		return nil, err
+		return nil, backends.NotSigned(err)
 	}
 	select {
 	case a := <-p.answer:
@@ -140,7 +148,11 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 		}
 		return a.body, nil
 	case <-c.done:
-		return nil, c.reason()
+		err := c.reason() // nothing is written after that
+		if !c.out.whole(end) {
+			err = backends.NotSigned(err)
+		}
+		return nil, err
 	case <-ctx.Done():
 		go c.giveUp(f.id, p, late)
 		return nil, context.Cause(ctx)
@@ -150,7 +162,7 @@ func (c *conn) callOrLate(ctx context.Context, o op, body []byte, grace time.Dur
 // giveUp tells the other side that nobody waits for p's answer, and wipes it when it comes. Until
 // then the call is watched.
 func (c *conn) giveUp(id uint64, p *pending, late func()) {
-	_ = c.send(&frame{kind: kindCancel, id: id})
+	_, _ = c.send(&frame{kind: kindCancel, id: id})
 	select {
 	case a := <-p.answer:
 		clear(a.body)
@@ -175,7 +187,7 @@ func (c *conn) forget(id uint64) *pending {
 
 // note sends a notice. It is lost if the conn has ended.
 func (c *conn) note(o op, body []byte) {
-	_ = c.send(&frame{kind: kindNotice, op: o, body: body})
+	_, _ = c.send(&frame{kind: kindNotice, op: o, body: body})
 }
 
 // read takes in what the other side sends.
@@ -256,7 +268,7 @@ func (c *conn) serve(f *frame) error {
 		c.mu.Lock()
 		delete(c.serving, f.id)
 		c.mu.Unlock()
-		if err := c.send(a); err == nil && c.answered != nil {
+		if _, err := c.send(a); err == nil && c.answered != nil {
 			c.answered()
 		}
 	})

@@ -214,17 +214,17 @@ var errClosed = fmt.Errorf("%w: closed", backends.ErrUnavailable)
 func (b *Backend) do(ctx context.Context, o op, in []byte, out any) error {
 	defer clear(in)
 	if err := b.begin(); err != nil {
-		return err
+		return backends.NotSigned(err)
 	}
 	defer b.calls.Done()
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
 	if ctx.Err() != nil {
-		return unavailable(fmt.Errorf("not begun: %w", context.Cause(ctx)))
+		return backends.NotSigned(unavailable(fmt.Errorf("not begun: %w", context.Cause(ctx))))
 	}
 	c, err := b.running(ctx)
 	if err != nil {
-		return unavailable(err)
+		return backends.NotSigned(unavailable(err))
 	}
 	stop := c.waiting.follow(backends.Waiting(ctx))
 	// A copy, which is wiped when it is written: in is the caller's, who does not wait for that.

@@ -66,8 +66,8 @@ func TestChildFails(t *testing.T) {
 				defer cancel()
 			}
 			_, err := k.SignDigest(ctx, [32]byte{1})
-			if !errors.Is(err, backends.ErrUnavailable) {
-				t.Errorf("SignDigest = %v, want ErrUnavailable", err)
+			if !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrNotSigned) { // it had the whole call
+				t.Errorf("SignDigest = %v, want ErrUnavailable, in doubt", err)
 			}
 			gone(t, pid)
 			backendtest.Verify(t, backendtest.Generate(t, b, "y"), [32]byte{2})

@@ -96,6 +96,11 @@ func openSoft(_ context.Context, _ string, settings json.RawMessage, env *Env) (
 				time.Sleep(time.Millisecond)
 			}
 			env.Waiting("")
+		case "refuse to sign":
+			return nil, backends.NotSigned(backends.ErrRefused)
+		case "wait in line":
+			<-ctx.Done()
+			return nil, backends.NotSigned(ctx.Err())
 		case "wait":
 			env.Waiting("touch the card now")
 			<-ctx.Done()

@@ -206,7 +206,7 @@ func (s *server) remember(k backends.Key, err error) (*keyInfo, error) {
 func (s *server) sign(ctx context.Context, b backends.Backend, body []byte) ([]byte, error) {
 	var digest [32]byte
 	if len(body) < len(digest) {
-		return nil, fmt.Errorf("%w: a digest of %d bytes", errMalformed, len(body))
+		return nil, backends.NotSigned(fmt.Errorf("%w: a digest of %d bytes", errMalformed, len(body)))
 	}
 	uri := string(body[copy(digest[:], body):])
 	s.mu.Lock()
@@ -215,10 +215,10 @@ func (s *server) sign(ctx context.Context, b backends.Backend, body []byte) ([]b
 	if k == nil { // the parent has it from a child before
 		var err error
 		if k, err = b.Key(ctx, uri); err != nil {
-			return nil, err
+			return nil, backends.NotSigned(err)
 		}
 		if _, err := s.remember(k, nil); err != nil {
-			return nil, err
+			return nil, backends.NotSigned(err)
 		}
 	}
 	sig, err := k.SignDigest(ctx, digest)

@@ -132,6 +132,7 @@ var sentinels = []struct {
 	{"ErrUnavailable", backends.ErrUnavailable},
 	{"ErrNotTouched", backends.ErrNotTouched},
 	{"ErrBusy", backends.ErrBusy},
+	{"ErrNotSigned", backends.ErrNotSigned},
 	{"ErrRefused", backends.ErrRefused},
 	{"ErrFull", backends.ErrFull},
 	{"ErrKeyDamaged", backends.ErrKeyDamaged},

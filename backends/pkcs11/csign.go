@@ -35,15 +35,16 @@ static list_t *function_list(const char *path)
 	return list;
 }
 
-// sign_digest signs 32 bytes with one C_SignInit and one C_Sign. What the device writes beyond 64 bytes is an error of
-// its own (CKR_BUFFER_TOO_SMALL).
-static ulong_t sign_digest(list_t *list, ulong_t session, ulong_t mechanism, ulong_t key,
-			   unsigned char *digest, unsigned char *signature, ulong_t *length)
+// sign_init is C_SignInit with a mechanism that has no parameter.
+static ulong_t sign_init(list_t *list, ulong_t session, ulong_t mechanism, ulong_t key)
 {
 	mechanism_t m = { mechanism, NULL, 0 };
-	ulong_t rv = ((ulong_t (*)(ulong_t, mechanism_t *, ulong_t))list->functions[C_SIGN_INIT])(session, &m, key);
-	if (rv != 0)
-		return rv;
+	return ((ulong_t (*)(ulong_t, mechanism_t *, ulong_t))list->functions[C_SIGN_INIT])(session, &m, key);
+}
+
+// sign is C_Sign of 32 bytes. What the device writes beyond 64 bytes is an error of its own (CKR_BUFFER_TOO_SMALL).
+static ulong_t sign(list_t *list, ulong_t session, unsigned char *digest, unsigned char *signature, ulong_t *length)
+{
 	*length = 64;
 	return ((ulong_t (*)(ulong_t, unsigned char *, ulong_t, unsigned char *, ulong_t *))list->functions[C_SIGN])(
 		session, digest, 32, signature, length);
@@ -52,9 +53,11 @@ static ulong_t sign_digest(list_t *list, ulong_t session, ulong_t mechanism, ulo
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
+	"github.com/keyward/keyward/backends"
 	p11 "github.com/miekg/pkcs11"
 )
 
@@ -72,12 +75,20 @@ func findFunctions(path string) (functions, error) {
 	return functions{list}, nil
 }
 
-// signDigest returns what CKM_ECDSA makes of digest, and how many bytes that is. Errors are a [p11.Error].
-func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte) (signature [64]byte, n int, err error) {
+// errLeft: the call has ended before its turn came, and C_Sign was not called.
+var errLeft = errors.New("nobody waits for the signature any more")
+
+// signDigest returns what CKM_ECDSA makes of digest, and how many bytes that is. Errors are errLeft or a [p11.Error]. From C_Sign on, whatever it
+// returns, a signature may exist: modules for high availability repeat it inside.
+func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (signature [64]byte, n int, err error) {
+	if rv := C.sign_init(f.list, C.ulong_t(s), p11.CKM_ECDSA, C.ulong_t(key)); rv != p11.CKR_OK {
+		return signature, 0, p11.Error(rv)
+	}
+	if !sending.Begin() {
+		return signature, 0, errLeft
+	}
 	length := C.ulong_t(len(signature))
-	rv := C.sign_digest(f.list, C.ulong_t(s), p11.CKM_ECDSA, C.ulong_t(key),
-		(*C.uchar)(&digest[0]), (*C.uchar)(&signature[0]), &length)
-	if rv != p11.CKR_OK {
+	if rv := C.sign(f.list, C.ulong_t(s), (*C.uchar)(&digest[0]), (*C.uchar)(&signature[0]), &length); rv != p11.CKR_OK {
 		return signature, 0, p11.Error(rv)
 	}
 	return signature, int(length), nil

@@ -188,7 +188,7 @@ func (c *conn) may(s p11Session, h p11.ObjectHandle, attr uint) (bool, error) {
 func (c *conn) trySign(s p11Session, h p11.ObjectHandle, point []byte) error {
 	var digest [32]byte
 	rand.Read(digest[:])
-	sig, err := c.sign(s, h, digest)
+	sig, err := c.sign(s, h, digest, new(backends.Sending))
 	if err != nil {
 		return err
 	}

@@ -34,17 +34,22 @@ func (k *key) Protection() backends.Protection { return backends.Resident }
 const signing = "signing"
 
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
-	return do(ctx, k.b, signing, func(c *conn, s p11Session) (backends.Signature, error) {
+	var sending backends.Sending
+	sig, err := do(ctx, k.b, signing, func(c *conn, s p11Session) (backends.Signature, error) {
 		h, err := k.handle(c, s)
 		if err != nil {
 			return backends.Signature{}, err
 		}
-		sig, err := c.sign(s, h, digest)
+		sig, err := c.sign(s, h, digest, &sending)
 		if isStale(err) {
 			c.keys.set(k.id, nil) // so that the second go asks the token
 		}
 		return sig, err
 	}, nil)
+	if err != nil {
+		return sig, sending.End(err)
+	}
+	return sig, nil
 }
 
 // handle returns the private key's handle in this connection. Only a key that is not in the
@@ -69,8 +74,8 @@ func (k *key) handle(c *conn, s p11Session) (p11.ObjectHandle, error) {
 
 // sign makes the signature. CKM_ECDSA signs what it gets, and returns r ‖ s with
 // either s (PKCS #11 v2.40 mechanisms, 2.3.1).
-func (c *conn) sign(s p11Session, h p11.ObjectHandle, digest [32]byte) (backends.Signature, error) {
-	raw, n, err := c.mod.signDigest(s, h, digest)
+func (c *conn) sign(s p11Session, h p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (backends.Signature, error) {
+	raw, n, err := c.mod.signDigest(s, h, digest, sending)
 	if err != nil {
 		return backends.Signature{}, err
 	}

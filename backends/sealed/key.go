@@ -34,34 +34,40 @@ func (k *key) Protection() backends.Protection { return backends.Sealed }
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
 	end, err := k.b.begin(ctx)
 	if err != nil {
-		return backends.Signature{}, k.b.wrap("signing", err)
+		return backends.Signature{}, backends.NotSigned(k.b.wrap("signing", err))
 	}
 	defer end()
-	f, err := k.b.read(k.signer)
+	var sending backends.Sending
+	sig, err := k.sign(ctx, digest, &sending)
 	if err != nil {
-		return backends.Signature{}, k.b.wrap("signing", err)
-	}
-	sig, err := k.b.sign(ctx, f, digest)
-	if err != nil {
-		return backends.Signature{}, k.b.wrap("signing", err)
+		return backends.Signature{}, sending.End(k.b.wrap("signing", err))
 	}
 	return sig, nil
 }
 
-// sign signs with the key in f, opened before or now.
-func (b *Backend) sign(ctx context.Context, f *file, digest [32]byte) (backends.Signature, error) {
-	if scalar := b.kept(f); scalar != nil {
-		sig, err := signWith(scalar, f, digest)
+// sign signs with the key in the file, opened before or now. To open it is no signature, whatever the device
+// answers; only signWith signs.
+func (k *key) sign(ctx context.Context, digest [32]byte, sending *backends.Sending) (sig backends.Signature, err error) {
+	f, err := k.b.read(k.signer)
+	if err != nil {
+		return sig, err
+	}
+	if scalar := k.b.kept(f); scalar != nil {
+		sig, err := signWith(scalar, f, digest, sending)
 		if !errors.Is(err, errWiped) {
 			return sig, err
 		}
 	}
-	scalar, err := b.unseal(ctx, f)
+	scalar, err := k.b.unseal(ctx, f)
 	if err != nil {
-		return backends.Signature{}, err
+		return sig, err
 	}
-	sig, err := signWith(scalar, f, digest)
-	if err != nil || !b.keep(f, scalar) {
+	if ctx.Err() != nil { // nobody waits for the signature any more
+		err = fmt.Errorf("%w: %w", backends.ErrUnavailable, context.Cause(ctx))
+	} else {
+		sig, err = signWith(scalar, f, digest, sending)
+	}
+	if err != nil || !k.b.keep(f, scalar) {
 		err = errors.Join(err, scalar.Close())
 	}
 	return sig, err
@@ -70,12 +76,13 @@ func (b *Backend) sign(ctx context.Context, f *file, digest [32]byte) (backends.
 // errWiped: a key that was kept open has been wiped meanwhile.
 var errWiped = errors.New("the key is not open any more")
 
-// signWith signs with scalar, which has to be f's key.
-func signWith(scalar *secret.Buffer, f *file, digest [32]byte) (sig backends.Signature, err error) {
+// signWith signs with scalar, which has to be f's key. errWiped comes before sending begins.
+func signWith(scalar *secret.Buffer, f *file, digest [32]byte, sending *backends.Sending) (sig backends.Signature, err error) {
 	err = scalar.Use(func(d []byte) error {
 		if d == nil {
 			return errWiped
 		}
+		sending.Begin()
 		// Straight from locked memory to libsecp256k1, which wipes its own copies. A low S.
 		raw, err := secp256k1.Sign(digest[:], d)
 		if err != nil {

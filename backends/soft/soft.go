@@ -173,11 +173,11 @@ func (k *key) Protection() backends.Protection {
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
 	end, err := k.b.begin(ctx)
 	if err != nil {
-		return backends.Signature{}, err
+		return backends.Signature{}, backends.NotSigned(err)
 	}
 	defer end()
 	if k.b.destroyed(k.uri) {
-		return backends.Signature{}, fmt.Errorf("soft: %w: %q", backends.ErrKeyNotFound, k.uri)
+		return backends.Signature{}, backends.NotSigned(fmt.Errorf("soft: %w: %q", backends.ErrKeyNotFound, k.uri))
 	}
 	if k.b.OnSign != nil {
 		sig, err := k.b.OnSign(ctx, digest)
