@@ -23,6 +23,8 @@ type entry struct {
 	after  func()        // runs with Ledger.mu held once on disk; may be nil
 	done   chan struct{} // closed when err is final
 	err    error
+	seq    uint64    // the number of rec; 0: it has none. Final with err
+	at     time.Time // when err became final
 }
 
 // enqueueLocked puts e in line. Entries reach the disk in the order of their memory
@@ -89,7 +91,9 @@ func (l *Ledger) commitAll() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	for _, e := range batch {
+		e.at = now
 		if e.err = err; err == nil && e.after != nil {
 			e.after()
 		}
@@ -115,14 +119,17 @@ func (l *Ledger) commit(entries []*entry) error {
 			b.changes = append(b.changes, e.change)
 		}
 	}
+	begun := time.Now()
 	if err := l.store.commit(b); err != nil {
 		return err
 	}
+	l.took(StageCommit, begun)
 	l.trim = false
 	if err := l.trail.Append(b.lines); err != nil {
 		return err
 	}
 	l.setHead(b.head)
+	l.lag.Add(int64(len(b.lines)))
 	if l.unsynced += len(b.lines); l.unsynced >= journalBytes {
 		return l.syncTrail()
 	}
@@ -139,6 +146,7 @@ func (l *Ledger) seal(b *batch, entries []*entry) (err error) {
 		if b.lines, b.head, err = b.head.Seal(b.lines, e.rec); err != nil {
 			return err
 		}
+		e.seq = b.head.Seq
 	}
 	if cap(b.lines) <= journalBytes {
 		l.lines = b.lines
@@ -163,6 +171,13 @@ func (l *Ledger) rotate() error {
 	return nil
 }
 
+// took tells how long a stage of the committer took.
+func (l *Ledger) took(stage Stage, since time.Time) {
+	if cfg := l.observe.Load(); cfg != nil {
+		cfg.observe(stage, time.Since(since))
+	}
+}
+
 // syncTrail puts the trail on disk, after which the journal is not needed. It does nothing once the ledger has halted: a sync
 // that failed may succeed the second time without writing what the first one lost (fsync(2)).
 func (l *Ledger) syncTrail() error {
@@ -172,10 +187,13 @@ func (l *Ledger) syncTrail() error {
 	if l.unsynced == 0 || halted != nil {
 		return nil
 	}
+	begun := time.Now()
 	if err := l.trail.Sync(); err != nil {
 		return err
 	}
+	l.took(StageSync, begun)
 	l.unsynced, l.trim = 0, true
+	l.lag.Store(0)
 	return nil
 }
 

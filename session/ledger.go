@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holiman/uint256"
 
@@ -37,7 +38,9 @@ type Ledger struct {
 	wake         chan struct{}
 	closing      chan struct{}
 	stopped      chan struct{}
-	segmentBytes int64 // size at which a new segment of the trail begins
+	observe      atomic.Pointer[Config] // whose Observe is told; nil before Open has opened everything
+	lag          atomic.Int64           // unsynced, for others to read
+	segmentBytes int64                  // size at which a new segment of the trail begins
 
 	lines    []byte // room for those of a batch; the committer's alone
 	unsynced int    // bytes of the trail not known to be on disk; the committer's alone
@@ -87,6 +90,9 @@ type Reservation struct {
 	digest  digestKey
 	flight  *flight // nil: the digest was charged before
 }
+
+// Record is the number of the grant's audit record, once Durable returned nil.
+func (r *Reservation) Record() uint64 { return r.entry.seq }
 
 // Durable returns nil once the charge and its audit record are on disk. After an
 // error the charge stays, whatever becomes of its entry: nothing is given back on a guess.

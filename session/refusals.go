@@ -148,22 +148,33 @@ func (r *refusals) close() {
 }
 
 // recorded marks an error whose request is in the audit trail already.
-type recorded struct{ error }
+type recorded struct {
+	error
+	number uint64 // of its record; 0: it is only counted
+}
 
 func (r recorded) Unwrap() error { return r.error }
+
+// RecordOf is the number of the audit record of a request that failed with err; 0: it has no record of its own.
+func RecordOf(err error) uint64 {
+	var r recorded
+	errors.As(err, &r)
+	return r.number
+}
 
 // refused records rec, which says what peer was refused and why, and returns err. It waits for the disk only if
 // the refusal gets a record of its own.
 func (s *Sessions) refused(ctx context.Context, rec audit.Record, reason string, err error) error {
 	if !s.refusals.single(!s.HasSession(*rec.Peer)) {
 		s.refusals.count(reason)
-		return recorded{err}
+		return recorded{error: err}
 	}
 	bound(&rec)
-	if recErr := s.Record(ctx, rec); recErr != nil {
-		return recorded{recErr}
+	number, recErr := s.numbered(ctx, rec)
+	if recErr != nil {
+		return recorded{error: recErr}
 	}
-	return recorded{err}
+	return recorded{err, number}
 }
 
 // NotGranted sees to it that a request for a signature that failed with err is in the audit trail. reason is the

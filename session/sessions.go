@@ -55,6 +55,9 @@ type Config struct {
 	RefusalBurst      int
 
 	Logger *slog.Logger // nil: slog.Default
+
+	// Observe is told how long each stage of the work took; nil: nobody is. It must not block and is called concurrently.
+	Observe func(stage Stage, took time.Duration)
 }
 
 // Sessions is every session of an agent, on disk and in memory. Methods are safe
@@ -97,6 +100,7 @@ func Open(cfg Config) (*Sessions, error) {
 		return nil, err
 	}
 	markUsed(&cfg, fresh)
+	l.observe.Store(&cfg)
 	l.locked = lockedOn(cfg.FS, cfg.LockPath)
 	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, queues: map[string]*queue{}, creating: map[ID]bool{}}
 	l.index.startSchedule(s.dueAt)
@@ -239,10 +243,20 @@ func (s *Sessions) Outstanding(id ID) (n int, err error) {
 
 // Record writes an audit record and returns when it is on disk. A zero Time becomes now.
 func (s *Sessions) Record(ctx context.Context, rec audit.Record) error {
+	_, err := s.numbered(ctx, rec)
+	return err
+}
+
+// numbered is Record, and returns the record's number.
+func (s *Sessions) numbered(ctx context.Context, rec audit.Record) (number uint64, err error) {
 	if rec.Time.IsZero() {
 		rec.Time = s.cfg.Now().UTC()
 	}
-	return s.enqueue(ctx, &entry{rec: &rec})
+	e := &entry{rec: &rec}
+	if err := s.enqueue(ctx, e); err != nil {
+		return 0, err
+	}
+	return e.seq, nil
 }
 
 // enqueue returns when e is on disk.

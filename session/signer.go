@@ -29,6 +29,7 @@ type Signed struct {
 	Digest    policy.Hash
 	Signature [65]byte // R ‖ S ‖ V, low S, V 27 or 28
 	PeriodIDs []uint64 // at the time of signing
+	Record    uint64   // the number of its audit record
 	Pass      *Pass    // for [Signer.Release], before the signature is written to the client
 }
 
@@ -81,7 +82,10 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	if err != nil {
 		return nil, s.refuseAccess(ctx, peer, req, err)
 	}
+	cfg := &s.Sessions.cfg
+	begun := time.Now()
 	j := s.judge(sess, req.Tx)
+	cfg.observe(StagePolicy, time.Since(begun))
 	var key backends.Key
 	leave := func() {}
 	if j.refused == nil && j.denied == nil { // what fails here fails before anything is counted
@@ -89,32 +93,38 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 			return nil, err
 		}
 		var waited bool
+		begun = time.Now()
 		if leave, waited, err = s.Sessions.queue(sess.Backend).enter(ctx, peer.UID, req.Conn); err != nil {
 			return nil, err
 		}
 		defer leave()
+		cfg.observe(StageQueue, time.Since(begun))
 		if waited {
 			j = s.judge(sess, req.Tx) // time has passed
 		}
 	}
 	rec := s.grantRecord(peer, req, j)
+	begun = time.Now()
 	res, err := s.reserve(j, rec)
 	if err != nil {
 		leave()
 		return nil, s.deny(ctx, rec, req.Tx, err)
 	}
 	s.Sessions.forecast.use(sess.ID)
+	atDevice := time.Now()
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
+	cfg.observe(StageDevice, time.Since(atDevice))
 	leave()
 	if signErr != nil { // first: a request whose time is over has failed on its grant's record too
 		return nil, s.fail(ctx, res, rec, signErr)
 	}
 	res.signed()
 	if err := res.Durable(ctx); err != nil {
-		return nil, recorded{err}
+		return nil, recorded{error: err}
 	}
+	cfg.observe(StageLedger, res.entry.at.Sub(begun))
 	s.granted.Add(1)
-	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Pass: res.pass}, nil
+	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Record: res.Record(), Pass: res.pass}, nil
 }
 
 // Simulate gives the verdict that Sign would give now. Nothing is counted or recorded.
@@ -244,18 +254,21 @@ func (s *Signer) fail(ctx context.Context, res *Reservation, granted *audit.Reco
 	rec.Event, rec.Verdict, rec.Transaction, rec.Detail = audit.SignFailed, nil, nil, err.Error()
 	rec.Time = s.Sessions.cfg.Now().UTC()
 	ctx = context.WithoutCancel(ctx)
+	var number uint64
 	reverted, recErr := res.failed(errors.Is(err, backends.ErrNotSigned), rec)
 	switch {
 	case recErr != nil:
 	case reverted != nil:
-		recErr = reverted.wait(ctx)
+		if recErr = reverted.wait(ctx); recErr == nil {
+			number = reverted.seq
+		}
 	default:
-		recErr = s.Sessions.Record(ctx, rec)
+		number, recErr = s.Sessions.numbered(ctx, rec)
 	}
 	if recErr != nil {
-		return recorded{errors.Join(err, recErr)}
+		return recorded{error: errors.Join(err, recErr)}
 	}
-	return recorded{err}
+	return recorded{err, number}
 }
 
 // refuseAccess records that peer named a signer that it may not use, or that there is none.

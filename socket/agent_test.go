@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -59,6 +60,11 @@ func startAgent(t *testing.T) *agent {
 
 func startBoundedAgent(t *testing.T, limits Limits) *agent {
 	t.Helper()
+	return startLoggingAgent(t, limits, nil)
+}
+
+func startLoggingAgent(t *testing.T, limits Limits, log *slog.Logger) *agent {
+	t.Helper()
 	dir := t.TempDir()
 	a := &agent{t: t, device: &soft.Backend{}, appPath: filepath.Join(dir, "agent.sock"), auditPath: filepath.Join(dir, "audit")}
 	sessions, err := session.Open(session.Config{
@@ -78,7 +84,7 @@ func startBoundedAgent(t *testing.T, limits Limits) *agent {
 		}},
 		Backends: map[string]Backend{"memory": {Backend: a.device, Type: "soft"}},
 		Chains:   map[string]Chain{"abstract": {testChain, a.validator}, "other": {ID: ethereumChain}},
-		Version:  "1.2.3", Started: time.Now(), Limits: limits,
+		Version:  "1.2.3", Started: time.Now(), Limits: limits, Logger: log,
 	})
 	adminPath := filepath.Join(dir, "admin.sock")
 	served := make(chan error, 1)

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
@@ -44,7 +45,9 @@ func (s *Server) refuse(from *client, msg *message, err error) output {
 	var answers []answer
 	for i := range msg.requests {
 		if r := &msg.requests[i]; r.bad != nil || r.id != nil {
-			answers = append(answers, answerTo(r.id, nil, s.recordNotGranted(from, r, err, replyTo(err, from.socket.admin))))
+			refusal := s.recordNotGranted(from, r, err, replyTo(err, from.socket.admin))
+			s.tell(from, r, nil, time.Now(), err, refusal)
+			answers = append(answers, answerTo(r.id, nil, refusal))
 		}
 	}
 	return newOutput(msg.batch, answers...)
@@ -78,31 +81,36 @@ func (s *Server) run(from *client, msg *message) output {
 // answer makes one call. A notification has no answer (JSON-RPC 2.0, section 4.1), so
 // there is no way to hand over a signature or a refusal, and nothing is done: nil.
 func (s *Server) answer(from *client, r *request) *answer {
+	begun := time.Now()
 	if r.bad != nil {
-		reply := answerTo(r.bad.id, nil, s.recordNotGranted(from, r, errMalformed, r.bad.reply()))
+		refusal := s.recordNotGranted(from, r, errMalformed, r.bad.reply())
+		s.tell(from, r, nil, begun, errMalformed, refusal)
+		reply := answerTo(r.bad.id, nil, refusal)
 		return &reply
 	}
 	if r.id == nil {
 		return nil
 	}
-	result, pass, err := s.call(from, r)
+	result, c, err := s.call(from, r)
 	if err == nil {
+		s.tell(from, r, c, begun, nil, nil)
 		reply := answerTo(r.id, result, nil)
-		reply.pass = pass
+		reply.pass = c.pass
 		return &reply
 	}
 	refusal := replyTo(err, from.socket.admin)
-	if pass == nil {
+	if c == nil || c.pass == nil {
 		refusal = s.recordNotGranted(from, r, err, refusal)
 	}
 	logFailure(s.often, from.peer, r.method, err, refusal)
+	s.tell(from, r, c, begun, err, refusal)
 	reply := answerTo(r.id, nil, refusal)
 	return &reply
 }
 
-// call finds the method and calls it, if there is nothing against that. pass is that of the signature
-// in the result, nil if there is none.
-func (s *Server) call(from *client, r *request) (result json.RawMessage, pass *session.Pass, err error) {
+// call finds the method and calls it, if there is nothing against that. c is what was called, nil if the request did not get
+// that far.
+func (s *Server) call(from *client, r *request) (result json.RawMessage, c *call, err error) {
 	if from.refuse != nil {
 		return nil, nil, from.refuse
 	}
@@ -114,18 +122,18 @@ func (s *Server) call(from *client, r *request) (result json.RawMessage, pass *s
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &call{peer: from.peer, socket: from.socket, from: from, method: method, params: r.params}
+	c = &call{peer: from.peer, socket: from.socket, from: from, method: method, params: r.params, begun: time.Now()}
 	if err := c.checkParams(); err != nil {
-		return nil, nil, err
+		return nil, c, err
 	}
 	if method.signs {
 		if !s.signing.Enter() {
-			return nil, nil, session.ErrLocked
+			return nil, c, session.ErrLocked
 		}
 		defer s.signing.Leave()
 	}
 	result, err = s.do(from.tellWaiting(s.base, r.id), c)
-	return result, c.pass, err
+	return result, c, err
 }
 
 // do runs the method within the time that a call has, and encodes its result.

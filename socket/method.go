@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/internal/strictjson"
@@ -47,6 +48,10 @@ type call struct {
 	method *Method
 	params []strictjson.Value
 	pass   *session.Pass // of the signature that the call has made; nil: none yet
+	signed *session.Signed
+	begun  time.Time
+	// decoded is how long reading the parameters took; 0: they are not read yet, or ask for no signature.
+	decoded time.Duration
 }
 
 // checkParams holds the number of parameters to the method's table.

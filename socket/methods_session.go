@@ -182,11 +182,12 @@ type signedTransaction struct {
 // sign signs and keeps the signature's pass for the answer.
 func (s *Server) sign(ctx context.Context, c *call, req *session.SignRequest) (*session.Signed, error) {
 	req.Conn = c.from
+	c.decoded = time.Since(c.begun)
 	signed, err := s.Signer.Sign(ctx, c.peer, req)
 	if err != nil {
 		return nil, err
 	}
-	c.pass = signed.Pass
+	c.pass, c.signed = signed.Pass, signed
 	return signed, nil
 }
 

@@ -37,7 +37,10 @@ type Config struct {
 	Version string
 	Started time.Time
 	Logger  *slog.Logger // nil: nothing is logged
-	Limits  Limits       // zero: the defaults
+	// Observe is told of each request before it is answered; nil: nobody is. It must not block or keep the request, and is
+	// called concurrently.
+	Observe func(*Request)
+	Limits  Limits // zero: the defaults
 }
 
 // Backend is a backend and its type in the configuration, e.g. "pkcs11".
@@ -58,7 +61,8 @@ type Server struct {
 	Config
 	limits Limits // with defaults
 	log    *slog.Logger
-	often  *oftenLog // for what clients can cause
+	often  *oftenLog   // for what clients can cause
+	lines  *requestLog // for each request
 	agent  *endpoint
 	admin  *endpoint
 	web    *webServer
@@ -115,7 +119,7 @@ func New(cfg Config) *Server {
 		s.log.Warn("fewer connections than configured: the limit on open files is too low (ulimit -n, LimitNOFILE=)",
 			"connections", limits.MaxConnections, "configured", configured)
 	}
-	s.often = newOftenLog(s.log)
+	s.often, s.lines = newOftenLog(s.log), newRequestLog(s.log)
 	s.agent = newEndpoint(false, agentMethods(), limits, s.hasSession)
 	if fewer {
 		limits.MaxConnections = adminConnections

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +36,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys,
+			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys, "port": port,
 		},
 	})
 }
@@ -111,6 +112,19 @@ func save(ts *testscript.TestScript, neg bool, args []string) {
 	var members map[string]json.RawMessage
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &members))
 	ts.Setenv(args[0], strings.Trim(string(members[args[1]]), `"`))
+}
+
+// port NAME: sets the variable NAME to a port of the loopback interface that was free a moment ago.
+func port(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: port name")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, number, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Check(l.Close())
+	ts.Setenv(args[0], number)
 }
 
 // begin NAME: sets the variable NAME_BEGIN to the first characters of NAME's value.

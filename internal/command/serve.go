@@ -22,6 +22,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/metrics"
 	"github.com/keyward/keyward/internal/owned"
 	"github.com/keyward/keyward/internal/secret"
 	"github.com/keyward/keyward/session"
@@ -50,8 +51,10 @@ type agent struct {
 	clients  []*chain.Client // of the chains that are watched
 	watcher  *session.Watcher
 	server   *socket.Server
+	metrics  *metrics.Metrics
 
 	app, admin net.Listener
+	monitors   []net.Listener // of the metrics
 }
 
 func (t *tool) serve(c *cli.Context) (err error) {
@@ -81,7 +84,7 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	if err := harden(); err != nil {
 		return err
 	}
-	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier()}
+	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier(), metrics: metrics.New()}
 	a.setLogger(t.stderr)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -131,7 +134,10 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	// The ledger's lock is held from here on, so no other agent wants these sockets.
-	return a.listen(appPath, adminPath)
+	if err := a.listen(appPath, adminPath); err != nil {
+		return err
+	}
+	return a.listenMetrics()
 }
 
 // checkOwned refuses state, and libraries to load, that others could change.
@@ -178,6 +184,7 @@ func (a *agent) openSessions() error {
 
 		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
 		RefusalBurst:      a.conf.Limits.RefusalBurst,
+		Observe:           a.metrics.Stage,
 	})
 	if errors.Is(err, session.ErrInUse) {
 		return withHint(err, "keyward status --dir %s", a.dirs.Config)
@@ -240,6 +247,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer cancel()
 	wg.Go(func() { a.sessions.Run(ctx) })
 	wg.Go(func() { a.watcher.Run(ctx) })
+	wg.Go(func() { a.serveMetrics(ctx) })
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- a.server.Serve(ctx, a.app, a.admin) })
 	a.notify.send("READY=1")
@@ -284,7 +292,7 @@ func (a *agent) record(ctx context.Context, event audit.Event) error {
 // close closes what open opened, last first.
 func (a *agent) close() error {
 	var errs []error
-	for _, l := range []net.Listener{a.app, a.admin} {
+	for _, l := range append([]net.Listener{a.app, a.admin}, a.monitors...) {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

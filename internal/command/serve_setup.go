@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -18,11 +19,18 @@ import (
 func (a *agent) setLogger(w io.Writer) {
 	a.level.Set(logLevel(a.conf))
 	opts := &slog.HandlerOptions{Level: &a.level}
-	if a.conf.Agent.LogFormat == "json" {
+	if a.logsJSON() {
 		a.log = slog.New(slog.NewJSONHandler(w, opts))
 	} else {
 		a.log = slog.New(slog.NewTextHandler(w, opts))
 	}
+}
+
+// logsJSON reports whether the log is JSON: if the configuration says so, or says nothing and systemd reads the log, which sets
+// JOURNAL_STREAM (systemd.exec(5)).
+func (a *agent) logsJSON() bool {
+	format := a.conf.Agent.LogFormat
+	return format == "json" || format == "auto" && os.Getenv("JOURNAL_STREAM") != ""
 }
 
 func logLevel(conf *config.Config) (level slog.Level) {
@@ -46,6 +54,7 @@ func (a *agent) serverConfig() socket.Config {
 		Version:  version(),
 		Started:  a.started,
 		Logger:   a.log,
+		Observe:  a.metrics.Request,
 		Limits: socket.Limits{
 			MaxMessage:         int(l.MessageBytes),
 			MaxDepth:           l.Depth,
@@ -79,7 +88,7 @@ func (a *agent) reload(context.Context) (restart []string, err error) {
 
 // greet says what the agent is and has, on stderr.
 func (t *tool) greet(ctx context.Context, a *agent) {
-	if a.conf.Agent.LogFormat == "json" {
+	if a.logsJSON() {
 		a.log.Info("serving", "version", version(), "dir", a.dirs.Config, "agent", a.app.Addr().String(), "admin", a.admin.Addr().String())
 		return
 	}

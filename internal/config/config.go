@@ -25,6 +25,7 @@ type Config struct {
 	Session  Session
 	Watch    Watch
 	Limits   Limits
+	Metrics  Metrics
 	Backends map[string]*Backend // by name
 	Chains   map[string]*Chain   // by name; the built-in ones too
 }
@@ -35,7 +36,7 @@ type Agent struct {
 	SocketMode  fs.FileMode // of Socket
 	AdminSocket string      // for the operator; its mode is always 0600
 	LogLevel    string      // "debug", "info", "warn" or "error"
-	LogFormat   string      // "text" or "json"
+	LogFormat   string      // "text", "json" or "auto"
 
 	ShutdownTimeout time.Duration // for answers in flight when the agent stops
 }

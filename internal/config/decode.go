@@ -119,7 +119,7 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "watch", "limits", "backends", "chains"}
+	sections := []string{"agent", "session", "watch", "limits", "metrics", "backends", "chains"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {
@@ -131,6 +131,8 @@ func (d *document) config(tree map[string]any, c *Config) error {
 			err = d.section(tree[key], p, c.Watch.fields())
 		case "limits":
 			err = d.section(tree[key], p, c.Limits.fields())
+		case "metrics":
+			err = d.section(tree[key], p, c.Metrics.fields())
 		case "backends":
 			err = d.named(tree[key], p, func(name string, v any) (err error) {
 				c.Backends[name], err = d.backend(v, p.in(name))
@@ -235,6 +237,9 @@ func (d *document) assign(v any, p path, f field) error {
 	var err error
 	if f.serial {
 		v = serial(f.dst, v)
+	}
+	if text, ok := v.(string); ok && f.single {
+		v = []any{text}
 	}
 	switch dst := f.dst.(type) {
 	case *bool:

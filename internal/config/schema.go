@@ -13,6 +13,7 @@ type field struct {
 	doc string
 
 	serial bool // a serial number: an integer or a string of digits, whichever dst is
+	single bool // a list of which one item may stand without brackets
 }
 
 // Defaults returns what a file that says nothing means. Without a backend the
@@ -24,7 +25,7 @@ func Defaults() *Config {
 			SocketMode:  0o660,
 			AdminSocket: "admin.sock",
 			LogLevel:    "info",
-			LogFormat:   "text",
+			LogFormat:   "auto",
 
 			ShutdownTimeout: 10 * time.Second,
 		},
@@ -48,6 +49,7 @@ func Defaults() *Config {
 			RefusalsPerSecond: 20,
 			RefusalBurst:      2000,
 		},
+		Metrics:  Metrics{SocketMode: 0o660},
 		Backends: map[string]*Backend{},
 		Chains:   builtInChains(),
 	}
@@ -59,7 +61,7 @@ func (a *Agent) fields() []field {
 		{key: "socket_mode", dst: &a.SocketMode, doc: "permissions of the app socket; who may use a session is checked apart from them"},
 		{key: "admin_socket", dst: &a.AdminSocket, doc: "Unix socket for the operator, always 0600"},
 		{key: "log_level", dst: &a.LogLevel, one: []string{"debug", "info", "warn", "error"}, doc: "debug, info, warn or error"},
-		{key: "log_format", dst: &a.LogFormat, one: []string{"text", "json"}, doc: "text or json"},
+		{key: "log_format", dst: &a.LogFormat, one: []string{"auto", "text", "json"}, doc: "text, json, or auto: json under systemd"},
 		{key: "shutdown_timeout", dst: &a.ShutdownTimeout, doc: "for answers in flight when the agent stops"},
 	}
 }

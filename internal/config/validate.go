@@ -14,6 +14,9 @@ func (d *document) validate(c *Config) error {
 	if err := d.validateWatch(&c.Watch); err != nil {
 		return err
 	}
+	if err := d.validateMetrics(&c.Metrics); err != nil {
+		return err
+	}
 	if c.Agent.Socket == c.Agent.AdminSocket {
 		return d.errorf(path{"agent", "admin_socket"}, "socket and admin_socket are the same: %q", c.Agent.Socket)
 	}
