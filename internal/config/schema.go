@@ -49,7 +49,7 @@ func Defaults() *Config {
 			RefusalsPerSecond: 20,
 			RefusalBurst:      2000,
 		},
-		Metrics:  Metrics{SocketMode: 0o660},
+		Metrics:  Metrics{Listen: []string{}, SocketMode: 0o660},
 		Backends: map[string]*Backend{},
 		Chains:   builtInChains(),
 	}
