@@ -37,7 +37,7 @@ func (l *Ledger) enterPeriodsLocked(b *book, charges []policy.Charge) error {
 		t := ch.Tracker
 		c := &carrying{raised: open.carry([]policy.Tracker{t})}
 		c.used = costs{{t, open.sum(t)}}
-		if err := l.enqueueLocked(&entry{change: c.change(b.sess.ID), after: func() { b.carried(c) }}); err != nil {
+		if err := l.enqueueLocked(&entry{change: c.change(b.Load().ID), after: func() { b.carried(c) }}); err != nil {
 			return err
 		}
 		b.carry(c)
@@ -63,7 +63,7 @@ func (l *Ledger) enteredLocked(b *book, t policy.Tracker) (entered bool, err err
 	if _, ok := b.used[t]; ok {
 		return true, nil
 	}
-	_, entered, err = l.store.usage(b.sess.ID, t)
+	_, entered, err = l.store.usage(b.Load().ID, t)
 	return entered, err
 }
 
@@ -115,7 +115,7 @@ func (b *book) carried(c *carrying) {
 // openLocked returns the liabilities from nonce first on, those ahead of the disk included.
 func (l *Ledger) openLocked(b *book, first uint64) (nonces, error) {
 	open := nonces{}
-	err := l.store.liabilities(b.sess.ID, first, math.MaxUint64, func(nonce uint64, c costs) error {
+	err := l.store.liabilities(b.Load().ID, first, math.MaxUint64, func(nonce uint64, c costs) error {
 		open[nonce] = c
 		return nil
 	})

@@ -31,6 +31,9 @@ type entry struct {
 // effects, because both happen under one hold of mu: a replacement whose cost was
 // worked out from an earlier signature must not reach the disk before it.
 func (l *Ledger) enqueueLocked(e *entry) error {
+	if err := l.index.details.failure(); err != nil && l.halted == nil {
+		l.halted = fmt.Errorf("%w: %w", ErrHalted, err)
+	}
 	if l.halted != nil {
 		return l.halted
 	}

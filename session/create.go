@@ -177,8 +177,15 @@ func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session, even
 	e.change.session, e.change.spec = sess, sess.Spec
 	if c != nil {
 		e.change.used, e.change.costs, e.change.chain = c.used, c.raised, c.chain
-		over := e.after
-		e.after = func() { over(); s.ledger.books[sess.ID].carried(c) }
+	}
+	over := e.after
+	e.after = func() {
+		over()
+		b := s.ledger.books[sess.ID]
+		s.ledger.index.details.keep(b.listed)
+		if c != nil {
+			b.carried(c)
+		}
 	}
 	s.ledger.mu.Lock()
 	if next := s.ledger.index.successor(sess.Predecessor); sess.Predecessor != "" && next != nil { // made while this one's key was

@@ -211,7 +211,7 @@ func (d *decoder) head() audit.Head {
 	return audit.Head{Seq: d.uint(), Hash: d.hash(), Size: int64(d.uint()), Sealed: d.uint()}
 }
 
-// append encodes all of s but its spec.
+// append encodes all of s but its spec, of which it has the signer and expiresAt.
 func (s *Session) append(b []byte) []byte {
 	for _, text := range []string{string(s.ID), string(s.Kind), s.Backend, s.KeyURI, string(s.PublicKey), string(s.Protection),
 		s.Blocked, string(s.Predecessor), string(s.Status)} {
@@ -234,11 +234,13 @@ func (s *Session) append(b []byte) []byte {
 		}
 		b = binary.AppendUvarint(b, id)
 	}
-	return b
+	signer := s.Signer()
+	return binary.AppendUvarint(append(b, signer[:]...), s.expiresAt())
 }
 
-// session decodes what append encoded; texts that many sessions have in common are shared by way of shared.
-func (d *decoder) session(shared map[string]string) *Session {
+// session decodes what append encoded, without the spec; texts that many sessions have in common are shared by way of shared.
+// A session that is to be brief has no key's URI and no public key.
+func (d *decoder) session(shared map[string]string, brief bool) *Session {
 	same := func() string {
 		raw := d.bytes()
 		text, ok := shared[string(raw)]
@@ -248,8 +250,14 @@ func (d *decoder) session(shared map[string]string) *Session {
 		}
 		return text
 	}
+	long := func() string {
+		if raw := d.bytes(); !brief {
+			return string(raw)
+		}
+		return ""
+	}
 	s := &Session{
-		ID: ID(d.text()), Kind: Kind(same()), Backend: same(), KeyURI: d.text(), PublicKey: slices.Clone(d.bytes()),
+		ID: ID(d.text()), Kind: Kind(same()), Backend: same(), KeyURI: long(), PublicKey: []byte(long()),
 		Protection: backends.Protection(same()), Blocked: same(), Predecessor: ID(d.text()), Status: Status(same()),
 		Account: d.address(), Validator: d.address(), Hash: d.hash(), ChainID: d.uint(),
 		CreatedAt: d.time(), ActivatedAt: d.time(), EndedAt: d.time(), KeyDestroyedAt: d.time(),
@@ -259,5 +267,6 @@ func (d *decoder) session(shared map[string]string) *Session {
 		id := d.uint()
 		s.Clients = append(s.Clients, Client{Group: id&1 == 1, ID: uint32(id >> 1)})
 	}
+	s.signer, s.expires = d.address(), d.uint()
 	return s
 }

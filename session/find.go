@@ -34,6 +34,12 @@ const maxNamed = 10
 // Errors: [ErrUnknownSigner] if there is no such session or peer may not use it; [ErrAmbiguous] if several sessions can
 // sign, which names those that peer may use.
 func (s *Sessions) Find(peer audit.Peer, ref Ref) (*Session, error) {
+	sess, err := s.findBrief(peer, ref)
+	return s.ledger.index.complete(sess), err
+}
+
+// findBrief is Find, whose session may be brief.
+func (s *Sessions) findBrief(peer audit.Peer, ref Ref) (*Session, error) {
 	x := s.ledger.index
 	x.mu.RLock()
 	defer x.mu.RUnlock()

@@ -189,7 +189,7 @@ func (s *Sessions) forecastFor(sess *Session, u *Usage, period *uint256.Int, now
 func (s *Sessions) foresee(ctx context.Context, now time.Time) {
 	live := map[ID]bool{}
 	inUse := s.forecast.takeInUse()
-	for _, sess := range s.List() {
+	for sess := range s.ledger.index.briefly() {
 		if sess.Status != Active || ctx.Err() != nil {
 			continue
 		}

@@ -25,11 +25,13 @@ type index struct {
 	all      []*listed // by age
 	counts   map[Status]int
 
+	details details
+
 	dueAt func(*Session) time.Time // nil until Run's schedule is wanted
 	due   schedule
 }
 
-// listed is one session in the index. Its value is replaced when the session changes; id,
+// listed is one session in the index, whole or brief. Its value is replaced when the session changes; id,
 // signer, account, chain, predecessor and age never do.
 type listed struct{ atomic.Pointer[Session] }
 
@@ -64,8 +66,8 @@ func (x *index) load(sessions []*Session) {
 	}
 }
 
-// put adds sess, or replaces what the index has of it.
-func (x *index) put(sess *Session) {
+// put adds sess, or replaces what the index has of it. It returns where sess is.
+func (x *index) put(sess *Session) *listed {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := x.byID[sess.ID]
@@ -80,12 +82,12 @@ func (x *index) put(sess *Session) {
 		x.counts[sess.Status]++
 		x.fileLocked(n, sess, enlist)
 		x.scheduleLocked(n)
-		return
+		return n
 	}
 	old := n.Load()
 	if old.Status == sess.Status && slices.Equal(old.Clients, sess.Clients) {
 		n.Store(sess)
-		return
+		return n
 	}
 	x.fileLocked(n, old, delist)
 	x.counts[old.Status]--
@@ -93,6 +95,7 @@ func (x *index) put(sess *Session) {
 	x.counts[sess.Status]++
 	x.fileLocked(n, sess, enlist)
 	x.scheduleLocked(n)
+	return n
 }
 
 // fileLocked changes the lists that n is in while its session is sess.
@@ -154,18 +157,36 @@ func position(list []*listed, sess *Session) (int, bool) {
 // get returns the session with that id; nil if there is none.
 func (x *index) get(id ID) *Session {
 	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return x.byID[id].session()
+	n := x.byID[id]
+	x.mu.RUnlock()
+	return x.whole(n)
 }
 
 // signer returns the session with that signer; nil if there is none.
 func (x *index) signer(address policy.Address) *Session {
 	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return x.bySigner[address].session()
+	n := x.bySigner[address]
+	x.mu.RUnlock()
+	return x.whole(n)
 }
 
-// session returns n's session; nil has none.
+// whole returns n's session, whole; nil has none.
+func (x *index) whole(n *listed) *Session {
+	if n == nil {
+		return nil
+	}
+	return x.details.whole(n)
+}
+
+// complete returns the session that sess is of, whole; nil if sess is nil.
+func (x *index) complete(sess *Session) *Session {
+	if sess == nil || sess.Spec != nil {
+		return sess
+	}
+	return x.get(sess.ID)
+}
+
+// session returns n's session, which may be brief; nil has none.
 func (n *listed) session() *Session {
 	if n == nil {
 		return nil
@@ -184,7 +205,7 @@ func (x *index) heldLocked(held []*onChainOf, peer audit.Peer, account policy.Ad
 	return held
 }
 
-// newest returns the youngest session on a chain, 0 meaning any; nil if there is none.
+// newest returns the youngest session on a chain, 0 meaning any; nil if there is none. It may be brief.
 func newest(held []*onChainOf, chainID uint64) (found *Session) {
 	for _, on := range held {
 		if chainID != 0 && on.chainID != chainID {
@@ -202,7 +223,7 @@ func newest(held []*onChainOf, chainID uint64) (found *Session) {
 	return found
 }
 
-// successor returns the session that renews id and has not ended; nil if there is none.
+// successor returns the session that renews id and has not ended; nil if there is none. It may be brief.
 func (x *index) successor(id ID) *Session {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

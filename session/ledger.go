@@ -51,9 +51,9 @@ const maxCachedTotals = 4096
 
 // book is one session's page of the ledger.
 type book struct {
-	sess *Session                       // replaced, never changed
-	used map[policy.Tracker]uint256.Int // what was looked at since the start; the store has all. Made when needed
-	open map[uint64]*openNonce          // nonces with entries that are not on disk yet. Made when needed
+	*listed                                // the session
+	used    map[policy.Tracker]uint256.Int // what was looked at since the start; the store has all. Made when needed
+	open    map[uint64]*openNonce          // nonces with entries that are not on disk yet. Made when needed
 
 	chain *settled // what the chain was last seen to say; nil: never. Replaced, never changed
 	ahead int      // entries of Settle and of carrying that are not on disk yet
@@ -62,6 +62,14 @@ type book struct {
 
 	version  uint64 // raised when the session stops signing; see Pass
 	inDevice int    // charged signatures on which the device still works
+}
+
+// session returns b's session, which may be brief; nil has none.
+func (b *book) session() *Session {
+	if b == nil {
+		return nil
+	}
+	return b.Load()
 }
 
 // openNonce is the state of a nonce ahead of the disk.
@@ -109,8 +117,8 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	switch {
 	case l.locked:
 		return nil, ErrLocked
-	case b == nil || !b.sess.signs():
-		return nil, notActive(b)
+	case b == nil || !b.Load().signs():
+		return nil, notActive(b.session())
 	}
 	n, known, p, err := l.weighLocked(b, &g)
 	if err != nil {
@@ -144,8 +152,8 @@ func (l *Ledger) Preview(id ID, g Grant) ([]policy.Charge, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.books[id]
-	if b == nil || !b.sess.signs() {
-		return nil, notActive(b)
+	if b == nil || !b.Load().signs() {
+		return nil, notActive(b.session())
 	}
 	_, _, p, err := l.weighLocked(b, &g)
 	if err != nil {
@@ -181,7 +189,7 @@ func (l *Ledger) weighLocked(b *book, g *Grant) (n *openNonce, known bool, p *pr
 	}
 	p, err = price(g, n.costs, counted, used)
 	if err != nil {
-		return nil, false, nil, b.sess.Spec.Locate(err)
+		return nil, false, nil, l.index.whole(b.listed).Spec.Locate(err)
 	}
 	return n, known, p, nil
 }
@@ -191,7 +199,7 @@ func (l *Ledger) totalLocked(b *book, t policy.Tracker) (used uint256.Int, err e
 	if used, ok := b.used[t]; ok {
 		return used, nil
 	}
-	used, found, err := l.store.usage(b.sess.ID, t)
+	used, found, err := l.store.usage(b.Load().ID, t)
 	switch {
 	case err != nil:
 		return used, err
@@ -210,7 +218,7 @@ func (l *Ledger) nonceLocked(b *book, nonce uint64, digest policy.Hash) (n *open
 			return n, granted, nil
 		}
 	}
-	stored, signed, known, err := l.store.nonce(b.sess.ID, nonce, digest)
+	stored, signed, known, err := l.store.nonce(b.Load().ID, nonce, digest)
 	if n == nil {
 		n = &openNonce{costs: stored, signed: signed}
 	}

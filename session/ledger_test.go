@@ -154,7 +154,7 @@ func TestReserveRefusesAllButActive(t *testing.T) {
 	l, _ := newLedger(t)
 	for _, status := range []Status{Pending, Expired, Revoked, Closed} {
 		l.addActive("s", &policy.Spec{})
-		l.books["s"].sess.Status = status
+		l.books["s"].Load().Status = status
 		_, err := l.Reserve("s", grantOf(1, 1, nil), &audit.Record{})
 		var d *policy.Denial
 		if !errors.As(err, &d) || d.Revert != "Session is not active" {

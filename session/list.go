@@ -1,6 +1,7 @@
 package session
 
 import (
+	"iter"
 	"maps"
 	"slices"
 
@@ -22,7 +23,7 @@ func (s *Sessions) ListPage(p Page) []*Session {
 	x.mu.RLock()
 	page := slices.Clone(p.of(x.all))
 	x.mu.RUnlock()
-	return sessionsOf(page)
+	return x.wholeOf(page)
 }
 
 // VisibleTo returns the sessions that peer may use and that have not ended, oldest first.
@@ -42,7 +43,7 @@ func (s *Sessions) VisiblePage(peer audit.Peer, p Page) []*Session {
 		}
 	}
 	x.mu.RUnlock()
-	sessions := sessionsOf(page)
+	sessions := x.wholeOf(page)
 	if lists > 1 {
 		slices.SortFunc(sessions, byAge)
 		sessions = slices.CompactFunc(sessions, func(a, b *Session) bool { return a.ID == b.ID })
@@ -68,17 +69,36 @@ func (p Page) of(list []*listed) []*listed {
 	return list
 }
 
-func sessionsOf(list []*listed) []*Session {
+func (x *index) wholeOf(list []*listed) []*Session {
 	sessions := make([]*Session, len(list))
 	for i, n := range list {
-		sessions[i] = n.Load()
+		sessions[i] = x.whole(n)
 	}
 	return sessions
 }
 
-// filter returns the sessions to keep, oldest first.
-func (s *Sessions) filter(keep func(*Session) bool) []*Session {
-	return slices.DeleteFunc(s.List(), func(sess *Session) bool { return !keep(sess) })
+// briefly returns all sessions, oldest first. They may be brief.
+func (x *index) briefly() iter.Seq[*Session] {
+	x.mu.RLock()
+	all := slices.Clone(x.all)
+	x.mu.RUnlock()
+	return func(yield func(*Session) bool) {
+		for _, n := range all {
+			if !yield(n.Load()) {
+				return
+			}
+		}
+	}
+}
+
+// filter returns the sessions to keep, oldest first. keep gets brief ones.
+func (s *Sessions) filter(keep func(*Session) bool) (kept []*Session) {
+	for sess := range s.ledger.index.briefly() {
+		if keep(sess) {
+			kept = append(kept, s.ledger.index.complete(sess))
+		}
+	}
+	return kept
 }
 
 // Counts returns how many sessions there are in each status.

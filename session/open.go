@@ -56,9 +56,10 @@ func (l *Ledger) load(fsys vfs.FS, auditPath string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w; %s", ErrDamaged, err, repairHint)
 	}
+	l.index.details.read = l.store.session
 	l.index.load(k.sessions)
-	for _, s := range k.sessions {
-		l.books[s.ID] = &book{sess: s, chain: k.chain[s.ID]}
+	for id, n := range l.index.byID {
+		l.books[id] = &book{listed: n, chain: k.chain[id]}
 	}
 	l.intents = k.intents
 	l.trail, l.head, err = audit.OpenTrail(fsys, auditPath, k.head, k.journal)
@@ -67,8 +68,7 @@ func (l *Ledger) load(fsys vfs.FS, auditPath string) error {
 
 // addLocked adds a new session.
 func (l *Ledger) addLocked(s *Session) {
-	l.books[s.ID] = &book{sess: s}
-	l.index.put(s)
+	l.books[s.ID] = &book{listed: l.index.put(s)}
 }
 
 // openStore opens the embedded store in dir, or makes it if there is no trail either.

@@ -67,7 +67,7 @@ func (s *Sessions) UnmappedClients() ([]Client, error) {
 
 func (s *Sessions) unmapped(uids, gids idMap) (all []Client) {
 	seen := map[Client]bool{}
-	for _, sess := range s.List() {
+	for sess := range s.ledger.index.briefly() {
 		if sess.Status.Ended() {
 			continue
 		}

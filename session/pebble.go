@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -150,18 +151,8 @@ func (s *embedded) version() (version string, err error) {
 func (s *embedded) load() (*kept, error) {
 	k := &kept{chain: map[ID]*settled{}, intents: map[ID]intent{}}
 	shared := map[string]string{}
-	byID := map[ID]*Session{}
 	for _, err := range []error{
-		s.scanIDs(sessionKey, func(id ID, d *decoder) {
-			byID[id] = d.session(shared)
-			k.sessions = append(k.sessions, byID[id])
-		}),
-		s.scanIDs(specKey, func(id ID, d *decoder) {
-			spec, err := policy.DecodeABI(d.take(uint64(len(d.b))))
-			if d.failed = err != nil || byID[id] == nil; !d.failed {
-				byID[id].Spec = spec
-			}
-		}),
+		s.scanIDs(sessionKey, func(_ ID, d *decoder) { k.sessions = append(k.sessions, d.session(shared, true)) }),
 		s.scanIDs(chainKey, func(id ID, d *decoder) { k.chain[id] = d.settled() }),
 		s.scanIDs(intentKey, func(id ID, d *decoder) { k.intents[id] = intent{d.text()} }),
 		s.scan([]byte{journalKey}, []byte{journalKey + 1}, func(_, lines []byte) error {
@@ -174,12 +165,22 @@ func (s *embedded) load() (*kept, error) {
 		}
 	}
 	_, err := s.get(headKey, func(d *decoder) { k.head = d.head() })
-	for _, sess := range k.sessions {
-		if sess.Spec == nil && err == nil {
-			err = fmt.Errorf("session %s has no spec", sess.ID)
-		}
-	}
 	return k, err
+}
+
+func (s *embedded) session(id ID) (sess *Session, err error) {
+	_, err = s.get(keyOf(sessionKey, id), func(d *decoder) { sess = d.session(map[string]string{}, false) })
+	if err != nil || sess == nil {
+		return nil, cmp.Or(err, errEncoding)
+	}
+	_, err = s.get(keyOf(specKey, id), func(d *decoder) {
+		sess.Spec, err = policy.DecodeABI(d.take(uint64(len(d.b))))
+		d.failed = err != nil || sess.Spec.Signer != sess.signer
+	})
+	if err == nil && sess.Spec == nil {
+		err = errors.New("it has no spec")
+	}
+	return sess, err
 }
 
 func (s *embedded) usage(id ID, t policy.Tracker) (used uint256.Int, found bool, err error) {

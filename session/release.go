@@ -84,15 +84,15 @@ func (s *Signer) heldLocked(p *Pass, now time.Time) (reason string, err error) {
 	switch {
 	case l.locked || p.lock != l.lockVersion:
 		return reasonLocked, ErrLocked
-	case !b.sess.signs():
-		return b.sess.stopReason(), notActive(b)
+	case !b.Load().signs():
+		return b.Load().stopReason(), notActive(b.Load())
 	case p.version != b.version: // it was stopped meanwhile, and released again
 		return reasonBlocked, &policy.Denial{
 			Reason: ReasonBlocked, Policy: -1, Constraint: -1,
 			Detail: "the policy registry stopped the session before the signature was released; ask for it again",
 		}
-	case s.Sessions.pastExpiry(b.sess, now):
-		return string(Expired), s.Sessions.expired(b.sess)
+	case s.Sessions.pastExpiry(b.Load(), now):
+		return string(Expired), s.Sessions.expired(b.Load())
 	}
 	return "", nil
 }

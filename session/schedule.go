@@ -51,7 +51,9 @@ func (x *index) scheduleLocked(n *listed) {
 
 // takeDue takes the sessions off the schedule to which something is to happen by now, and returns each once. What
 // it does not happen to is for [index.putBack].
-func (x *index) takeDue(now time.Time) (sessions []*Session) {
+func (x *index) takeDue(now time.Time) []*Session { return x.wholeOf(x.takeListed(now)) }
+
+func (x *index) takeListed(now time.Time) (due []*listed) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	taken := map[*listed]bool{}
@@ -60,10 +62,10 @@ func (x *index) takeDue(now time.Time) (sessions []*Session) {
 		sess := n.Load()
 		if at := x.dueAt(sess); !taken[n] && !at.IsZero() && !at.After(now) {
 			taken[n] = true
-			sessions = append(sessions, sess)
+			due = append(due, n)
 		}
 	}
-	return sessions
+	return due
 }
 
 // nextDue is when the next thing happens; the zero time: never.

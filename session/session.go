@@ -62,7 +62,16 @@ type Session struct {
 	ActivatedAt    time.Time `json:"activatedAt,omitzero"`
 	EndedAt        time.Time `json:"endedAt,omitzero"`
 	KeyDestroyedAt time.Time `json:"keyDestroyedAt,omitzero"`
+
+	// Of a brief session, see details.
+	signer  policy.Address
+	expires uint64
 }
 
 // Signer is the address of the session's key.
-func (s *Session) Signer() policy.Address { return s.Spec.Signer }
+func (s *Session) Signer() policy.Address {
+	if s.Spec == nil {
+		return s.signer
+	}
+	return s.Spec.Signer
+}

@@ -179,7 +179,7 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 		l.mu.Unlock()
 		return nil, fmt.Errorf("session %q: %w", id, ErrUnknownSigner)
 	}
-	next := *b.sess
+	next := *l.index.whole(b.listed)
 	if err := edit(&next); err != nil {
 		l.mu.Unlock()
 		return nil, err
@@ -192,7 +192,6 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 	err := l.enqueueLocked(e)
 	stops := err == nil && !next.signs() // also again: the first may still wait for its writers
 	if err == nil {
-		b.sess = &next
 		l.index.put(&next)
 	}
 	if stops {
@@ -288,11 +287,11 @@ func (s *Sessions) Halted() error {
 // operator's margin. It ends with the year 9999, which is the last that RFC 3339 can write.
 func (s *Sessions) SignsUntil(sess *Session) time.Time {
 	last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
-	expires := &sess.Spec.ExpiresAt
-	if !expires.IsUint64() || expires.Uint64() > math.MaxInt64 || int64(expires.Uint64()) > last.Unix() {
+	expires := sess.expiresAt()
+	if expires > uint64(last.Unix()) {
 		return last
 	}
-	return time.Unix(int64(expires.Uint64()), 0).UTC().Add(-s.cfg.ExpiryMargin)
+	return time.Unix(int64(expires), 0).UTC().Add(-s.cfg.ExpiryMargin)
 }
 
 // pastExpiry compares whole seconds, as the chain does with block times.
@@ -308,19 +307,19 @@ func (s *Sessions) expired(sess *Session) *policy.Denial {
 	return d
 }
 
-// notActive is the denial for a session that can't sign in its present state; b may be nil.
-func notActive(b *book) *policy.Denial {
+// notActive is the denial for a session that can't sign in its present state; nil is none.
+func notActive(sess *Session) *policy.Denial {
 	switch {
-	case b == nil:
+	case sess == nil:
 		return policy.SessionNotActive("there is no such session")
-	case b.sess.Status == Pending:
+	case sess.Status == Pending:
 		return policy.SessionNotActive(fmt.Sprintf("session %s is pending until its owner has approved it on chain "+
-			"and the agent has seen it there, or the operator has said so (keyward session activate)", b.sess.ID))
-	case b.sess.Status == Active && b.sess.Blocked != "":
+			"and the agent has seen it there, or the operator has said so (keyward session activate)", sess.ID))
+	case sess.Status == Active && sess.Blocked != "":
 		return &policy.Denial{
 			Reason: ReasonBlocked, Policy: -1, Constraint: -1,
-			Detail: fmt.Sprintf("session %s is stopped: the policy registry does not allow %s", b.sess.ID, b.sess.Blocked),
+			Detail: fmt.Sprintf("session %s is stopped: the policy registry does not allow %s", sess.ID, sess.Blocked),
 		}
 	}
-	return policy.SessionNotActive(fmt.Sprintf("session %s is %s since %s", b.sess.ID, b.sess.Status, b.sess.EndedAt.Format(time.RFC3339)))
+	return policy.SessionNotActive(fmt.Sprintf("session %s is %s since %s", sess.ID, sess.Status, sess.EndedAt.Format(time.RFC3339)))
 }

@@ -39,7 +39,7 @@ type agent struct {
 	now time.Time
 }
 
-func newAgent(t *testing.T) *agent {
+func newAgent(t testing.TB) *agent {
 	t.Helper()
 	a := &agent{soft: &soft.Backend{}, dir: t.TempDir(), now: time.Unix(1_800_000_000, 0)}
 	a.start(t)
@@ -48,7 +48,7 @@ func newAgent(t *testing.T) *agent {
 }
 
 // start opens the state in a.dir.
-func (a *agent) start(t *testing.T) {
+func (a *agent) start(t testing.TB) {
 	t.Helper()
 	if err := a.open(); err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func (a *agent) open() error {
 }
 
 // restart closes the state and opens it again.
-func (a *agent) restart(t *testing.T) {
+func (a *agent) restart(t testing.TB) {
 	t.Helper()
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
@@ -111,7 +111,7 @@ func (a *agent) createRequest() *CreateRequest {
 }
 
 // active makes an active session.
-func (a *agent) active(t *testing.T) *Session {
+func (a *agent) active(t testing.TB) *Session {
 	t.Helper()
 	sess, err := a.Create(t.Context(), operator, a.createRequest())
 	if err != nil {

@@ -125,7 +125,8 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained cost
 	if err != nil {
 		return nil, nil, err
 	}
-	trackers := b.trackers(v, now)
+	spec := l.index.whole(b.listed).Spec
+	trackers := trackersOf(spec, v, now)
 	c := &carrying{raised: open.carry(trackers)}
 	var before costs
 	for _, t := range trackers {
@@ -151,7 +152,7 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained cost
 		return st, nil, nil
 	}
 	if past != nil {
-		c.forget = forgotten{past.Nonce, pastPeriods(b.sess.Spec, past.Time)}
+		c.forget = forgotten{past.Nonce, pastPeriods(spec, past.Time)}
 	}
 	return st, &settling{entry: &entry{change: c.change(id), after: func() { b.carried(c) }}, carrying: c}, nil
 }
@@ -168,10 +169,10 @@ func pastPeriods(spec *policy.Spec, t uint64) (past []policy.Tracker) {
 	return past
 }
 
-// trackers are those whose totals v can change: what the chain counts by, and what is signed by now.
-func (b *book) trackers(v *ChainView, now time.Time) []policy.Tracker {
+// trackersOf returns those whose totals v can change: what the chain counts by, and what is signed by now.
+func trackersOf(spec *policy.Spec, v *ChainView, now time.Time) []policy.Tracker {
 	all := slices.Collect(maps.Keys(v.Used))
-	for _, u := range limits(b.sess.Spec, now) {
+	for _, u := range limits(spec, now) {
 		if _, ok := v.Used[u.Tracker]; !ok {
 			all = append(all, u.Tracker)
 		}

@@ -181,7 +181,7 @@ func (m *model) restart() {
 // look looks at what is used, which changes nothing.
 func (m *model) look() {
 	m.t.Helper()
-	spec := m.ledger.books["s"].sess.Spec
+	spec := m.ledger.index.get("s").Spec
 	if _, err := m.ledger.usage("s", limits(spec, time.Unix(m.now, 0))); err != nil {
 		m.t.Fatal(err)
 	}

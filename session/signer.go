@@ -200,7 +200,7 @@ func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) e
 	case tx.From != sess.Account:
 		return refuse("wrongAccount", "the session is for account %s, the transaction is from %s", sess.Account, tx.From)
 	case !sess.signs():
-		return notActive(&book{sess: sess})
+		return notActive(sess)
 	case now.Unix() < 0 || s.Sessions.pastExpiry(sess, now):
 		return s.Sessions.expired(sess)
 	case zk != (sess.Kind == AGW):

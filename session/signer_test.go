@@ -411,7 +411,6 @@ func TestAnotherKeyUnderTheURIIsNotUsed(t *testing.T) {
 	a.ledger.mu.Lock()
 	swapped := *one
 	swapped.KeyURI = two.KeyURI
-	a.ledger.books[one.ID].sess = &swapped
 	a.ledger.index.put(&swapped)
 	a.ledger.mu.Unlock()
 	a.keepKey(one.ID, nil)

@@ -10,8 +10,10 @@ import (
 // store keeps the ledger. Its reads return what was committed; what is ahead of the disk is in the
 // ledger's memory. Reads are safe for concurrent use. One goroutine at a time calls commit and close.
 type store interface {
-	// load reads what the agent keeps in memory. It reads no liabilities and no digests.
+	// load reads what the agent keeps in memory. It reads no liabilities, no digests and no specs: sessions are brief.
 	load() (*kept, error)
+	// session returns a session, whole.
+	session(id ID) (*Session, error)
 	// usage returns what tracker t of a session has counted, and whether it has counted anything.
 	usage(id ID, t policy.Tracker) (used uint256.Int, found bool, err error)
 	// nonce returns what the signatures for a nonce cost. signed says whether there is one, known whether
@@ -24,7 +26,8 @@ type store interface {
 	// until do returns an error, which it returns.
 	liabilities(id ID, from, to uint64, do func(nonce uint64, c costs) error) error
 	// commit makes b durable: all or nothing of it is there after a crash, and all once commit has returned nil.
-	// After an error the store takes no further commit: its caller stops, and the next start reads what is there.
+	// It keeps nothing of b. After an error the store takes no further commit: its caller stops, and the next start reads what
+	// is there.
 	commit(b *batch) error
 	close() error
 }

@@ -62,9 +62,9 @@ func checkOldState(t *testing.T, a *agent) {
 	if len(l.books) != 2 || l.index.get(oldRevoked).Status != Revoked || len(l.intents) != 1 || l.intents[oldIntent].Backend != "soft" {
 		t.Errorf("%d sessions, intents %v, want two and one", len(l.books), l.intents)
 	}
-	b := l.books[oldActive]
-	if b.sess.Hash != b.sess.Spec.Hash() || b.sess.Status != Active || b.chain.Nonce != 2 || b.chain.Block.Number != 7 {
-		t.Errorf("session %+v, last view %+v", b.sess, b.chain)
+	b, sess := l.books[oldActive], l.index.get(oldActive)
+	if sess.Hash != sess.Spec.Hash() || sess.Status != Active || b.chain.Nonce != 2 || b.chain.Block.Number != 7 {
+		t.Errorf("session %+v, last view %+v", sess, b.chain)
 	}
 	fee := policy.Tracker{Kind: policy.FeeTracker}
 	if used, err := l.totalLocked(b, fee); err != nil || used.Uint64() != 55 {

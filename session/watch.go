@@ -343,7 +343,7 @@ func (w *Watcher) Chains() []ChainState {
 		c.mu.Lock()
 		st.Err, st.RegistryAt = c.err, c.asked
 		c.mu.Unlock()
-		for _, sess := range w.sessions.List() {
+		for sess := range w.sessions.ledger.index.briefly() {
 			if sess.ChainID != st.ID {
 				continue
 			}

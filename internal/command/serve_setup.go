@@ -106,8 +106,8 @@ func (t *tool) greet(ctx context.Context, a *agent) {
 		}
 	}
 	byStatus := map[string]int{}
-	for _, s := range a.sessions.List() {
-		byStatus[string(s.Status)]++
+	for status, n := range a.sessions.Counts() {
+		byStatus[string(status)] = n
 	}
 	t.note("sessions  %s", strings.TrimSpace(counts(byStatus)))
 }
