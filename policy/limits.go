@@ -42,18 +42,19 @@ func (c Charges) AppendJSON(b []byte) ([]byte, error) {
 // or overflows.
 func (c Charge) Apply(used uint256.Int) (uint256.Int, error) {
 	limit, amount := c.Limit.Int(), c.Amount.Int()
-	sum, overflow := new(uint256.Int).AddOverflow(&used, &amount)
+	var sum uint256.Int
+	_, overflow := sum.AddOverflow(&used, &amount)
 	if !overflow && !sum.Gt(&limit) {
-		return *sum, nil
+		return sum, nil
 	}
-	return uint256.Int{}, c.exceeded(&limit, &used, &amount, overflow)
+	return uint256.Int{}, c.exceeded(limit, used, amount, overflow)
 }
 
 // exceeded is the denial of a charge that its limit has no room for.
-func (c Charge) exceeded(limit, used, amount *uint256.Int, overflow bool) *Denial {
+func (c Charge) exceeded(limit, used, amount uint256.Int, overflow bool) *Denial {
 	remaining := new(uint256.Int)
-	if limit.Gt(used) {
-		remaining.Sub(limit, used)
+	if limit.Gt(&used) {
+		remaining.Sub(&limit, &used)
 	}
 	text := c.Tracker.noun() + " " + limit.Dec()
 	if c.Tracker.Allowance {
@@ -70,7 +71,7 @@ func (c Charge) exceeded(limit, used, amount *uint256.Int, overflow bool) *Denia
 		text, used.Dec(), amount.Dec(), remaining.Dec())
 	tracker := c.Tracker
 	denial.Tracker = &tracker
-	denial.Limit, denial.Used, denial.Asked, denial.Remaining = limit, used, amount, remaining
+	denial.Limit, denial.Used, denial.Asked, denial.Remaining = &limit, &used, &amount, remaining
 	if tracker.Kind == CallParamTracker {
 		denial.Constraint = int(tracker.Position)
 	}

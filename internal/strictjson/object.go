@@ -147,5 +147,11 @@ func Read[T any](o *Object, name string, read func(Value) (T, error)) (result T)
 
 // Check reads one member of o, if it is there, only for what is wrong with it.
 func (o *Object) Check(name string, read func(Value) error) {
-	Read(o, name, func(v Value) (none struct{}, err error) { return none, read(v) })
+	v := o.Get(name)
+	if v == nil || o.err != nil {
+		return
+	}
+	if err := read(v); err != nil {
+		o.Fail(name, err)
+	}
 }

@@ -202,6 +202,8 @@ func checkTypedField(v strictjson.Value, want typedField) error {
 	return field.Err()
 }
 
+var wantName, wantVersion, wantNothing = wantText(domainName), wantText(domainVersion), wantText("")
+
 // wantText returns a reader of a string that can only be want.
 func wantText(want string) func(strictjson.Value) error {
 	return func(v strictjson.Value) error {
@@ -216,10 +218,10 @@ func wantText(want string) func(strictjson.Value) error {
 func readDomain(v strictjson.Value) (uint64, error) {
 	domain := strictjson.Open("domain", v, domainNames)
 	domain.Require("name", "version", "chainId")
-	domain.Check("name", wantText(domainName))
-	domain.Check("version", wantText(domainVersion))
-	domain.Check("verifyingContract", wantText(""))
-	domain.Check("salt", wantText(""))
+	domain.Check("name", wantName)
+	domain.Check("version", wantVersion)
+	domain.Check("verifyingContract", wantNothing)
+	domain.Check("salt", wantNothing)
 	chainID := strictjson.Read(domain, "chainId", readChainID)
 	return chainID, domain.Err()
 }
