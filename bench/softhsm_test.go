@@ -28,46 +28,65 @@ func spec() string {
 }
 
 // BenchmarkSoftHSM measures the full path from socket to signature, of an agent that is a process of its own, beside
-// raw C_Sign on a token of the same kind. Each iteration is a slice of the one and a slice of the other, so that
-// both see the same machine: on one that others use too, only the ratio says something. Metrics:
+// raw C_Sign on a token of the same kind. There are two agents: "own" has the module in its own process, and "child" in a child
+// process, as is the default. Each iteration is a slice of each of the three, so that all see the same machine: on one that others
+// use too, only the ratio says something. Metrics:
 //
-//	sig/s, raw/s, ratio  through the socket; raw C_Sign, with as many p11 sessions as connections, at most 8
-//	p50-µs, p99-µs       of one request
-//	raw-p50-µs           of one C_Sign
-//	cpu-µs/sig           of the agent
-//	raw-cpu-µs/sig       of C_Sign
-//	own-µs/sig           of the agent without C_Sign
+//	raw/s, raw-p50-µs  raw C_Sign, with as many p11 sessions as connections, at most 8
+//	own/s, child/s     through the socket
+//	own/raw, child/raw  the ratio
+//	…-p50-µs           of one request
+//	…-cpu-µs           processor time of the agent and its child for a signature, less that of C_Sign
 func BenchmarkSoftHSM(b *testing.B) {
 	raw := newRawSigner(b)
-	a := softhsmtest.NewPlainAgent(b, b.TempDir())
-	sess := a.ActiveSession(spec(), account)
+	names := [2]string{"own", "child"}
+	var agents [2]*softhsmtest.Agent
+	var signers [2]string
+	for i, process := range []string{"agent", "own"} { // in the words of the configuration
+		a := softhsmtest.NewPlainAgent(b, b.TempDir())
+		a.Stop()
+		a.Configure(fmt.Sprintf("process = %q", process))
+		a.Start()
+		agents[i], signers[i] = a, a.ActiveSession(spec(), account).Signer.String()
+	}
 	var nonce atomic.Uint64
 	for _, conns := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
-			callers := dial(b, a, sess.Signer.String(), conns)
-			sign := func(i int) error { return callers[i].Sign(nonce.Add(1)) }
-			bench.Closed(b.Context(), conns, slice, sign) // warm up
-			agent, device := &bench.Load{}, &bench.Load{}
-			var agentCPU, deviceCPU time.Duration
+			var sign [2]func(int) error
+			for i, a := range agents {
+				callers := dial(b, a, signers[i], conns)
+				sign[i] = func(n int) error { return callers[n].Sign(nonce.Add(1)) }
+				bench.Closed(b.Context(), conns, slice, sign[i]) // warm up
+			}
+			var loads [2]bench.Load
+			var device bench.Load
+			var cpu [2]time.Duration
+			var deviceCPU time.Duration
 			for b.Loop() {
-				before := a.CPU()
-				agent.Add(bench.Closed(b.Context(), conns, slice, sign))
-				agentCPU += a.CPU() - before
-				before = ownCPU()
+				for i, a := range agents {
+					before := a.CPU()
+					loads[i].Add(bench.Closed(b.Context(), conns, slice, sign[i]))
+					cpu[i] += a.CPU() - before
+				}
+				before := ownCPU()
 				device.Add(bench.Closed(b.Context(), min(conns, rawSessions), slice, raw.sign))
 				deviceCPU += ownCPU() - before
 			}
-			report(b, agent, "sig")
-			if device.Err != nil {
-				b.Fatal(device.Err)
+			for _, l := range []*bench.Load{&loads[0], &loads[1], &device} {
+				if l.Err != nil {
+					b.Fatal(l.Err)
+				}
 			}
+			b.ReportMetric(0, "ns/op") // says nothing here
 			b.ReportMetric(device.PerSecond(), "raw/s")
-			b.ReportMetric(agent.PerSecond()/device.PerSecond(), "ratio")
 			b.ReportMetric(float64(device.Quantile(50).Microseconds()), "raw-p50-µs")
-			perSign, perRaw := micros(agentCPU, agent), micros(deviceCPU, device)
-			b.ReportMetric(perSign, "cpu-µs/sig")
-			b.ReportMetric(perRaw, "raw-cpu-µs/sig")
-			b.ReportMetric(perSign-perRaw, "own-µs/sig")
+			for i, name := range names {
+				l := &loads[i]
+				b.ReportMetric(l.PerSecond(), name+"/s")
+				b.ReportMetric(l.PerSecond()/device.PerSecond(), name+"/raw")
+				b.ReportMetric(float64(l.Quantile(50).Microseconds()), name+"-p50-µs")
+				b.ReportMetric(micros(cpu[i], l)-micros(deviceCPU, &device), name+"-cpu-µs")
+			}
 		})
 	}
 }

@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/keyward/keyward/internal/bench"
 )
 
 // A grant, as the ledger writes it: two totals, the nonce's costs, the digest's, and the audit record with its transaction.
@@ -65,7 +67,7 @@ func BenchmarkStores(b *testing.B) {
 	}
 }
 
-// runBatched has callers make grants one after the other, and reports the median time of one.
+// runBatched has callers make grants one after the other.
 func runBatched(b *testing.B, s committed, callers int) {
 	type waiting struct {
 		puts []put
@@ -73,7 +75,7 @@ func runBatched(b *testing.B, s committed, callers int) {
 		done chan struct{}
 	}
 	queue := make(chan waiting, callers)
-	var batcher, all sync.WaitGroup
+	var batcher sync.WaitGroup
 	batcher.Go(func() {
 		seq := uint64(0)
 		for first := range queue {
@@ -95,27 +97,20 @@ func runBatched(b *testing.B, s committed, callers int) {
 			}
 		}
 	})
-	took := make([][]time.Duration, callers)
-	b.ResetTimer()
-	for c := range callers {
-		all.Go(func() {
-			for n := c; n < b.N; n += callers {
-				start := time.Now()
-				puts, line := grant(uint64(c), uint64(n))
-				w := waiting{puts, line, make(chan struct{})}
-				queue <- w
-				<-w.done
-				took[c] = append(took[c], time.Since(start))
-			}
-		})
+	var n atomic.Uint64
+	load := &bench.Load{}
+	for b.Loop() {
+		load.Add(bench.Closed(b.Context(), callers, slice, func(caller int) error {
+			puts, line := grant(uint64(caller), n.Add(1))
+			w := waiting{puts, line, make(chan struct{})}
+			queue <- w
+			<-w.done
+			return nil
+		}))
 	}
-	all.Wait()
-	b.StopTimer()
 	close(queue)
 	batcher.Wait()
-	sorted := slices.Sorted(slices.Values(slices.Concat(took...)))
-	b.ReportMetric(float64(sorted[len(sorted)/2].Microseconds()), "p50-µs")
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "grants/s")
+	report(b, load, "grants")
 }
 
 type pebbleStore struct{ db *pebble.DB }

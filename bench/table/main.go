@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,19 +26,20 @@ const (
 func main() {
 	doc := flag.String("doc", "", "`FILE` to put the tables into (default: print them)")
 	commit := flag.String("commit", "unknown", "that was measured")
+	load := flag.String("load", "unknown", "average `LOAD` of the machine before")
 	flag.Parse()
-	if err := run(*doc, *commit, time.Now()); err != nil {
+	if err := run(*doc, *commit, *load, time.Now()); err != nil {
 		fmt.Fprintln(os.Stderr, "table:", err)
 		os.Exit(1)
 	}
 }
 
-func run(doc, commit string, now time.Time) error {
+func run(doc, commit, load string, now time.Time) error {
 	res, err := parse(os.Stdin)
 	if err != nil {
 		return err
 	}
-	text := res.markdown(commit, now)
+	text := res.markdown(commit, load, now)
 	if doc == "" {
 		_, err := os.Stdout.Write(text)
 		return err
@@ -125,9 +127,10 @@ func (r *results) add(name, sub string, values []string) error {
 	return nil
 }
 
-func (r *results) markdown(commit string, now time.Time) []byte {
+func (r *results) markdown(commit, load string, now time.Time) []byte {
 	var w bytes.Buffer
-	fmt.Fprintf(&w, "\nMeasured %s at commit %s on %s.\n", now.UTC().Format("2006-01-02 15:04 UTC"), commit, r.cpu)
+	fmt.Fprintf(&w, "\nMeasured %s at commit %s on %s, %d processors. The load average before was %s.\n",
+		now.UTC().Format("2006-01-02 15:04 UTC"), commit, r.cpu, runtime.NumCPU(), load)
 	for _, b := range r.list {
 		fmt.Fprintf(&w, "\n**%s**\n\n| | %s |\n|---|%s\n", b.name, strings.Join(b.units, " | "), strings.Repeat("---:|", len(b.units)))
 		for _, row := range b.rows {

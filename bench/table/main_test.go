@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +27,7 @@ func TestMarkdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `
-Measured 2026-11-28 10:00 UTC at commit abc on Some Processor.
+Measured 2026-11-28 10:00 UTC at commit abc on Some Processor, ` + strconv.Itoa(runtime.NumCPU()) + ` processors. The load average before was 0.10.
 
 **Soft**
 
@@ -47,7 +49,7 @@ Measured 2026-11-28 10:00 UTC at commit abc on Some Processor.
 |  | 12.3 |
 
 `
-	if got := string(res.markdown("abc", time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC))); got != want {
+	if got := string(res.markdown("abc", "0.10", time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC))); got != want {
 		t.Errorf("markdown = %s\nwant %s", got, want)
 	}
 }
@@ -85,7 +87,7 @@ func TestDocument(t *testing.T) {
 	write(in, output)
 	write(doc, "before\n"+begin+"old\n"+end+"after\n")
 	stdin()
-	if err := run(doc, "abc", time.Now()); err != nil {
+	if err := run(doc, "abc", "0.10", time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(doc)
@@ -95,7 +97,7 @@ func TestDocument(t *testing.T) {
 	}
 	write(doc, "no lines")
 	stdin()
-	if err := run(doc, "abc", time.Now()); err == nil {
+	if err := run(doc, "abc", "0.10", time.Now()); err == nil {
 		t.Error("a document without the lines is no error")
 	}
 }

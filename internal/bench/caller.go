@@ -32,7 +32,11 @@ func Dial(socket, signer, account string, chainID uint64) (*Caller, error) {
 // answer is how an answer with a signature begins.
 var answer = []byte(`{"jsonrpc":"2.0","id":1,"result":"0x`)
 
-// Sign asks for a signature over the transaction with that nonce. The error has the agent's answer.
+// shed is the error of a request that was turned away (api.CodeLimited).
+var shed = []byte(`"code":-32005,`)
+
+// Sign asks for a signature over the transaction with that nonce. The error has the agent's answer; it is [ErrShed] if the
+// request was turned away.
 func (c *Caller) Sign(nonce uint64) error {
 	c.buf = append(c.buf[:0], c.before...)
 	c.buf = strconv.AppendUint(c.buf, nonce, 10)
@@ -45,6 +49,9 @@ func (c *Caller) Sign(nonce uint64) error {
 		return err
 	}
 	if !bytes.HasPrefix(line, answer) || len(line) != len(answer)+2*65+len("\"}\n") {
+		if bytes.Contains(line, shed) {
+			return fmt.Errorf("%w: %s", ErrShed, bytes.TrimSpace(line))
+		}
 		return fmt.Errorf("the agent answered %s", bytes.TrimSpace(line))
 	}
 	return nil

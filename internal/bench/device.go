@@ -20,7 +20,16 @@ type Device struct {
 var (
 	_ backends.Backend = (*Device)(nil)
 	_ backends.Lister  = (*Device)(nil)
+	_ backends.Limited = (*Device)(nil)
 )
+
+// Concurrency is the backend's, so that the same queue is in front of it as in an agent.
+func (d *Device) Concurrency() int {
+	if limited, ok := d.Backend.(backends.Limited); ok {
+		return limited.Concurrency()
+	}
+	return backends.DefaultConcurrency
+}
 
 // Generate makes a key, or finds the one that is borrowed.
 func (d *Device) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -15,10 +16,14 @@ import (
 // Latencies are counted in microseconds up to longest, with two significant digits.
 const longest = int64(time.Minute / time.Microsecond)
 
+// ErrShed: the agent turned the request away, because too many wait.
+var ErrShed = errors.New("turned away")
+
 // Load is what one run of a load found.
 type Load struct {
 	Done    int64         // operations without an error
-	Failed  int64         // operations with one, at most one a caller
+	Shed    int64         // operations that were turned away with [ErrShed]; they are in no other count and in no latency
+	Failed  int64         // operations with another error, at most one a caller
 	Err     error         // one of them; nil: none
 	Elapsed time.Duration // from the first operation's begin to the last one's end
 	Latency *hdrhistogram.Histogram
@@ -34,7 +39,7 @@ func (l *Load) Quantile(q float64) time.Duration {
 
 // Add takes in another run of the same load.
 func (l *Load) Add(other *Load) {
-	l.Done, l.Failed, l.Elapsed = l.Done+other.Done, l.Failed+other.Failed, l.Elapsed+other.Elapsed
+	l.Done, l.Shed, l.Failed, l.Elapsed = l.Done+other.Done, l.Shed+other.Shed, l.Failed+other.Failed, l.Elapsed+other.Elapsed
 	if l.Err == nil {
 		l.Err = other.Err
 	}
@@ -96,7 +101,12 @@ func run(n int, do func(caller int) error, next func() (since time.Time, more bo
 		callers.Go(func() {
 			mine := &Load{Latency: newHistogram()}
 			for since, more := next(); more && !failed.Load(); since, more = next() {
-				if err := do(caller); err != nil {
+				err := do(caller)
+				if errors.Is(err, ErrShed) {
+					mine.Shed++
+					continue
+				}
+				if err != nil {
 					mine.Failed, mine.Err = 1, err
 					failed.Store(true)
 					break
