@@ -102,7 +102,7 @@ func (l *Ledger) revertLocked(b *book, at digestKey, rec audit.Record) (*entry, 
 	}
 	rec.Event, rec.Detail = audit.SignReverted, revertedDetail{rec.Detail, returned}
 	last := len(remain) == 0
-	c := &change{id: b.sess.ID, used: totals, revert: &reverted{at.nonce, at.digest, last}}
+	c := &change{id: b.Load().ID, used: totals, revert: &reverted{at.nonce, at.digest, last}}
 	if !last {
 		c.costs = nonces{at.nonce: left}
 	}
@@ -126,7 +126,7 @@ func (l *Ledger) othersLocked(b *book, n *openNonce, at digestKey) (others []cos
 	if all == nil {
 		all = map[policy.Hash]costs{}
 	}
-	err = l.store.digests(b.sess.ID, at.nonce, func(digest policy.Hash, c costs) error {
+	err = l.store.digests(b.Load().ID, at.nonce, func(digest policy.Hash, c costs) error {
 		if _, ahead := all[digest]; !ahead {
 			all[digest] = c
 		}
