@@ -4,6 +4,7 @@
 # make bench signatures a second, as ratios to the token's own, into docs/performance.md
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make endurance  millions of signed transactions at the ledger: its size, its latency
+# make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
 # make lint  staticcheck and govulncheck
 # make check gofmt, go vet and staticcheck
 # make lint  check and govulncheck
@@ -17,7 +18,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -79,6 +80,12 @@ bench-short: deps
 TRANSACTIONS ?= 10000000
 endurance:
 	go test ./session -run '^TestEndurance$$' -count=1 -v -timeout 24h -transactions $(TRANSACTIONS)
+
+SEED ?= 1
+OPS ?= 1000000
+
+simulate:
+	go test -count=1 -timeout 0 -v ./session -run '^TestSimulate$$' -sim.seed=$(SEED) -sim.ops=$(OPS)
 
 lint:
 	go run $(STATICCHECK) ./...

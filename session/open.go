@@ -27,7 +27,8 @@ const segmentBytes = 64 << 20
 
 // openLedger opens or makes the ledger in the directory dir and its trail, checks that they belong together,
 // and starts the committer.
-func openLedger(fsys vfs.FS, dir, auditPath string) (*Ledger, error) {
+func openLedger(fsys vfs.FS, dir, auditPath string) (_ *Ledger, err error) {
+	defer gaveUpOpening(&err)
 	st, err := openStore(fsys, dir, auditPath)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"runtime"
 	"slices"
 	"time"
 
@@ -83,6 +84,17 @@ func openPebble(fsys vfs.FS, dir string, lock *pebble.Lock, readOnly bool) (*emb
 	return &embedded{db: db, lock: lock}, nil
 }
 
+// gaveUpOpening makes an error of Pebble's panic over what it could not write. It is for a defer.
+func gaveUpOpening(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case runtime.Error:
+		panic(r)
+	default:
+		*err = fmt.Errorf("opening the ledger: %v", r)
+	}
+}
+
 // broken is what Pebble can't go on after.
 type broken string
 
@@ -96,7 +108,10 @@ func (storeLog) Infof(string, ...any) {}
 func (storeLog) Errorf(format string, args ...any) {
 	slog.Error("ledger: " + fmt.Sprintf(format, args...))
 }
-func (storeLog) Fatalf(format string, args ...any) { panic(broken(fmt.Sprintf(format, args...))) }
+func (storeLog) Fatalf(format string, args ...any) { giveUp(broken(fmt.Sprintf(format, args...))) }
+
+// giveUp panics. The simulation has it end one goroutine, for one of Pebble's own.
+var giveUp = func(why broken) { panic(why) }
 
 // get calls read with the value of key; found is false if there is none.
 func (s *embedded) get(key []byte, read func(d *decoder)) (found bool, err error) {

@@ -25,6 +25,26 @@ type simDevice struct {
 	tries map[[32]byte]uint64
 }
 
+// simPort is the device as one process sees it: after its crash nothing reaches the device.
+type simPort struct {
+	*simDevice
+	agent *simAgent
+}
+
+func (p simPort) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
+	if p.agent.dead.Load() {
+		return nil, backends.ErrUnavailable
+	}
+	return p.simDevice.Generate(ctx, attrs)
+}
+
+func (p simPort) Destroy(ctx context.Context, uri string) error {
+	if p.agent.dead.Load() {
+		return backends.ErrUnavailable
+	}
+	return p.simDevice.Destroy(ctx, uri)
+}
+
 type simKey struct {
 	dev     *simDevice
 	uri     string
@@ -33,9 +53,9 @@ type simKey struct {
 }
 
 var (
-	_ backends.Backend = (*simDevice)(nil)
-	_ backends.Lister  = (*simDevice)(nil)
-	_ backends.Limited = (*simDevice)(nil)
+	_ backends.Backend = simPort{}
+	_ backends.Lister  = simPort{}
+	_ backends.Limited = simPort{}
 )
 
 // chance is a number that follows from the seed, what it is for, and n.

@@ -2,6 +2,8 @@ package session
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/holiman/uint256"
@@ -36,7 +38,7 @@ type simSession struct {
 	value   map[uint64]uint64 // by period
 	block   uint64
 	settled int  // views that were handed to the ledger
-	late    bool // a nonce was asked for that the account had used
+	late    bool // a nonce was asked for that the account has used: it counts until it is settled again
 }
 
 // simTx is a transaction that was asked for.
@@ -65,6 +67,22 @@ func (m *simModel) failLocked(format string, args ...any) {
 	}
 }
 
+// clone is the model as it is now.
+func (m *simModel) clone() *simModel {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := &simModel{txs: maps.Clone(m.txs), locks: m.locks, locked: m.locked}
+	for _, s := range m.sessions {
+		c := *s
+		c.tried, c.value, c.released = maps.Clone(s.tried), maps.Clone(s.value), map[uint64][]*simTx{}
+		for nonce, txs := range s.released {
+			c.released[nonce] = slices.Clone(txs)
+		}
+		next.sessions = append(next.sessions, &c)
+	}
+	return next
+}
+
 func (m *simModel) failed() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -76,6 +94,13 @@ func (m *simModel) fences(s *simSession) [2]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return [2]int{m.locks, s.stops}
+}
+
+// asked takes note that x may be granted.
+func (m *simModel) asked(x *simTx) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x.sess.late = x.sess.late || x.tx.Nonce < x.sess.nonce
 }
 
 // release takes note that x was handed to write(2) at a time, Unix seconds, and holds the session's limits to the worst that

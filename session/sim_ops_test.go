@@ -70,7 +70,6 @@ func (w *simWorld) sign() {
 	nonce := s.nonce + w.rng.Uint64N(4)
 	if s.nonce > 0 && w.rng.IntN(40) == 0 {
 		nonce = s.nonce - 1
-		s.late = true
 	}
 	x := &simTx{sess: s, fee: 1 + w.rng.Uint64N(60), value: w.rng.Uint64N(40)}
 	x.tx = simTransfer(s, nonce, x.fee, x.value)
@@ -118,6 +117,7 @@ func (w *simWorld) ask(x *simTx) {
 
 func (w *simWorld) client(ctx context.Context, a *simAgent, x *simTx, hold, write time.Duration) {
 	signed, err := a.Sign(ctx, app, &SignRequest{Session: x.sess.ID, Tx: x.tx, Method: "sim"})
+	w.model.asked(x)
 	if err != nil {
 		return
 	}
@@ -172,7 +172,9 @@ func (w *simWorld) settle() {
 		if len(st.External) > 0 {
 			w.model.fail("session %s: external usage %v of a chain that has none", s.ID, st.External)
 		}
-		s.late = false
+		w.model.mu.Lock()
+		s.late = s.late && w.agent.clients.Load() > 0
+		w.model.mu.Unlock()
 	}
 }
 

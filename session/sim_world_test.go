@@ -31,6 +31,10 @@ type simWorld struct {
 	model *simModel
 	agent *simAgent
 
+	calm   bool                   // nothing crashes or fails but what onDisk does
+	onDisk func(simdisk.Op) error // of every process, unless nil
+	failed bool                   // onDisk has returned an error
+
 	nonce   uint64 // raised with each transaction, so that no two are alike by chance
 	ops     int
 	crashes int
@@ -92,14 +96,22 @@ func (w *simWorld) start() {
 		a := &simAgent{}
 		a.ctx, a.end = context.WithCancel(context.Background())
 		w.agent = a
-		if w.rng.IntN(3) == 0 {
+		if w.calm {
+			w.disk.SetBefore(w.before)
+		} else if w.rng.IntN(3) == 0 {
 			w.armCrash(1 + w.rng.IntN(70))
 		}
 		s, err := Open(Config{
 			LedgerPath: "state/ledger", AuditPath: "state/audit.jsonl", LockPath: "state/locked", FS: w.disk,
-			Backends:     map[string]backends.Backend{"sim": w.dev},
+			Backends:     map[string]backends.Backend{"sim": simPort{w.dev, a}},
 			ExpiryMargin: time.Minute, KeyGrace: time.Minute, Logger: slog.New(slog.DiscardHandler),
 		})
+		if err != nil && w.failed { // the disk is well again at the next start
+			w.failed, w.onDisk = false, nil
+			a.left.Store(w.disk.Snapshot(w.crash()))
+			w.disk = w.stop()
+			continue
+		}
 		if err != nil {
 			w.model.fail("starting: %w", err)
 			return
@@ -110,10 +122,12 @@ func (w *simWorld) start() {
 			w.disk = w.stop()
 			continue
 		}
-		w.disk.SetBefore(nil)
+		if !w.calm {
+			w.disk.SetBefore(nil)
+		}
 		w.check()
 		a.work.Go(func() { s.Run(a.ctx) })
-		if w.rng.IntN(2) == 0 {
+		if !w.calm && w.rng.IntN(2) == 0 {
 			w.armCrash(1 + w.rng.IntN(400))
 		}
 		return
@@ -201,9 +215,22 @@ func (w *simWorld) armFault() {
 	})
 }
 
+// before is what a calm disk does before each operation.
+func (w *simWorld) before(op simdisk.Op) (int, error) {
+	if w.onDisk == nil {
+		return 0, nil
+	}
+	err := w.onDisk(op)
+	w.failed = w.failed || err != nil
+	return op.Size / 2, err
+}
+
 // step makes one operation.
 func (w *simWorld) step() {
 	op := &simOps[simDeck[w.rng.IntN(len(simDeck))]]
+	if w.calm && (op.name == "crash" || op.name == "fault") {
+		return
+	}
 	w.history = append(w.history, op.name)
 	op.do(w)
 }
