@@ -244,25 +244,64 @@ func TestEncryptionContext(t *testing.T) {
 	}
 }
 
-// However many callers are throttled, together they repeat little.
+// Callers that are throttled repeat while there is time, and give up together when that has lasted: then each is
+// one call.
 func TestRetryBudget(t *testing.T) {
 	fake := newFake(t)
-	k := backendtest.Generate(t, openResident(t, fake.config()), "keyward-x")
+	cfg := fake.config()
+	cfg.Timeout = 500 * time.Millisecond
+	k := backendtest.Generate(t, openResident(t, cfg), "keyward-x")
 	fake.Inject("Sign", -1, kmsfake.Fault{Code: "ThrottlingException"})
 	const callers = 100
-	var wg sync.WaitGroup
-	for range callers {
-		wg.Go(func() {
-			if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrThrottled) {
-				t.Errorf("SignDigest = %v, want ErrThrottled", err)
-			}
-		})
+	together := func() int {
+		before := fake.Calls("Sign")
+		var wg sync.WaitGroup
+		for range callers {
+			wg.Go(func() {
+				if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) {
+					t.Errorf("SignDigest = %v, want ErrUnavailable", err)
+				}
+			})
+		}
+		wg.Wait()
+		return fake.Calls("Sign") - before
 	}
-	wg.Wait()
-	const budget = 32 // package kmscall's
-	if n := fake.Calls("Sign"); n > callers+budget+1 || n <= callers {
-		t.Errorf("%d calls for %d signatures, want more, and at most %d", n, callers, callers+budget+1)
+	for began := time.Now(); time.Since(began) < 2*time.Second; { // longer than twice the timeout
+		together()
+	}
+	if n := together(); n > callers {
+		t.Errorf("%d calls for %d signatures in a long overload, want one for each at most", n, callers)
 	}
 	fake.Clear()
 	backendtest.Verify(t, k, [32]byte{1})
+}
+
+// One call in five is throttled, and a KMS comes back after a second: no signature fails.
+func TestShortTrouble(t *testing.T) {
+	fake := newFake(t)
+	k := backendtest.Generate(t, openResident(t, fake.config()), "keyward-x")
+	all := func(what string, callers, times int) {
+		t.Helper()
+		var wg sync.WaitGroup
+		for range callers {
+			wg.Go(func() {
+				for range times {
+					if _, err := k.SignDigest(t.Context(), [32]byte{1}); err != nil {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	for range 40 { // 200 tries, every fifth of them throttled
+		fake.Inject("Sign", 1, kmsfake.Fault{Code: "ThrottlingException"})
+		fake.Inject("Sign", 4, kmsfake.Fault{})
+	}
+	all("one in five throttled", 8, 20)
+	fake.Clear()
+	fake.Inject("Sign", -1, kmsfake.Fault{CutHard: true})
+	back := time.AfterFunc(time.Second, fake.Clear)
+	defer back.Stop()
+	all("down for a second", 60, 1)
 }

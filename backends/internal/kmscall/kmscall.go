@@ -10,9 +10,11 @@
 // service's answer and is returned as it is: a missing permission is never asked for again.
 //
 // Repetitions wait, twice as long each time, with jitter, and as long as the service asks.
-// They end with the context. And all calls of a [Caller] share one budget for them: each
-// takes one, ten calls that succeed give one back. So a service that is down
-// or throttles everybody gets a tenth more than the load it can't bear, and not many times it.
+// They end with the context, so a call rides out a short outage, or a quota that
+// is used up now and then. All calls of a [Caller] share a brake: a budget of repetitions, of which
+// each takes one, and two calls that succeed give one back. Only when the budget has been empty for longer
+// than any call lasts, there are no more repetitions than calls give back. So a service
+// that is down for long gets each call once, and one that throttles gets half more than it bears.
 //
 // Retries of the SDK have to be off, or all this holds for each of the SDK's own tries.
 package kmscall
@@ -42,7 +44,7 @@ type Config struct {
 	InFlight int           // calls at a time; 0: 32
 	Timeout  time.Duration // of one Do or Once, with all its waiting; 0: 10 s
 	Attempt  time.Duration // of one try, so that a dead connection leaves time for another; 0: half of Timeout
-	Budget   int           // repetitions before any call has succeeded; 0: 32
+	Budget   int           // repetitions before an overload begins; 0: 32
 
 	// Classify says what an error that a call returned means, and how long the
 	// service asks to wait before the next try, 0 if it does not say.
@@ -53,7 +55,8 @@ type Config struct {
 const (
 	firstWait = 100 * time.Millisecond // longest wait before the second try; doubled for each that follows
 	longWait  = 2 * time.Second        // what it does not grow beyond
-	earning   = 0.1                    // part of a repetition that a call which succeeds gives back
+	earning   = 0.5                    // part of a repetition that a call which succeeds gives back
+	patience  = 2                      // an overload of so many times Config.Timeout pulls the brake
 )
 
 var (
@@ -72,6 +75,8 @@ type Caller struct {
 
 	mu      sync.Mutex
 	budget  float64   // repetitions left
+	empty   time.Time // since when there are none, or too few to say that the overload is over; zero: there are
+	wanted  time.Time // when the last repetition was wanted
 	trouble error     // of the last call, nil if it was none of the service's
 	since   time.Time // when that call ended
 }
@@ -269,8 +274,12 @@ func (c *Caller) classify(err error) (Class, time.Duration) {
 func (c *Caller) wait(ctx context.Context, tries int, after time.Duration) error {
 	longest := min(firstWait<<min(tries-1, 16), longWait)
 	wait := after + rand.N(longest)
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
-		return fmt.Errorf("no time is left for another: %w", context.DeadlineExceeded)
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline) - after
+		if left < firstWait {
+			return fmt.Errorf("no time is left for another: %w", context.DeadlineExceeded)
+		}
+		wait = min(wait, after+left/2) // sooner rather than not again
 	}
 	if !c.spend() {
 		return errors.New("too many calls have to be repeated")
@@ -287,21 +296,35 @@ func (c *Caller) wait(ctx context.Context, tries int, after time.Duration) error
 	}
 }
 
-// spend takes one repetition from the budget, if there is one.
+// spend takes one repetition from the budget. Without any it allows one until the overload has lasted too long.
 func (c *Caller) spend() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.budget < 1 {
-		return false
+	now := time.Now()
+	c.wanted = now
+	if c.budget >= 1 {
+		c.budget--
+		return true
 	}
-	c.budget--
-	return true
+	if c.empty.IsZero() {
+		c.empty = now
+	}
+	return now.Sub(c.empty) < patience*c.cfg.Timeout
 }
 
+// earn notes a call that succeeded. The overload is over when half of the budget is back, or
+// when no repetition was wanted for as long as pulls the brake.
 func (c *Caller) earn() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.budget = min(c.budget+earning, float64(c.cfg.Budget))
+	full := float64(c.cfg.Budget)
+	c.budget = min(c.budget+earning, full)
+	if time.Since(c.wanted) > patience*c.cfg.Timeout {
+		c.budget = full
+	}
+	if c.budget >= full/2 {
+		c.empty = time.Time{}
+	}
 }
 
 // gaveUp is the error of a call that ended because ctx did, the last thing that went wrong being err.
