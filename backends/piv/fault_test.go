@@ -256,23 +256,47 @@ func TestPINsThatAreNotTried(t *testing.T) {
 	}
 }
 
-func TestBlockedPIN(t *testing.T) {
-	b := newBench(t, plain)
+// mistype shows the card a wrong PIN, as another program.
+func (b *bench) mistype(t *testing.T, times int) {
+	t.Helper()
 	c, err := pcsc.Dial()
 	must(t, err)
 	card, err := c.Open(cardsim.ReaderName + " 00 00")
 	must(t, err)
 	_, _, err = card.Do(pcsc.Command{INS: 0xa4, P1: 0x04, Data: []byte{0xa0, 0, 0, 3, 8}})
 	must(t, err)
-	for range 3 {
+	for range times {
 		_, _, err = card.Do(pcsc.Command{INS: insVerify, P2: 0x80, Data: []byte("00000000"), NoLe: true})
 		must(t, err)
 	}
 	must(t, card.Close())
 	must(t, c.Close())
+}
+
+// TestAnothersMistake: a PIN that the card took goes on, although it is read again for each operation and another program
+// has mistyped it meanwhile. An agent that starts then leaves it to the operator.
+func TestAnothersMistake(t *testing.T) {
+	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.2.7, without metadata": {5, 2, 7}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, key{firmware, piv.PINOnce, piv.TouchNever})
+			k := backendtest.Generate(t, b.open(t, secret.NewKeeper(source(testPIN), 0)), "keyward-x")
+			b.mistype(t, 1)
+			_, err := b.open(t, secret.NewKeeper(source(testPIN), 0)).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"})
+			wantErr(t, "Generate by another agent", err, backends.ErrLocked, "2 of 3 tries")
+			backendtest.Verify(t, k, [32]byte{1})
+			b.mistype(t, 2)
+			_, err = k.SignDigest(t.Context(), [32]byte{1})
+			wantErr(t, "SignDigest with one try left", err, backends.ErrPINFinalTry)
+		})
+	}
+}
+
+func TestBlockedPIN(t *testing.T) {
+	b := newBench(t, plain)
+	b.mistype(t, 3)
 	mark := b.shown(0)
 	p := b.open(t, secret.NewKeeper(source(testPIN), 0))
-	_, err = p.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
+	_, err := p.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
 	wantErr(t, "Generate", err, backends.ErrLocked, "PUK")
 	if st := p.Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "PUK") {
 		t.Errorf("Status = %+v", st)

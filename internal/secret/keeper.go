@@ -2,6 +2,7 @@ package secret
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -69,8 +70,9 @@ type PINs interface {
 //     tried once more then only if the device took a PIN since, which its counter shows: it may have been
 //     changed to that one.
 //   - The last try is never spent, whoever asks.
-//   - A counter that is not full means that somebody's try failed. Then only the operator,
-//     or a PIN that this device took before, may spend a try.
+//   - A counter that is not full means that somebody's try failed. Then only the operator may spend a try,
+//     or a PIN that this device took since it was given. That holds for the PIN of a source too, which is
+//     compared with the last one that was taken.
 //   - A try whose outcome is not known (the card was pulled, the process that
 //     showed the PIN died) counts as refused if the counter went down, or can't be read. With
 //     [Keeper.MarkIn] it does so after a restart too.
@@ -81,31 +83,20 @@ type Keeper struct {
 	hold   time.Duration // of a PIN in memory
 	words  words
 	marks  marks
+	key    [32]byte // of digests
 
 	turn chan struct{} // holds one element during a try; never taken with mu held
 
 	mu      sync.Mutex // not held during a try or a wait
 	pin     *Buffer    // nil: to be had from source
 	proven  bool       // the device took pin before
+	taken   [32]byte   // digest of the last PIN that the device took since the operator acted; zero: it took none
 	granted bool       // the operator acted, and no try was made since
 	doubt   *doubt     // a try whose outcome is not known; nil: none
 	stop    error      // why no PIN is tried until Unlock; nil: one may be
 	refused *Buffer    // the last one that was; nil: none
 	before  int        // Tries.Left when refused was tried
 	forget  *time.Timer
-}
-
-// words are for errors: what differs between a device's PINs.
-type words struct {
-	needed error  // of a PIN that only the operator has
-	give   string // the command that gives one, or has its source read again
-	Remedies
-}
-
-// Remedies say what an operator does about tries that are used up.
-type Remedies struct {
-	Blocked string // no try is left
-	Final   string // the last one is left; the command that gives the PIN again is added
 }
 
 // doubt is a try from its beginning until its outcome is known.
@@ -121,34 +112,20 @@ var _ PINs = (*Keeper)(nil)
 // that one try, [UntilLock] until Lock. A PIN from Unlock waits for its first try however long, unless
 // the counter forbids that or [Keeper.EndGrant] comes first.
 func NewKeeper(source Source, hold time.Duration) *Keeper {
-	return &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
+	k := &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
 		needed:   fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
 		give:     "keyward unlock",
 		Remedies: Remedies{"unblock it with the PUK or admin PIN, then run: keyward unlock", "give the right one once with the device's own tool"},
 	}}
-}
-
-// NewAdminKeeper returns a Keeper for the admin PIN of a backend, which is held for no longer than a try.
-func NewAdminKeeper(backend string, source Source) *Keeper {
-	k := NewKeeper(source, 0)
-	k.words.needed = backends.ErrAdminPINNeeded
-	k.words.Blocked = "only a reset of the device helps, which deletes its keys"
-	if source == nil {
-		k.words.give += " --backend " + backend + " --admin-pin"
-	}
+	_, _ = rand.Read(k.key[:]) // never fails
 	return k
 }
 
-// MarkIn has the Keeper note each try of a device with Tries.Device in a file in dir, before it is made. The note is removed when the device took the PIN, or when no try was spent. While it stands, also after a restart, only
+// MarkIn has the Keeper note each try of a device with Tries.Device in a file in dir, before it is made, unless
+// the device took the PIN before and has a counter. The note is removed when the device took the PIN, or when no try was spent. While it stands, also after a restart, only
 // Unlock allows a try, and each time one. It returns the Keeper, which was not used yet.
 func (k *Keeper) MarkIn(dir string) *Keeper {
 	k.marks.dir = dir
-	return k
-}
-
-// Explain replaces the remedies in errors. It returns the Keeper, which was not used yet.
-func (k *Keeper) Explain(r Remedies) *Keeper {
-	k.words.Remedies = r
 	return k
 }
 
@@ -167,11 +144,14 @@ func (k *Keeper) Try(ctx context.Context, left Tries, verify func(pin []byte) er
 	if err != nil {
 		return err
 	}
-	right, err := k.begin(left)
+	if err := k.mayShow(pin, left); err != nil {
+		return errors.Join(err, pin.Close())
+	}
+	proven, err := k.begin(left)
 	if err != nil {
 		return errors.Join(err, pin.Close())
 	}
-	if right {
+	if proven && left.Left != Unknown { // at the next start it is tried again, which costs none
 		return k.settle(pin, pin.Use(verify))
 	}
 	return k.settle(pin, k.marked(left, earlier, func() error { return pin.Use(verify) }))
@@ -199,37 +179,6 @@ func (k *Keeper) takeTurn(ctx context.Context) (release func(), err error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: another PIN try is under way: %w", backends.ErrUnavailable, context.Cause(ctx))
 	}
-}
-
-// mayTry says why no PIN may be tried now.
-func (k *Keeper) mayTry(left Tries, marked bool) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.stop != nil {
-		return k.stop
-	}
-	// Also when few tries are left, since what the counter tells now it may not tell later.
-	if k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left) {
-		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s", backends.ErrLocked, k.words.give)
-	}
-	if left.Left == 0 || left.Left == 1 {
-		k.endGrantLocked()
-	}
-	switch {
-	case left.Left == 0:
-		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.Blocked)
-	case left.Left == 1:
-		return fmt.Errorf("%w: one wrong PIN more would block the device; %s, then run: %s", backends.ErrPINFinalTry, k.words.Final, k.words.give)
-	case k.stop != nil:
-		return k.stop
-	case marked && !k.granted:
-		k.stop = fmt.Errorf("%w: an earlier try of the PIN may have failed, so none is tried without you; give it with: %s", backends.ErrLocked, k.words.give)
-		return k.stop
-	case !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full:
-		return fmt.Errorf("%w: a wrong PIN was tried (%d of %d tries are left), so none is tried without you; give it with: %s",
-			backends.ErrLocked, left.Left, left.Full, k.words.give)
-	}
-	return nil
 }
 
 // endGrantLocked: the operator's act, which was refused, allows no try later, and a PIN that he gave is not kept
@@ -283,40 +232,15 @@ func (k *Keeper) read(ctx context.Context) (*Buffer, error) {
 	return pin, nil
 }
 
-// mayRepeat says why source's PIN may not be tried, if it is the one that was refused. That stands until the
-// next Unlock: a counter that rises later is no act of the operator.
-func (k *Keeper) mayRepeat(pin *Buffer, left Tries) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	risen := left.Left != Unknown && k.before != Unknown && left.Left >= k.before
-	if !pin.Equal(k.refused) || k.granted && risen {
-		return nil
-	}
-	if k.stop == nil {
-		k.stop = k.sameLocked()
-	}
-	return k.stop
-}
-
-// sameLocked is why the source's PIN is not tried if it is the one that was refused. k.mu is held.
-func (k *Keeper) sameLocked() error {
-	remedy := "give it once with the device's own tool, then run: " + k.words.give
-	if k.before == Unknown {
-		remedy = "start the agent again and run: " + k.words.give
-	}
-	return fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: %s; or if the device's PIN was changed to it, %s",
-		backends.ErrPINIncorrect, k.words.give, remedy)
-}
-
-// begin notes that a try is made. From here on its outcome is in doubt, unless the PIN is known to be right.
-func (k *Keeper) begin(left Tries) (right bool, err error) {
+// begin notes that a try is made, and reports whether the device took the PIN before. From here on the outcome is in doubt.
+func (k *Keeper) begin(left Tries) (proven bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.stop != nil { // locked while source was asked
 		return false, k.stop
 	}
 	k.granted, k.doubt = false, &doubt{left, k.granted}
-	return left.Fixed && k.proven, nil
+	return k.proven, nil
 }
 
 // settle notes a try's outcome, and wipes pin unless it is to be held or remembered as refused.
@@ -332,6 +256,9 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		if k.stop != nil { // locked meanwhile
 			return pin.Close()
 		}
+		if k.taken, err = k.digest(pin); err != nil {
+			return errors.Join(err, pin.Close())
+		}
 		k.proven = k.hold > 0
 		k.holdLocked(pin)
 		return nil
@@ -342,7 +269,7 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 			k.before = k.doubt.left.Left
 			wipe(&k.refused, pin)
 		}
-		k.doubt = nil
+		k.doubt, k.taken = nil, [32]byte{}
 		k.dropLocked()
 		if k.stop == nil {
 			k.stop = fmt.Errorf("%w; it is not tried again: correct it, then run: %s", err, k.words.give)
@@ -410,7 +337,7 @@ func (k *Keeper) Unlock(ctx context.Context, pin *Buffer) error {
 		k.dropLocked()
 		k.pin = pin
 	}
-	k.stop, k.doubt, k.granted = nil, nil, true
+	k.stop, k.doubt, k.granted, k.taken = nil, nil, true, [32]byte{}
 	return nil
 }
 
@@ -429,7 +356,7 @@ func (k *Keeper) Lock() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.dropLocked()
-	k.granted = false
+	k.granted, k.taken = false, [32]byte{}
 	k.stop = fmt.Errorf("%w by the operator; unlock it with: keyward unlock", backends.ErrLocked)
 }
 
