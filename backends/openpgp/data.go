@@ -1,6 +1,7 @@
 package openpgp
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/keyward/keyward/internal/pcsc"
@@ -28,6 +29,19 @@ const (
 	capAttributes = 1 << 2 // algorithm attributes can be changed
 	capPrivateUse = 1 << 3 // DOs 0101 to 0104
 )
+
+// keepsLabels reports whether the card has the data objects that labels are kept in.
+func (d *appData) keepsLabels() bool { return d.capabilities&capPrivateUse != 0 }
+
+// makers are manufacturers' numbers in the application identifier, as GnuPG lists them.
+var makers = map[uint16]string{
+	0x0005: "ZeitControl card", yubico: "YubiKey", 0x000B: "Feitian card", nitrokey: "Nitrokey", 0x0011: "Token2 card", 0xF1D0: "CanoKey", 0xF517: "Gnuk token",
+}
+
+// model is what a person calls cards of that kind.
+func (d *appData) model() string {
+	return cmp.Or(makers[d.manufacturer], fmt.Sprintf("OpenPGP card of maker %04X", d.manufacturer))
+}
 
 // pwStatus is DO C4, the PW status bytes: lengths and counters of the PINs.
 type pwStatus struct {

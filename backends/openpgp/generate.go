@@ -31,25 +31,25 @@ func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (b
 }
 
 // generate makes a key. The slot's mark decides whose the key is, so it is set to free
-// before there is a key, and to the key's own last of all.
+// before there is a key, and to the key's own last of all. A card that can't do the curve is left as it was.
 func (b *Backend) generate(s *session, text string) (*key, error) {
 	sl, err := b.freeSlot(s)
 	if err != nil {
 		return nil, err
 	}
-	if s.data.capabilities&capPrivateUse == 0 {
-		return nil, errors.New("the card has no data objects for private use, where labels are kept")
+	if _, err := s.readRecord(); err != nil { // before anything is changed, as what follows
+		return nil, err
 	}
-	if _, err := s.readRecord(); err != nil { // before anything is changed
+	if err := s.checkCurves(sl); err != nil {
 		return nil, err
 	}
 	if err := b.verify(s, pwAdmin); err != nil {
 		return nil, err
 	}
-	if err := s.putData(sl.fingerprint, freeMark[:]); err != nil {
+	if err := b.prepare(s, sl); err != nil {
 		return nil, err
 	}
-	if err := b.prepare(s, sl); err != nil {
+	if err := s.putData(sl.fingerprint, freeMark[:]); err != nil {
 		return nil, err
 	}
 	st, err := s.makeKey(sl)
@@ -99,7 +99,7 @@ func (b *Backend) mayOverwrite(fingerprint string) bool {
 func (b *Backend) prepare(s *session, sl *slot) error {
 	if !bytes.Equal(s.data.attributes[sl.number], secp256k1) {
 		if err := s.putData(sl.attributes, secp256k1); err != nil {
-			return fmt.Errorf("the card can't do secp256k1 (a YubiKey can from firmware 5.2.3): %w", err)
+			return fmt.Errorf("%w: %w", s.noCurve(sl), err)
 		}
 	}
 	if b.cfg.Touch == "" {
@@ -119,6 +119,51 @@ func (b *Backend) prepare(s *session, sl *slot) error {
 	}
 	const button = 0x20
 	return s.putData(sl.uif, []byte{want, button})
+}
+
+// checkCurves refuses a card whose list of algorithms, DO FA (4.4.3.11), has no secp256k1 for the slot. The list is
+// optional, and new in version 3.4; a card without it shows when the slot is prepared.
+func (s *session) checkCurves(sl *slot) error {
+	raw, sw, err := s.do(pcsc.Command{INS: insGetData, P2: 0xFA})
+	if err != nil {
+		return err
+	}
+	if sw != pcsc.OK || len(raw) == 0 {
+		return nil
+	}
+	list, err := parseTLV(raw)
+	if err == nil && child(list, 0xFA) != nil {
+		list, err = parseTLV(child(list, 0xFA))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: the list of algorithms: %w", pcsc.ErrGarbled, err)
+	}
+	listed := false
+	for _, o := range list {
+		if o.tag != sl.attributes {
+			continue
+		}
+		listed = true
+		if bytes.HasPrefix(o.value, secp256k1) { // a byte more says how keys are imported
+			return nil
+		}
+	}
+	if !listed {
+		return nil
+	}
+	return s.noCurve(sl)
+}
+
+// noCurve is the error of a card that can't do secp256k1.
+func (s *session) noCurve(sl *slot) error {
+	why := "no model of that maker is known to us to have it"
+	switch s.data.manufacturer {
+	case yubico:
+		why = "a YubiKey 5 has it from firmware 5.2.3 on; a YubiKey FIPS, a YubiKey 4 and a Bio have not"
+	case nitrokey:
+		why = "a Nitrokey Start with new firmware has it; a Nitrokey 3 has not"
+	}
+	return fmt.Errorf("%w: the %s of %s %s has no secp256k1: %s; nothing was changed on the card", backends.ErrRefused, sl.what, s.data.model(), s.data.serial, why)
 }
 
 // makeKey generates a key, and reads it back.

@@ -221,11 +221,7 @@ func needsOperator(err error) bool {
 // describe says what the card is and what is in its slots.
 func (s *session) describe() (string, error) {
 	contents, err := s.contents()
-	maker := "OpenPGP card"
-	if s.data.manufacturer == yubico {
-		maker = "YubiKey"
-	}
-	return fmt.Sprintf("%s %s in %q, OpenPGP %s", maker, s.data.serial, s.reader, contents), err
+	return fmt.Sprintf("%s %s in %q, OpenPGP %s", s.data.model(), s.data.serial, s.reader, contents), err
 }
 
 // name is what a person calls the card. A YubiKey's serial number is printed on it without leading zeros.
@@ -269,8 +265,11 @@ func Describe(ctx context.Context, reader string) (text string, err error) {
 	})
 }
 
-// yubico is the manufacturer's number in the application identifier.
-const yubico = 6
+// Manufacturers' numbers in the application identifier.
+const (
+	yubico   = 0x0006
+	nitrokey = 0x000F
+)
 
 // Waiting implements [backends.Waiter].
 func (b *Backend) Waiting() string {

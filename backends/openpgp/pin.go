@@ -26,9 +26,6 @@ const (
 // factoryPINs are what cards come with.
 var factoryPINs = map[byte]string{pwSign: "123456", pwOther: "123456", pwAdmin: "12345678"}
 
-// usualTries is what cards count down from, unless they were set otherwise, which they do not tell.
-const usualTries = 3
-
 // verify shows the PIN that password names, once, if it may be by the retry counter, which was
 // read when the card was opened; nobody else has the card since.
 func (b *Backend) verify(s *session, password byte) error {
@@ -43,13 +40,19 @@ func (b *Backend) verify(s *session, password byte) error {
 	if pins == nil {
 		return fmt.Errorf("%w: no admin PIN is configured, and without it keys are neither generated nor destroyed", backends.ErrLocked)
 	}
-	err = pins.Try(s.ctx, secret.Tries{Left: s.tries(password), Full: usualTries}, func(pin []byte) error {
+	err = pins.Try(s.ctx, s.triesOf(password), func(pin []byte) error {
 		return s.show(password, pin, kdf)
 	})
 	if err != nil {
 		return fmt.Errorf("card %s, %s: %w", s.data.serial, name, err)
 	}
 	return nil
+}
+
+// triesOf is what the card says of a PIN's tries. It does not say what it counts down from, and an operator may have set that, so
+// a mark on disk tells of a try that may have failed.
+func (s *session) triesOf(password byte) secret.Tries {
+	return secret.Tries{Left: s.tries(password), Device: fmt.Sprintf("OpenPGP card %s, PIN %02X", s.data.serial, max(password, pwOther))}
 }
 
 // tries is what the retry counter was when the data were read.

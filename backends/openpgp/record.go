@@ -11,7 +11,7 @@ import (
 
 // recordDO is a data object for private use that everybody can read and the admin PIN
 // can write (OpenPGP card 3.4, 4.4.1). The keys' labels are kept there, on the card, so that they go where
-// the keys go.
+// the keys go. The objects are optional (4.4.3.7): on a card without them, keys have no labels.
 const recordDO = 0x0102
 
 // recordMagic begins what we write. After it come entries: slot number, signer's address, the
@@ -35,6 +35,9 @@ type label struct {
 type record map[byte]label
 
 func (s *session) readRecord() (record, error) {
+	if !s.data.keepsLabels() {
+		return record{}, nil
+	}
 	raw, sw, err := s.do(pcsc.Command{INS: insGetData, P1: recordDO >> 8, P2: recordDO & 0xFF})
 	switch {
 	case err != nil:
@@ -88,6 +91,9 @@ func (r record) bytes() []byte {
 
 // setLabel writes the label of the key in a slot; "" with the zero address: none.
 func (s *session) setLabel(sl *slot, l label) error {
+	if !s.data.keepsLabels() {
+		return nil
+	}
 	r, err := s.readRecord()
 	if err != nil {
 		return err

@@ -15,6 +15,10 @@ type OpenPGPConfig struct {
 
 	Generic bool // not a YubiKey: another manufacturer, wrong PINs answered by 63Cx, no key information
 	Sticky  bool // a key stays when the algorithm attributes of its slot are changed
+
+	NoPrivateUse bool // it has no data objects 0101 to 0104, as CanoKey and Gnuk
+	NoK256       bool // it can't do secp256k1, and its list of algorithms says so, as a YubiKey FIPS and a Nitrokey 3
+	Tries        int  // that the user PIN has in all; 0: 3
 }
 
 // OpenPGP is an OpenPGP application: Functional Specification of the OpenPGP application on ISO
@@ -69,6 +73,9 @@ func (o *OpenPGP) factory() {
 		pw1Sign: {value: []byte(OpenPGPUserPIN), tries: openpgpTries, full: openpgpTries},
 		codeRC:  {full: openpgpTries},
 		pw3:     {value: []byte(OpenPGPAdminPIN), tries: openpgpTries, full: openpgpTries},
+	}
+	if n := o.cfg.Tries; n != 0 {
+		o.pins[pw1Sign].tries, o.pins[pw1Sign].full = n, n
 	}
 	o.verified = map[byte]bool{}
 	o.keys = map[byte]*openpgpKey{}

@@ -46,6 +46,12 @@ func (o *OpenPGP) get(tag uint16) ([]byte, uint16) {
 		return o.keyInformation(), SWOK
 	case 0xFA:
 		return dataObject(tag, o.algorithms()), SWOK
+	case 0x0101, 0x0102, 0x0103, 0x0104:
+		if o.cfg.NoPrivateUse {
+			return nil, SWWrongP1P2
+		}
+	}
+	switch tag {
 	case 0x5E, 0x5F50, 0x0101, 0x0102, 0x7F21, 0xF9:
 		return o.do[tag], SWOK
 	case 0x0103, 0x0104:
@@ -77,7 +83,11 @@ func (o *OpenPGP) applicationData() []byte {
 // discretionary is the content of DO 73.
 func (o *OpenPGP) discretionary() []byte {
 	// GET CHALLENGE, import, changeable PW status, private use, changeable algorithms, KDF: 4.4.3.7.
-	out := dataObject(0xC0, []byte{0x7D, 0, 0x0B, 0xFE, 0x08, 0, 0, openpgpMaxDO, 0, 0})
+	capabilities := byte(0x7D)
+	if o.cfg.NoPrivateUse {
+		capabilities &^= 0x08
+	}
+	out := dataObject(0xC0, []byte{capabilities, 0, 0x0B, 0xFE, 0x08, 0, 0, openpgpMaxDO, 0, 0})
 	var prints, ca, times, uifs []byte
 	for _, k := range o.ordered() {
 		out = append(out, dataObject(k.tag(0xC1), k.attributes)...)
@@ -130,7 +140,7 @@ func (o *OpenPGP) keyInformation() []byte {
 func (o *OpenPGP) algorithms() []byte {
 	var out []byte
 	for _, k := range o.ordered() {
-		for _, a := range supported(k) {
+		for _, a := range o.supported(k) {
 			out = append(out, dataObject(k.tag(0xC1), a)...)
 		}
 	}
@@ -149,6 +159,9 @@ func (o *OpenPGP) put(tag uint16, data []byte) uint16 {
 	needs := byte(pw3)
 	if tag == 0x0101 || tag == 0x0103 {
 		needs = pw1Other
+	}
+	if o.cfg.NoPrivateUse && tag>>8 == 1 {
+		return SWWrongP1P2
 	}
 	if !o.verified[needs] {
 		return SWNotSatisfied

@@ -67,16 +67,20 @@ var (
 )
 
 // supported are the attributes that a key can have.
-func supported(k *openpgpKey) [][]byte {
+func (o *OpenPGP) supported(k *openpgpKey) [][]byte {
+	list := [][]byte{rsa2048, rsa4096, ecdsaP256, eddsa, ecdsaK256}
 	if k.crt == 0xB8 {
-		return [][]byte{rsa2048, rsa4096, ecdhP256, ecdhK256}
+		list = [][]byte{rsa2048, rsa4096, ecdhP256, ecdhK256}
 	}
-	return [][]byte{rsa2048, rsa4096, ecdsaP256, ecdsaK256, eddsa}
+	if o.cfg.NoK256 {
+		list = list[:len(list)-1]
+	}
+	return list
 }
 
 // setAttributes changes a key's algorithm. On YubiKeys that deletes the key.
 func (o *OpenPGP) setAttributes(k *openpgpKey, data []byte) uint16 {
-	for _, a := range supported(k) {
+	for _, a := range o.supported(k) {
 		if !bytes.Equal(a, data) {
 			continue
 		}
