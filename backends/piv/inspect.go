@@ -57,15 +57,17 @@ type Inventory struct {
 	Described     bool      `json:"-"`
 	PIN           Reference `json:"pin"`
 	PUK           Reference `json:"puk"`
-	ManagementKey Reference `json:"managementKey"`       // it has no tries
-	Stored        bool      `json:"managementKeyStored"` // the card is noted to keep it under the PIN
-	Slots         []SlotKey `json:"slots,omitempty"`     // 9a, 9c, 9d, 9e and 82 to 95, those with a key
+	ManagementKey Reference `json:"managementKey"`        // it has no tries
+	Stored        bool      `json:"managementKeyStored"`  // the card is noted to keep it under the PIN
+	Slots         []SlotKey `json:"slots,omitempty"`      // 9a, 9c, 9d, 9e and 82 to 95, those with a key
+	Unreadable    []string  `json:"unreadable,omitempty"` // what the card does not describe as it should, and why
 }
 
 // Reference is a PIN, or what is like one.
 type Reference struct {
-	Default bool `json:"default"`        // it is the one from the factory, which everybody knows
-	Left    int  `json:"left,omitempty"` // tries
+	Absent  bool `json:"absent,omitempty"` // the card has none, as a YubiKey Bio has no PUK
+	Default bool `json:"default"`          // it is the one from the factory, which everybody knows
+	Left    int  `json:"left,omitempty"`   // tries
 	Full    int  `json:"full,omitempty"`
 }
 
@@ -129,19 +131,24 @@ func withSerial(serial uint32, f func(*session) error) error {
 	return nil
 }
 
-func (inv *Inventory) read(s *session) (err error) {
-	if inv.PIN, err = s.reference("the PIN", refPIN); err != nil {
+// read reads all that the card tells. What is absent is left out, and what is odd is noted: neither hides the rest. A card that
+// does not answer is an error.
+func (inv *Inventory) read(s *session) error {
+	for _, r := range []struct {
+		what string
+		ref  byte
+		to   *Reference
+	}{{"the PIN", refPIN, &inv.PIN}, {"the PUK", refPUK, &inv.PUK}, {"the management key", refManagement, &inv.ManagementKey}} {
+		var err error
+		if *r.to, err = s.reference(r.what, r.ref); inv.note(r.what, err) != nil {
+			return err
+		}
+	}
+	stored, err := s.isNotedAsStored()
+	if inv.note("where the management key is kept", err) != nil {
 		return err
 	}
-	if inv.PUK, err = s.reference("the PUK", refPUK); err != nil {
-		return err
-	}
-	if inv.ManagementKey, err = s.reference("the management key", refManagement); err != nil {
-		return err
-	}
-	if inv.Stored, err = s.isNotedAsStored(); err != nil {
-		return err
-	}
+	inv.Stored = stored
 	slots := []byte{0x9a, 0x9c, 0x9d, 0x9e}
 	for slot := byte(0x82); slot <= 0x95; slot++ {
 		slots = append(slots, slot)
@@ -151,17 +158,32 @@ func (inv *Inventory) read(s *session) (err error) {
 		if errors.Is(err, errAbsent) {
 			continue
 		}
-		if err != nil {
+		if inv.note(fmt.Sprintf("slot %02x", slot), err) != nil {
 			return err
 		}
-		inv.Slots = append(inv.Slots, *key)
+		if err == nil {
+			inv.Slots = append(inv.Slots, *key)
+		}
 	}
+	return nil
+}
+
+// note keeps an answer that makes no sense, or a refusal, in mind, and returns any other error.
+func (inv *Inventory) note(what string, err error) error {
+	var refused refusal
+	if err == nil || !errors.Is(err, pcsc.ErrGarbled) && !errors.As(err, &refused) {
+		return err
+	}
+	inv.Unreadable = append(inv.Unreadable, fmt.Sprintf("%s: %v", what, err))
 	return nil
 }
 
 // reference reads GET METADATA's tags 05 (default) and 06 (tries in all, tries left).
 func (s *session) reference(what string, ref byte) (r Reference, err error) {
 	m, err := s.metadata(what, ref)
+	if errors.Is(err, errAbsent) {
+		return Reference{Absent: true}, nil
+	}
 	if err != nil {
 		return r, err
 	}

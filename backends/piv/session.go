@@ -116,6 +116,9 @@ func openReader(client *pcsc.Client, reader string) (_ *session, err error) {
 		}
 	}()
 	if _, err := s.do("selecting PIV", pcsc.Command{INS: insSelect, P1: 0x04, Data: aidPIV}); err != nil {
+		if errors.Is(err, errAbsent) {
+			err = fmt.Errorf("%w; it has no PIV application, or that is switched off over USB: ykman config usb --enable PIV", err)
+		}
 		return nil, err
 	}
 	version, err := s.do("reading the firmware's version", pcsc.Command{INS: insVersion})
@@ -166,8 +169,13 @@ func swError(sw pcsc.Status) error {
 	case swNotFound, swNoReference:
 		return fmt.Errorf("%w (status word %v)", errAbsent, sw)
 	}
-	return fmt.Errorf("status word %v", sw)
+	return refusal(sw)
 }
+
+// refusal is a status word that says no more than that the card refuses.
+type refusal pcsc.Status
+
+func (r refusal) Error() string { return fmt.Sprintf("status word %v", pcsc.Status(r)) }
 
 // errAbsent: the card has no such key, object or application.
 var errAbsent = errors.New("not on the card")

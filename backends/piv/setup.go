@@ -25,6 +25,8 @@ func DefaultManagementKey() []byte { return bytes.Repeat([]byte{1, 2, 3, 4, 5, 6
 var (
 	// ErrSlotInUse: the slot has a key, which would be lost.
 	ErrSlotInUse = errors.New("the slot has a key already")
+	// ErrOtherKey is an ErrSlotInUse: session keys can't be sealed to the key, which is not a P-256 key.
+	ErrOtherKey = fmt.Errorf("%w, which is not a P-256 key", ErrSlotInUse)
 	// ErrManagementKey: the card refused the management key. It may be tried again; there is no counter.
 	ErrManagementKey = errors.New("wrong management key")
 	// ErrNotTrusted: no attestation by the card is believed, since its own certificate leads to none of the roots.
@@ -177,7 +179,7 @@ func (s *Setup) change(what string, ref byte, old, changed []byte) error {
 		_, sw, err := c.card.Do(pcsc.Command{INS: insChange, P2: ref, Data: data, NoLe: true})
 		switch {
 		case err == nil && sw == swConditions:
-			err = fmt.Errorf("the card's own rules refuse the new one: too simple, like 111111 (status word %v)", sw)
+			err = fmt.Errorf("the card's own rules refuse the new one: it is too simple, like 111111, or the card wants 8 characters, as a YubiKey FIPS does (status word %v)", sw)
 		case err == nil:
 			err = verdict(sw)
 		}
@@ -244,6 +246,9 @@ func (s *session) mustBeEmpty(slot Slot) error {
 		}
 		if err != nil {
 			return err
+		}
+		if key.Algorithm != algorithms[algP256] {
+			return fmt.Errorf("%w: slot %v, %s", ErrOtherKey, slot, key.Algorithm)
 		}
 		return fmt.Errorf("%w: slot %v, %s", ErrSlotInUse, slot, key.Algorithm)
 	}
@@ -332,6 +337,9 @@ func (s *session) attestationCertificate() (*x509.Certificate, error) {
 	object, err := s.object("the card's attestation certificate", objectAttestation)
 	if err != nil {
 		return nil, err
+	}
+	if len(object[0x70]) == 0 {
+		return nil, fmt.Errorf("%w: the card has no attestation certificate in slot f9, so it attests nothing: it was deleted, or the card is not a YubiKey; use another card", backends.ErrRefused)
 	}
 	card, err := x509.ParseCertificate(object[0x70]) // SP 800-73-4, part 1, table 10
 	if err != nil {

@@ -103,6 +103,41 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// TestInspectOddCard: what a card does not have, refuses or garbles hides nothing else.
+func TestInspectOddCard(t *testing.T) {
+	b := newBench(t, key{cardsim.Firmware543, piv.PINOnce, piv.TouchNever})
+	const getMetadata, getData = 0xf7, 0xcb
+	b.card.Fail(cardsim.Fault{INS: getMetadata, Skip: 1, Do: cardsim.Status, SW: 0x6a88}) // the PUK: a YubiKey Bio has none
+	b.card.Fail(cardsim.Fault{INS: getMetadata, Skip: 1, Do: cardsim.Status, SW: 0x6f00}) // slot 9a
+	b.card.Fail(cardsim.Fault{INS: getMetadata, Do: cardsim.Short})                       // slot 9c: nothing, as a success
+	b.card.Fail(cardsim.Fault{INS: getData, Do: cardsim.Status, SW: 0x6a82})              // the admin data
+	inv := b.inspect(t)
+	if !inv.PUK.Absent || inv.PIN.Left != 3 || inv.Stored || len(inv.Slots) != 1 || inv.Slots[0].Slot != 0x9d {
+		t.Errorf("Inspect = %+v, want no PUK, and all the rest", inv)
+	}
+	if odd := inv.Unreadable; len(odd) != 2 || !strings.Contains(odd[0], "slot 9a: ") || !strings.Contains(odd[0], "6F00") || !strings.Contains(odd[1], "slot 9c: ") {
+		t.Errorf("Unreadable = %q, want slots 9a and 9c", odd)
+	}
+	// PIV is switched off over USB.
+	b.card.Heal()
+	b.card.Fail(cardsim.Fault{INS: 0xa4, Do: cardsim.Status, SW: 0x6a82})
+	cards, err := piv.Cards()
+	if err != nil || len(cards) != 1 || cards[0].Err == nil || !strings.Contains(cards[0].Err.Error(), "ykman config usb --enable PIV") {
+		t.Errorf("Cards = %+v, %v, want what to do about PIV", cards, err)
+	}
+	// The attestation certificate is not there.
+	b.card.Heal()
+	b.card.Fail(cardsim.Fault{INS: getData, Do: cardsim.Status, SW: 0x6a82})
+	s := &piv.Setup{Serial: b.serial, Roots: roots()}
+	wantErr(t, "CheckRoots", s.CheckRoots(), backends.ErrRefused, "no attestation certificate")
+	// The key is on another curve.
+	b.card.Heal()
+	b.card.Fail(cardsim.Fault{INS: getMetadata, Do: cardsim.Lie, Answer: func(data []byte) []byte {
+		return bytes.Replace(data, []byte{0x01, 0x01, 0x11}, []byte{0x01, 0x01, 0x14}, 1)
+	}})
+	wantErr(t, "CheckEmpty of a slot with a P-384 key", s.CheckEmpty(0x9d), piv.ErrOtherKey, "P-384")
+}
+
 // TestSlotKeyIs tells the key that was attested from the one that it was overwritten with.
 func TestSlotKeyIs(t *testing.T) {
 	b := newBench(t, plain)

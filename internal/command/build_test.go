@@ -1,10 +1,12 @@
 package command
 
 import (
+	"debug/elf"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -24,6 +26,25 @@ func TestNoKZG(t *testing.T) {
 	unwanted := regexp.MustCompile(`(?m)^.*(gnark|kzg|blst|go-ethereum/core|go-ethereum/accounts).*$`)
 	if found := unwanted.FindAllString(dependencies(t, ""), -1); found != nil {
 		t.Errorf("the agent is built from %q", found)
+	}
+}
+
+// PC/SC and PKCS#11 libraries are loaded when they are needed, so that the agent starts without them.
+func TestLinksNoDeviceLibrary(t *testing.T) {
+	self, err := os.Executable() // is made of all that the agent is
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := elf.Open(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	linked, err := program.ImportedLibraries()
+	if err != nil || slices.ContainsFunc(linked, func(name string) bool {
+		return !strings.HasPrefix(name, "libc.") && !strings.HasPrefix(name, "libresolv.")
+	}) {
+		t.Errorf("linked are %q, %v, want nothing beyond the C library", linked, err)
 	}
 }
 

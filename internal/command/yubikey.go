@@ -268,7 +268,11 @@ func pivFacts(inv *piv.Inventory, users map[string]string, lost []string) [][2]s
 		{"  PIV PUK", reference(inv.PUK)},
 		{"  PIV management key", management},
 	}
-	return append(facts, slotFacts(inv, users, lost)...)
+	facts = append(facts, slotFacts(inv, users, lost)...)
+	for _, what := range inv.Unreadable {
+		facts = append(facts, [2]string{"  PIV", "not described: " + what})
+	}
+	return facts
 }
 
 // slotFacts says what is in the slots, and which of the backends should have their key there.
@@ -295,6 +299,9 @@ func slotFacts(inv *piv.Inventory, users map[string]string, lost []string) (fact
 }
 
 func reference(r piv.Reference) string {
+	if r.Absent {
+		return "none on this card"
+	}
 	text := "set"
 	if r.Default {
 		text = "THE FACTORY'S, which everybody knows"

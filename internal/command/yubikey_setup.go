@@ -276,6 +276,9 @@ func (s *cardSetup) checkSlot() (err error) {
 		return nil
 	}
 	err = s.card.CheckEmpty(s.slot)
+	if errors.Is(err, piv.ErrOtherKey) {
+		return withHint(err, "choose another slot with --slot, or overwrite the key (--replace): session keys are sealed to P-256 keys only")
+	}
 	if errors.Is(err, piv.ErrSlotInUse) {
 		return withHint(err, "choose another one with --slot, or use that key (--adopt), or overwrite it (--replace)")
 	}

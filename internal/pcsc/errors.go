@@ -15,6 +15,10 @@ var (
 	// ErrNoService: the daemon does not run, or was stopped meanwhile. The library says the same of a socket that
 	// it may not open.
 	ErrNoService = errors.New("the smart card service (pcscd) does not run, or this user may not reach its socket")
+	// ErrNoLibrary: there is no PC/SC library on this machine.
+	ErrNoLibrary = errors.New("the PC/SC library (libpcsclite.so.1) is not installed; on Debian: apt-get install pcscd libpcsclite1")
+	// ErrVersion: the daemon speaks another version of its protocol than the library.
+	ErrVersion = errors.New("pcscd is of another version than the PC/SC library (libpcsclite.so.1) that this program finds; install both from one source, and in a container the version of its host")
 	// ErrForbidden: the daemon asks polkit about each client and each card, and the answer was no.
 	ErrForbidden = errors.New("pcscd's polkit rules refuse this user; they have to allow it the actions org.debian.pcsc-lite.access_pcsc and org.debian.pcsc-lite.access_card")
 	// ErrNoReader: no reader, so no card either, is plugged in.
@@ -100,6 +104,8 @@ const (
 	codeResetCard          = 0x80100068
 	codeRemovedCard        = 0x80100069
 	codeSecurityViolation  = 0x8010006A
+
+	codeNoLibrary = 0x80104B57 // KEYWARD_NO_LIBRARY of load_linux.h
 )
 
 // Unwrap returns which of the package's errors it is; nil: none.
@@ -107,7 +113,12 @@ func (e *Error) Unwrap() error {
 	if e.Call == callDial && e.Code == codeCommError {
 		return ErrForbidden // the daemon hangs up on a client that polkit refuses, and no card is asked for yet
 	}
+	if e.Call == callDial && e.Code == codeServiceStopped {
+		return ErrVersion
+	}
 	switch e.Code {
+	case codeNoLibrary:
+		return ErrNoLibrary
 	case codeNoService, codeServiceStopped, codeShutdown,
 		codeInvalidHandle: // of a daemon that was restarted
 		return ErrNoService

@@ -21,7 +21,10 @@
 package pcsc
 
 /*
-#cgo linux pkg-config: libpcsclite
+// Of libpcsclite there are only the headers: load_linux.c loads the library when it is needed. piv-go names it to
+// the linker, which leaves it out as needed by nothing.
+#cgo linux CFLAGS: -I/usr/include/PCSC
+#cgo linux LDFLAGS: -Wl,--as-needed -ldl
 #cgo darwin LDFLAGS: -framework PCSC
 #include <stdlib.h>
 #include <PCSC/winscard.h>

@@ -2,7 +2,13 @@ package pcsc
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,6 +126,9 @@ func TestErrorIs(t *testing.T) {
 		{Error{"SCardEstablishContext", 0x8010001D}, ErrNoService, "may not reach its socket"},
 		{Error{"SCardEstablishContext", 0x8010006A}, ErrForbidden, "access_pcsc"},
 		{Error{"SCardEstablishContext", 0x80100013}, ErrForbidden, "access_pcsc"},
+		{Error{"SCardEstablishContext", 0x8010001E}, ErrVersion, "another version"},
+		{Error{"SCardEstablishContext", 0x80104B57}, ErrNoLibrary, "libpcsclite1"},
+		{Error{"SCardListReaders", 0x8010001E}, ErrNoService, "does not run"},
 		{Error{"SCardConnect", 0x8010006A}, ErrForbidden, "access_card"},
 		{Error{"SCardTransmit", 0x80100013}, ErrGone, "removed"},
 		{Error{"SCardTransmit", 0x80100001}, nil, "0x80100001"},
@@ -127,6 +136,37 @@ func TestErrorIs(t *testing.T) {
 		if is := tt.err.Unwrap(); is != tt.want || !strings.Contains(tt.err.Error(), tt.says) {
 			t.Errorf("%s 0x%08X is %v (%v), want %v and %q", tt.err.Call, tt.err.Code, is, &tt.err, tt.want, tt.says)
 		}
+	}
+}
+
+// The library is loaded when it is needed, and nothing links it. Without it there is an error that says what to install.
+func TestLibraryIsLoaded(t *testing.T) {
+	if os.Getenv("KEYWARD_TEST_DIAL") != "" {
+		_, err := Dial()
+		fmt.Println("Dial:", err)
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := elf.Open(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	linked, err := program.ImportedLibraries()
+	if err != nil || slices.ContainsFunc(linked, func(name string) bool { return strings.Contains(name, "pcsclite") }) {
+		t.Errorf("linked are %q, %v, want no pcsclite", linked, err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "libpcsclite.so.1"), nil, 0o600); err != nil { // which is found first, and is none
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestLibraryIsLoaded$")
+	cmd.Env = append(os.Environ(), "KEYWARD_TEST_DIAL=1", "LD_LIBRARY_PATH="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Dial: "+ErrNoLibrary.Error()) {
+		t.Errorf("without the library: %v\n%s", err, out)
 	}
 }
 
