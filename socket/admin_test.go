@@ -60,6 +60,12 @@ func TestAdminLifecycle(t *testing.T) {
 	if keys, err = a.operator.Keys(ctx); err != nil || len(keys) != 3 || keys[2].Session != "" {
 		t.Errorf("Keys = %v, %v, want one that no session has", keys, err)
 	}
+	if err := a.device.Destroy(ctx, keys[0].URI); err != nil { // by another program
+		t.Fatal(err)
+	}
+	if keys, err = a.operator.Keys(ctx); err != nil || len(keys) != 3 || !keys[0].Lost || keys[1].Lost || keys[2].Lost {
+		t.Errorf("Keys = %v, %v, want the first of them lost", keys, err)
+	}
 }
 
 func TestAdminMistakes(t *testing.T) {

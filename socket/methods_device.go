@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -145,6 +146,27 @@ func (s *Server) backendNames(name string) ([]string, error) {
 	return []string{name}, nil
 }
 
+// findLost asks the device for each key of a session that it did not list: a key without a label, or none any more.
+func (s *Server) findLost(ctx context.Context, backend string, keys []api.Key, listed []backends.ListedKey) error {
+	has := make(map[string]bool, len(listed))
+	for _, l := range listed {
+		has[l.Key.URI()] = true
+	}
+	for i := range keys {
+		if has[keys[i].URI] {
+			continue
+		}
+		_, err := s.Backends[backend].Backend.Key(ctx, keys[i].URI)
+		switch {
+		case errors.Is(err, backends.ErrKeyNotFound):
+			keys[i].Lost = true
+		case errors.Is(err, backends.ErrUnavailable):
+			return err
+		}
+	}
+	return nil
+}
+
 // keysOf lists a backend's keys: those of sessions, then those that no session has.
 func (s *Server) keysOf(ctx context.Context, backend string) ([]api.Key, error) {
 	var keys []api.Key
@@ -165,6 +187,9 @@ func (s *Server) keysOf(ctx context.Context, backend string) ([]api.Key, error) 
 	}
 	listed, err := lister.Keys(ctx, session.KeyLabelPrefix)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.findLost(ctx, backend, keys, listed); err != nil {
 		return nil, err
 	}
 	for _, l := range listed {

@@ -49,7 +49,11 @@ func (t *tool) keyList(c *cli.Context) error {
 		if session == "" {
 			session = "-"
 		}
-		rows = append(rows, []string{k.Backend, k.Protection, k.Signer.String(), session, k.Status, k.URI})
+		status := k.Status
+		if k.Lost {
+			status += ", KEY LOST"
+		}
+		rows = append(rows, []string{k.Backend, k.Protection, k.Signer.String(), session, status, k.URI})
 	}
 	return t.table(rows)
 }

@@ -152,6 +152,7 @@ type Key struct {
 	Protection string         `json:"protection"`
 	Session    string         `json:"session,omitempty"` // "": no session here has it
 	Status     string         `json:"status,omitempty"`  // the session's
+	Lost       bool           `json:"lost,omitempty"`    // the device says that it does not have the session's key
 }
 
 // States of the agent as a whole, in [Status]. A [Backend] is ready, locked or unavailable.
