@@ -4,7 +4,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 )
 
 func TestNotify(t *testing.T) {
@@ -26,4 +28,27 @@ func TestNotify(t *testing.T) {
 		t.Errorf("received %q, %v", buf[:size], err)
 	}
 	newNotifier().send("READY=1") // without systemd, nothing happens
+}
+
+func TestWatchdogIsForThisProcess(t *testing.T) {
+	for _, tt := range []struct {
+		usec, pid string
+		want      time.Duration
+	}{
+		{"", "", 0},
+		{"60000000", "", 20 * time.Second},
+		{"60000000", strconv.Itoa(os.Getpid()), 20 * time.Second},
+		{"60000000", "1", 0},
+		{"0", "", 0},
+		{"soon", "", 0},
+	} {
+		t.Setenv("WATCHDOG_USEC", tt.usec)
+		t.Setenv("WATCHDOG_PID", tt.pid)
+		if got := newWatchdog().interval; got != tt.want {
+			t.Errorf("WATCHDOG_USEC=%q WATCHDOG_PID=%q: every %v, want %v", tt.usec, tt.pid, got, tt.want)
+		}
+		if v, ok := os.LookupEnv("WATCHDOG_USEC"); ok {
+			t.Errorf("WATCHDOG_USEC is still %q", v)
+		}
+	}
 }

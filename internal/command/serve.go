@@ -45,6 +45,7 @@ type agent struct {
 	level    slog.LevelVar
 	log      *slog.Logger
 	notify   *notifier
+	watchdog *watchdog
 	locked   bool // by the operator, before this start
 	backends map[string]socket.Backend
 	sessions *session.Sessions
@@ -84,7 +85,7 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	if err := harden(); err != nil {
 		return err
 	}
-	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier(), metrics: metrics.New()}
+	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier(), watchdog: newWatchdog(), metrics: metrics.New()}
 	a.setLogger(t.stderr)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -251,8 +252,11 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- a.server.Serve(ctx, a.app, a.admin) })
 	a.notify.send("READY=1")
+	wg.Go(func() { a.watchdog.run(ctx, a) })
 	for {
 		select {
+		case <-a.watchdog.alive:
+			a.notify.send("WATCHDOG=1")
 		case err := <-failed:
 			return fmt.Errorf("serving: %w", err)
 		case sig := <-signals:
