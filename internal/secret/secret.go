@@ -44,12 +44,22 @@ func protect(pages []byte) error {
 		return fmt.Errorf("allocating memory for a secret: %w", err)
 	}
 	if err := unix.Mlock(pages); err != nil {
-		return fmt.Errorf("locking memory for a secret: %w (raise RLIMIT_MEMLOCK: ulimit -l, or LimitMEMLOCK= in the systemd unit)", err)
+		return fmt.Errorf("locking memory for a secret: %w (%s)", err, lockAdvice(err))
 	}
 	if err := excludeFromDumps(pages); err != nil {
 		return fmt.Errorf("keeping a secret out of core dumps: %w", err)
 	}
 	return nil
+}
+
+// lockAdvice says what lets a process lock memory that mlock(2) refused to lock. EPERM means a limit of 0, or that a filter of system
+// calls forbids it.
+func lockAdvice(err error) string {
+	var limit unix.Rlimit
+	if errors.Is(err, unix.EPERM) && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur > 0 {
+		return "a filter of system calls forbids it: allow @memlock in SystemCallFilter= of the systemd unit, or give the container CAP_IPC_LOCK"
+	}
+	return "raise RLIMIT_MEMLOCK: ulimit -l, or LimitMEMLOCK= in the systemd unit"
 }
 
 // Take moves b into a new Buffer: b is wiped, also when Take fails.
