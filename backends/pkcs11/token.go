@@ -17,15 +17,18 @@ func findToken(mod *module, want choice) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing slots: %w", err)
 	}
-	var found []*conn
+	var found, others []*conn
 	var silent error // of the first slot that does not answer
 	for _, id := range slots {
 		c, err := openSlot(mod, id)
 		switch {
 		case err != nil:
 			silent = cmp.Or(silent, fmt.Errorf("asking slot %d: %w", id, err))
-		case c.info.Flags&p11.CKF_TOKEN_INITIALIZED != 0 && want.matches(c):
+		case c.info.Flags&p11.CKF_TOKEN_INITIALIZED == 0:
+		case want.matches(c):
 			found = append(found, c)
+		default:
+			others = append(others, c)
 		}
 	}
 	switch len(found) {
@@ -33,9 +36,9 @@ func findToken(mod *module, want choice) (*conn, error) {
 		return found[0], nil
 	case 0:
 		if silent != nil {
-			return nil, fmt.Errorf("no token %s is present; connect it (%w)", want, silent)
+			return nil, fmt.Errorf("no token %s is present; connect it%s (%w)", want, present(others), silent)
 		}
-		return nil, fmt.Errorf("no token %s is present; connect it", want)
+		return nil, fmt.Errorf("no token %s is present; connect it%s", want, present(others))
 	}
 	return nil, fmt.Errorf("%w %s: add the serial of one of %s to the configuration, or its slot: %s", errTokenAmbiguous, want, serials(found), slotNames(found))
 }
@@ -125,6 +128,22 @@ func (w choice) String() string {
 		}
 	}
 	return "with " + strings.Join(parts, " and ")
+}
+
+// present says which other tokens there are, one of which may be the one that was meant.
+func present(others []*conn) string {
+	const few = 5
+	var list []string
+	for _, c := range others[:min(few, len(others))] {
+		list = append(list, choice{label: c.info.Label, serial: c.info.SerialNumber}.String())
+	}
+	switch more := len(others) - len(list); {
+	case len(others) == 0:
+		return ""
+	case more > 0:
+		list = append(list, fmt.Sprintf("%d more", more))
+	}
+	return ", or correct token, serial or slot in config.toml: the module has one " + strings.Join(list, ", one ")
 }
 
 func serials(conns []*conn) string {

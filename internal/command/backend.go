@@ -14,7 +14,10 @@ func (t *tool) backendCommand() *cli.Command {
 		Name:  "backend",
 		Usage: "see and test the places that keep keys",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list the configured backends, what they can do and how they are", Action: t.backendList},
+			{
+				Name: "list", Usage: "list the configured backends, what they can do and how they are", Action: t.backendList,
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "tokens", Usage: "list the tokens of the configured PKCS#11 modules instead, with labels and serials; needs no agent"}},
+			},
 			{
 				Name: "check", ArgsUsage: "[NAME]", Action: t.backendCheck,
 				Usage: "have a backend make a throw-away key, find it, sign with it and destroy it (default: each backend)",
@@ -28,6 +31,9 @@ answer any more, the agent destroys it later. Exit code 1 if anything failed. A 
 func (t *tool) backendList(c *cli.Context) error {
 	if err := required(c); err != nil {
 		return err
+	}
+	if c.Bool("tokens") {
+		return t.tokenList(c)
 	}
 	cl, err := t.dialAdmin(c)
 	if err != nil {
