@@ -37,6 +37,10 @@ func (t *tool) run(ctx context.Context, args []string) int {
 		t.complete(app, args[1:])
 		return exitOK
 	}
+	if len(args) == 1 && args[0] == manCommand {
+		manPage(t.stdout, app)
+		return exitOK
+	}
 	args, err := arrange(app, args)
 	t.command, t.dir = commandOf(args)
 	if err == nil {
@@ -63,6 +67,7 @@ func (t *tool) app() *cli.App {
 			t.initCommand(),
 			t.serveCommand(),
 			t.statusCommand(),
+			t.doctorCommand(),
 			t.healthCommand(),
 			t.sessionCommand(),
 			t.policyCommand(),

@@ -21,12 +21,15 @@ const othersWrite = 0o022
 // another's. Symbolic links are followed, and the directories with the links are checked too. What does not exist is not refused.
 //
 // The error names the path, its mode or owner, and the command that repairs it.
-func Check(path string) error {
+func Check(path string) error { return CheckFor(path, uint32(os.Geteuid())) }
+
+// CheckFor is [Check] for a process of user uid.
+func CheckFor(path string, uid uint32) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return err
 	}
-	return check(path, uint32(os.Geteuid()))
+	return check(path, uid)
 }
 
 func check(path string, self uint32) error {
