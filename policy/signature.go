@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 const (
@@ -53,7 +54,7 @@ func (p *signatureParser) next() {
 		n++
 	}
 	if n == 0 && p.rest != "" {
-		n = 1
+		_, n = utf8.DecodeRuneInString(p.rest) // whole, for an error that shows it
 	}
 	p.token, p.rest = p.rest[:n], p.rest[n:]
 }
@@ -155,6 +156,9 @@ func (p *signatureParser) kind() (string, error) {
 		return "", err
 	}
 	for p.accept("[") {
+		if p.token == "0" {
+			return "", fmt.Errorf("an array of length 0 in the signature: Solidity has none")
+		}
 		if _, err := strconv.ParseUint(p.token, 10, 64); err == nil && plainDigits(p.token) {
 			kind += "[" + p.token + "]"
 			p.next()

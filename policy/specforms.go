@@ -48,6 +48,14 @@ func found(v *strictjson.Node) string {
 	return v.Kind.String()
 }
 
+// keyHint follows what was found, if that could be a private key.
+func keyHint(v *strictjson.Node) string {
+	if v.Kind != strictjson.KindString || !isKeyLike(v.Text) {
+		return ""
+	}
+	return "; if that is a private key, delete it, since a spec holds none"
+}
+
 // specObject checks that v is an object with no key but those. A value at an unknown key is never shown.
 func (d *decoder) specObject(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
 	for i := range v.Members {
@@ -155,9 +163,9 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 	case err == nil && (x.LtUint64(uint64(len(names))) || o.d.anyEnum && x.LtUint64(1<<8)):
 		return uint8(x.Uint64())
 	case err == nil:
-		o.d.fail(o.at(key), "%s is out of range: 0 to %d; known are %s", found(v), len(names)-1, list(known))
+		o.d.fail(o.at(key), "%s is out of range: 0 to %d; known are %s%s", found(v), len(names)-1, list(known), keyHint(v))
 	case v.Kind == strictjson.KindString:
-		o.d.fail(o.at(key), "unknown name %s; known are %s", found(v), list(known))
+		o.d.fail(o.at(key), "unknown name %s; known are %s%s", found(v), list(known), keyHint(v))
 	default:
 		o.d.fail(o.at(key), "must be a number or a name, not %s; known are %s", found(v), list(known))
 	}
@@ -182,12 +190,10 @@ func (o jsonObjectReader) specText(key string, into interface{ UnmarshalText([]b
 	_, padded := into.(*Hash)
 	switch {
 	case err == nil:
-	case isKeyLike(v.Text):
-		o.d.fail(o.at(key), "%v; found %s: if that is a private key, delete it, since a spec holds none", err, found(v))
 	case padded && len(v.Text) == len("0x")+2*len(Address{}):
 		o.d.fail(o.at(key), "%v; found %s: put 24 zeros in front of an address's digits", err, found(v))
 	default:
-		o.d.fail(o.at(key), "%v; found %s", err, found(v))
+		o.d.fail(o.at(key), "%v; found %s%s", err, found(v), keyHint(v))
 	}
 }
 
@@ -199,7 +205,7 @@ func (o jsonObjectReader) selector(key string) (s Selector) {
 	}
 	if v.Kind != strictjson.KindString || !strings.Contains(v.Text, "(") {
 		if v.Kind != strictjson.KindString || s.UnmarshalText([]byte(v.Text)) != nil {
-			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s", found(v))
+			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s%s", found(v), keyHint(v))
 		}
 		return s
 	}

@@ -63,21 +63,29 @@ func eachChild(v *strictjson.Node, path string, do func(*strictjson.Node, string
 // keyNames are in the names of members that hold a private key, or what one is made from.
 var keyNames = []string{"privatekey", "privkey", "secret", "mnemonic", "seedphrase", "sessionkey", "signerkey"}
 
-// refuseKeys finds a private key anywhere in a document.
+// refuseKeys finds a private key anywhere in a document: by a member's name, and as a value or a name by its form.
 func refuseKeys(v *strictjson.Node, path string) *SpecError {
+	refuse := func(path, what string) *SpecError {
+		return &SpecError{Path: path, Msg: what + ": delete it from the file. The device makes the session's key, " +
+			"so a spec needs none, and a spec is shown and sent to others"}
+	}
 	for i := range v.Members {
 		m := &v.Members[i]
 		name := strings.ToLower(enumWord(m.Key))
-		named := slices.ContainsFunc(keyNames, func(k string) bool { return strings.Contains(name, k) })
 		// A hash has the same form, and specs have bytes of that length at names of their own.
 		unnamed := m.Value.Kind == strictjson.KindString && isKeyLike(m.Value.Text) && !strings.Contains(name, "hash") && !specNames[m.Key]
-		if named || unnamed {
-			what := "is a private key"
-			if !named {
-				what = "could be a private key"
-			}
-			return &SpecError{Path: path, Msg: fmt.Sprintf("what the file has at %s %s: delete it from the file. The device makes the session's key, "+
-				"so a spec needs none, and a spec is shown and sent to others", shown(m.Key), what)}
+		switch {
+		case slices.ContainsFunc(keyNames, func(k string) bool { return strings.Contains(name, k) }):
+			return refuse(path, fmt.Sprintf("what the file has at %s is a private key", shown(m.Key)))
+		case isKeyLike(m.Key):
+			return refuse(path, fmt.Sprintf("the name of a member, %s, could be a private key", shown(m.Key)))
+		case unnamed:
+			return refuse(path, fmt.Sprintf("what the file has at %s could be a private key", shown(m.Key)))
+		}
+	}
+	for i := range v.Items {
+		if v.Items[i].Kind == strictjson.KindString && isKeyLike(v.Items[i].Text) {
+			return refuse(fmt.Sprintf("%s[%d]", path, i), "what the file has here could be a private key")
 		}
 	}
 	return eachChild(v, path, refuseKeys)

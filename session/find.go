@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,6 +70,26 @@ func (s *Sessions) findBrief(peer audit.Peer, ref Ref) (*Session, error) {
 		}
 	}
 	return usable(peer, x.bySigner[ref.Account].session())
+}
+
+// chainsOf are the chains on which a session of the account can sign that peer may use, in order and in decimal; no more
+// than maxNamed.
+func (s *Sessions) chainsOf(peer audit.Peer, account policy.Address) (names []string) {
+	x := s.ledger.index
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	now := s.cfg.Now()
+	var chains []uint64
+	for _, on := range x.heldLocked(nil, peer, account) {
+		if len(s.actingLocked(peer, []*onChainOf{on}, 0, now)) > 0 {
+			chains = append(chains, on.chainID)
+		}
+	}
+	slices.Sort(chains)
+	for _, chain := range slices.Compact(chains) {
+		names = append(names, strconv.FormatUint(chain, 10))
+	}
+	return names[:min(len(names), maxNamed)]
 }
 
 // GetFor returns the session with ref's id or signer, in any state, also if another session renews it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,8 @@ type SignRequest struct {
 	Tx      *zktx.Transaction
 	Method  string // as the client called it, for the audit trail
 	Conn    any    // the client's connection, comparable: each gets its share of a device. nil: one for all without
+	// ByAccount: the client named neither a session nor a signer, and the caller found Signer by the account.
+	ByAccount bool
 }
 
 // Signed is a released signature. Its charge and audit record are on disk.
@@ -84,7 +87,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	}
 	cfg := &s.Sessions.cfg
 	begun := time.Now()
-	j := s.judge(sess, req.Tx)
+	j := s.judge(peer, sess, req)
 	cfg.observe(StagePolicy, time.Since(begun))
 	var key backends.Key
 	leave := func() {}
@@ -100,7 +103,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		defer leave()
 		cfg.observe(StageQueue, time.Since(begun))
 		if waited {
-			j = s.judge(sess, req.Tx) // time has passed
+			j = s.judge(peer, sess, req) // time has passed
 		}
 	}
 	rec := s.grantRecord(peer, req, j)
@@ -133,7 +136,7 @@ func (s *Signer) Simulate(_ context.Context, peer audit.Peer, req *SignRequest) 
 	if err != nil {
 		return nil, err
 	}
-	j := s.judge(sess, req.Tx)
+	j := s.judge(peer, sess, req)
 	v := &Verdict{Session: sess, Digest: j.digest, PeriodIDs: j.periodIDs}
 	if j.refused == nil {
 		v.Charges, j.refused = s.Sessions.ledger.Preview(sess.ID, j.grant())
@@ -160,9 +163,13 @@ func (j *judgement) grant() Grant {
 }
 
 // judge computes the digest and asks the policy.
-func (s *Signer) judge(sess *Session, tx *zktx.Transaction) *judgement {
-	now := s.Sessions.cfg.Now()
+func (s *Signer) judge(peer audit.Peer, sess *Session, req *SignRequest) *judgement {
+	now, tx := s.Sessions.cfg.Now(), req.Tx
 	j := &judgement{sess: sess, nonce: tx.Nonce, digest: tx.Digest()}
+	if tx.ChainID != sess.ChainID {
+		j.refused = s.wrongChain(peer, sess, req)
+		return j
+	}
 	if j.refused = s.checkFits(sess, tx, now); j.refused != nil {
 		return j
 	}
@@ -185,7 +192,19 @@ func (s *Signer) checkIncludable(sess *Session, tx *zktx.Transaction, periodIDs 
 	return tx.Includable(&rules, size)
 }
 
-// checkFits refuses a transaction that is not the session's, or comes too early or too late. Chain and account come first: what
+// wrongChain is the denial of a transaction for another chain than the session's. It names each chain that the account has
+// sessions on which peer may use and which can sign, unless the request names its session.
+func (s *Signer) wrongChain(peer audit.Peer, sess *Session, req *SignRequest) error {
+	which := fmt.Sprintf("the session is for chain %d", sess.ChainID)
+	if req.ByAccount || req.Session == "" && req.Signer.IsZero() {
+		if chains := s.Sessions.chainsOf(peer, req.Tx.From); len(chains) > 1 {
+			which = "the sessions are for the chains " + strings.Join(chains, ", ")
+		}
+	}
+	return &policy.Denial{Reason: "wrongChain", Detail: fmt.Sprintf("%s, the transaction for chain %d", which, req.Tx.ChainID), Policy: -1, Constraint: -1}
+}
+
+// checkFits refuses a transaction that is not the session's, or comes too early or too late. The account comes first: what
 // the request got wrong does not change with the session's state.
 func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) error {
 	refuse := func(reason, format string, args ...any) error {
@@ -193,8 +212,6 @@ func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) e
 	}
 	zk := tx.Type == zktx.TypeZKsync
 	switch {
-	case tx.ChainID != sess.ChainID:
-		return refuse("wrongChain", "the session is for chain %d, the transaction for chain %d", sess.ChainID, tx.ChainID)
 	case tx.From == sess.Signer() && sess.Kind == AGW:
 		return refuse("wrongAccount", "from is the address of the session's signer, %s: give the session's account there, %s", tx.From, sess.Account)
 	case tx.From != sess.Account:

@@ -153,7 +153,7 @@ func replyToType(err error) *api.Error {
 		return invalidParams(field.Path, err)
 	}
 	if no := new(zktx.NotIncludable); errors.As(err, &no) {
-		return &api.Error{Code: api.CodeInvalidParams, Message: "no node can include this transaction: " + err.Error(),
+		return &api.Error{Code: api.CodeInvalidParams, Message: "no node can include this transaction: " + no.Error(),
 			Data: encodeData(api.ErrorData{Reason: "notIncludable", Path: no.Path, Detail: no.Rule + ": " + no.Msg})}
 	}
 	if param := new(paramError); errors.As(err, &param) {

@@ -376,7 +376,9 @@ func TestTwoChains(t *testing.T) {
 	a.wantMeant("active on both", noChain, "-32602 ambiguousSession", string(here.ID)+" on chain 2741, "+string(there.ID)+" on chain 5", `"chainId"`)
 	a.wantMeant("on one", named("chainId", testChain), string(here.ID))
 	a.wantMeant("on the other", named("chainId", 5), string(there.ID))
-	a.wantMeant("on neither", named("chainId", 6), "4001 wrongChain", "chain 6")
+	a.active(forClients(them), onChain(8)) // which this client is not told of
+	a.wantMeant("on neither", named("chainId", 6), "4001 wrongChain", "the sessions are for the chains 5, 2741, the transaction for chain 6")
+	a.wantMeant("on neither, by id", map[string]any{"chainId": 6, "session": there.ID}, "4001 wrongChain", "the session is for chain 5, the transaction for chain 6")
 	a.wantMeant("by id, without a chain", map[string]any{"chainId": nil, "session": there.ID}, string(there.ID))
 	a.wantMeant("by id, with the other's chain", map[string]any{"chainId": testChain, "session": there.ID}, "4001 wrongChain")
 	a.revoke(here)

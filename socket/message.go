@@ -155,9 +155,4 @@ func leadingID(beginning []byte) json.RawMessage {
 }
 
 // shorten bounds what is quoted of a client's words.
-func shorten(s string) string {
-	if len(s) > maxNameShown {
-		return s[:maxNameShown] + "…"
-	}
-	return s
-}
+func shorten(s string) string { return strictjson.Cut(s, maxNameShown) }

@@ -128,6 +128,9 @@ func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Addre
 		return nil, err
 	}
 	signed, err := s.sign(ctx, c, &session.SignRequest{Signer: signer, Tx: tx, Method: c.method.Name})
+	if no := new(zktx.NotIncludable); errors.As(err, &no) {
+		return nil, errors.Join(no.InTypedData(), err) // err says that it is recorded
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,7 @@ func (s *Server) parseTransaction(ctx context.Context, c *call) (*transactionReq
 		req.sign.Tx, err = parseUnknown(fields)
 		return req, err
 	}
+	req.sign.ByAccount = ref.ID == "" && ref.Signer.IsZero()
 	req.sign.Session, req.sign.Signer = "", sess.Signer()
 	if err := req.checkHooks(sess); err != nil {
 		return nil, err

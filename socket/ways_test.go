@@ -97,6 +97,32 @@ func TestOneRuleWhateverTheWayIn(t *testing.T) {
 	}
 }
 
+// What is wrong with typed data is told in the names of its message, of a request in those of the request.
+func TestNotIncludableNamesTheField(t *testing.T) {
+	a := startAgent(t)
+	sess := a.session("agw", testSpec)
+	for _, tt := range []struct{ typed, request, value string }{
+		{"gasLimit", "gas", "1"},
+		{"gasPerPubdataByteLimit", "gasPerPubdata", "4294967296"},
+		{"maxPriorityFeePerGas", "maxPriorityFeePerGas", "11"},
+		{"nonce", "nonce", "4294967296"},
+	} {
+		const code = "-32602 notIncludable "
+		for _, method := range []string{"eth_signTypedData_v4", "account_signTypedData"} {
+			if got, want := a.refusal(method, sess.Signer, typedData(map[string]any{tt.typed: tt.value})), code+"message."+tt.typed; got != want {
+				t.Errorf("%s of %s: %s, want %s", method, tt.typed, got, want)
+			}
+		}
+		if got, want := a.refusal("eth_signTransaction", tx(map[string]any{tt.request: tt.value})), code+tt.request; got != want {
+			t.Errorf("a request: %s, want %s", got, want)
+		}
+	}
+	err := a.app.Call(t.Context(), nil, "eth_signTypedData_v4", sess.Signer, typedData(map[string]any{"gasLimit": "1"}))
+	if reply := goclient.Details(err); reply == nil || reply.Message != "no node can include this transaction: message.gasLimit: 1 is below what every transaction costs, 14070" {
+		t.Errorf("%v: want the message's field, once", err)
+	}
+}
+
 // gasPerPubdata 0 in a request is 50,000 in what is signed.
 func TestGasPerPubdataOfNothing(t *testing.T) {
 	a := startAgent(t)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Error is malformed input: where, and what is wrong with it.
@@ -46,11 +47,17 @@ func PathElement(name string) string {
 }
 
 // Shorten cuts input for an error to a length that a person reads.
-func Shorten(text string) string {
-	if len(text) > shown {
-		return text[:shown] + "…"
+func Shorten(text string) string { return Cut(text, shown) }
+
+// Cut cuts text to its first whole characters of at most that many bytes, and marks that it did.
+func Cut(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return text
+	for most > 0 && !utf8.RuneStart(text[most]) {
+		most--
+	}
+	return text[:most] + "…"
 }
 
 const shown = 40

@@ -217,3 +217,18 @@ func BenchmarkRefuse(b *testing.B) {
 		})
 	}
 }
+
+// What is cut is cut between characters.
+func TestCut(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		most int
+		want string
+	}{
+		{"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"aß", 3, "aß"}, {"aßc", 2, "a…"}, {"a世界", 4, "a世…"}, {"a世界", 6, "a世…"}, {"世", 0, "…"},
+	} {
+		if got := Cut(c.text, c.most); got != c.want {
+			t.Errorf("Cut(%q, %d) = %q, want %q", c.text, c.most, got, c.want)
+		}
+	}
+}

@@ -42,6 +42,18 @@ type NotIncludable struct {
 
 func (e *NotIncludable) Error() string { return e.Path + ": " + e.Msg }
 
+// InTypedData returns e with the field's name in typed data as its path.
+func (e *NotIncludable) InTypedData() *NotIncludable {
+	path := e.Path
+	switch path {
+	case "gas":
+		path = "gasLimit"
+	case "gasPerPubdata":
+		path = "gasPerPubdataByteLimit"
+	}
+	return &NotIncludable{Rule: e.Rule, Path: "message." + path, Msg: e.Msg}
+}
+
 // Constants of the nodes' rules.
 const (
 	maxBatchGas       = 1 << 50 // zksync-era, vm_latest/constants.rs, BATCH_GAS_LIMIT
