@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,14 +19,14 @@ import (
 	"github.com/keyward/keyward/session"
 )
 
-// slowDevice is like an HSM with two sessions, each of which takes 5 ms for a signature.
+// slowDevice is like an HSM that makes one signature at a time and takes 2 ms for it.
 type slowDevice struct{ *soft.Backend }
 
-func (slowDevice) Concurrency() int { return 2 }
+func (slowDevice) Concurrency() int { return 1 }
 
 func newSlowDevice() slowDevice {
 	return slowDevice{&soft.Backend{OnSign: func(context.Context, [32]byte) (*backends.Signature, error) {
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond)
 		return nil, nil
 	}}}
 }
@@ -40,10 +41,9 @@ func BenchmarkOverload(b *testing.B) {
 	callers := newCallers(b, a, conns)
 	sign := func(i int) error { return callers[i].Sign(a.Nonce()) }
 	capacity := bench.Closed(b.Context(), 8, time.Second, sign).PerSecond()
-	bench.Open(b.Context(), 2*capacity, conns, time.Second, sign) // until the queue is full
 	all := &bench.Load{}
 	for b.Loop() {
-		all.Add(bench.Open(b.Context(), 2*capacity, conns, slice, sign))
+		all.Add(bench.Open(b.Context(), 2*capacity, conns, 2*slice, sign)) // the queue is full after a tenth of this
 	}
 	report(b, all, "sig")
 	b.ReportMetric(capacity, "capacity/s")
@@ -72,32 +72,48 @@ func BenchmarkFairness(b *testing.B) {
 		b.Fatal(err)
 	}
 	var nonce atomic.Uint64
-	sign := func(peer audit.Peer) error {
+	sign := func(ctx context.Context, peer audit.Peer) error {
 		tx := &zktx.Transaction{
 			Type: zktx.TypeZKsync, ChainID: bench.ChainID, Nonce: nonce.Add(1), From: sess.Account, Value: *uint256.NewInt(1),
 			To: sess.Spec.TransferPolicies[0].Target, GasLimit: *uint256.NewInt(100_000), MaxFeePerGas: *uint256.NewInt(1),
 			GasPerPubdata: *uint256.NewInt(50_000),
 		}
-		_, err := a.Signer.Sign(b.Context(), peer, &session.SignRequest{Signer: sess.Signer(), Tx: tx, Method: "bench"})
+		_, err := a.Signer.Sign(context.WithoutCancel(ctx), peer, &session.SignRequest{Signer: sess.Signer(), Tx: tx, Method: "bench"})
 		if errors.Is(err, session.ErrOverloaded) {
-			time.Sleep(time.Millisecond) // a client that tries again
 			err = bench.ErrShed
 		}
 		return err
 	}
-	one := func(int) error { return sign(quiet) }
-	var alone, beside, other bench.Load
-	for b.Loop() {
-		alone.Add(bench.Closed(b.Context(), 1, slice, one))
-		many := make(chan *bench.Load)
-		go func() {
-			many <- bench.Closed(b.Context(), inFlight, 2*slice, func(int) error { return sign(busy) })
-		}()
-		time.Sleep(slice / 2) // until it has filled the queue
-		beside.Add(bench.Closed(b.Context(), 1, slice, one))
-		other.Add(<-many)
+	one := func(int) error { return sign(b.Context(), quiet) }
+	alone := bench.Closed(b.Context(), 1, 2*slice, one)
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	var shed atomic.Int64
+	many := make(chan *bench.Load)
+	go func() {
+		many <- bench.Closed(ctx, inFlight, time.Hour, func(int) error {
+			err := sign(ctx, busy)
+			if errors.Is(err, bench.ErrShed) {
+				shed.Add(1)
+				select { // the client tries again after a pause
+				case <-time.After(4*slice + rand.N(8*slice)):
+				case <-ctx.Done():
+				}
+			}
+			return err
+		})
+	}()
+	for shed.Load() < inFlight/2 { // until it has filled the queue
+		time.Sleep(time.Millisecond)
 	}
-	for _, l := range []*bench.Load{&alone, &beside, &other} {
+	time.Sleep(slice)
+	beside := &bench.Load{}
+	for b.Loop() {
+		beside.Add(bench.Closed(b.Context(), 1, slice, one))
+	}
+	cancel()
+	other := <-many
+	for _, l := range []*bench.Load{alone, beside, other} {
 		if l.Err != nil {
 			b.Fatal(l.Err)
 		}
