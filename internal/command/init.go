@@ -64,6 +64,9 @@ func (t *tool) init(c *cli.Context) error {
 		t.note("fill in module, token and where the PIN comes from, then:")
 	}
 	if dirs.System() {
+		if c.Bool("tpm") {
+			t.hint("let the service open the TPM: usermod -a -G tss %s", serviceUser)
+		}
 		t.hint("systemctl enable --now keyward.socket keyward-admin.socket keyward.service")
 		return nil
 	}
