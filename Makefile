@@ -5,6 +5,7 @@
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make endurance  millions of signed transactions at the ledger: its size, its latency
 # make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
+# make kills      the agent and its ledger, killed 1,000 times each under load
 # make lint  staticcheck and govulncheck
 # make check gofmt, go vet and staticcheck
 # make lint  check and govulncheck
@@ -18,7 +19,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -86,6 +87,11 @@ OPS ?= 1000000
 
 simulate:
 	go test -count=1 -timeout 0 -v ./session -run '^TestSimulate$$' -sim.seed=$(SEED) -sim.ops=$(OPS)
+
+KILLS ?= 1000
+kills: deps-test
+	go test ./session -run '^TestKilledWhileSettling$$' -count=1 -v -timeout 24h -kills $(KILLS)
+	go test ./softhsm-test -run '^TestKilledUnderLoad$$' -count=1 -v -timeout 24h -kills $(KILLS)
 
 lint:
 	go run $(STATICCHECK) ./...

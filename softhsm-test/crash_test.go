@@ -1,9 +1,11 @@
 package softhsmtest
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,22 +14,22 @@ import (
 	"github.com/keyward/keyward/socket/client"
 )
 
-// The agent is killed at 50 random moments under load. After each start: every signature that a
-// client received is charged and in the audit trail, nothing under-counts, and the
+// make kills sets it to 1,000.
+var kills = flag.Int("kills", 50, "of TestKilledUnderLoad")
+
+// The agent is killed at 50 random moments under load, of which a third are replacements: the same nonce, another transaction. After
+// each start: every signature that a client received is charged and in the audit trail, nothing under-counts, and the
 // trail verifies.
 func TestKilledUnderLoad(t *testing.T) {
-	const (
-		kills   = 50
-		workers = 8
-	)
+	const workers = 8
 	a := NewPlainAgent(t, t.TempDir())
-	sess := a.ActiveSession(transferSpec(1_000_000_000), userAccount)
+	sess := a.ActiveSession(strings.Replace(transferSpec(1_000_000_000), `"maxValuePerUse": "1"`, `"maxValuePerUse": "2"`, 1), userAccount)
 	var nonces [workers]uint64 // each worker has its own range
 	for w := range nonces {
 		nonces[w] = uint64(w) << 32
 	}
 	received := map[string]bool{} // digests of signatures that arrived
-	for kill := range kills {
+	for kill := range *kills {
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		for w := range nonces {
@@ -45,10 +47,10 @@ func TestKilledUnderLoad(t *testing.T) {
 		a.Start()
 		a.checkNothingLost(fmt.Sprintf("kill %d", kill), sess.ID, received)
 	}
-	if len(received) < kills*workers {
+	if len(received) < *kills*workers {
 		t.Errorf("only %d signatures arrived: there was no load", len(received))
 	}
-	t.Logf("%d kills, %d signatures received, %d audit records", kills, len(received), len(a.trail()))
+	t.Logf("%d kills, %d signatures received, %d audit records", *kills, len(received), len(a.trail()))
 }
 
 // signUntilKilled signs one transaction after the other until the connection ends, and
@@ -60,19 +62,21 @@ func (a *Agent) signUntilKilled(t *testing.T, session string, nonce *uint64) (di
 	}
 	defer c.Close()
 	for {
-		signed, err := c.SignTransaction(t.Context(), transferTx(session, *nonce))
-		if err != nil {
-			return digests
+		txs := []map[string]any{transferTx(session, *nonce)}
+		switch *nonce % 3 {
+		case 0: // the same digest costs nothing
+			txs = append(txs, txs[0])
+		case 1: // a replacement costs the larger amount: 1 wei more
+			txs = append(txs, transferTx(session, *nonce))
+			txs[1]["value"] = "2"
 		}
-		digests = append(digests, signed.Digest.String())
-		if *nonce%3 != 0 { // the others are signed again: the same digest costs nothing
-			*nonce++
-			continue
+		for _, tx := range txs {
+			signed, err := c.SignTransaction(t.Context(), tx)
+			if err != nil {
+				return digests
+			}
+			digests = append(digests, signed.Digest.String())
 		}
-		if signed, err = c.SignTransaction(t.Context(), transferTx(session, *nonce)); err != nil {
-			return digests
-		}
-		digests = append(digests, signed.Digest.String())
 		*nonce++
 	}
 }
@@ -99,7 +103,7 @@ func (a *Agent) checkNothingLost(when, session string, received map[string]bool)
 	}
 	used := a.transferred(session)
 	if used < len(received) {
-		a.t.Errorf("%s: %d signatures of 1 wei arrived, %d wei are counted", when, len(received), used)
+		a.t.Errorf("%s: %d signatures of 1 wei each arrived, %d wei are counted", when, len(received), used)
 	}
 	if used != charged || charged != len(inTrail) {
 		a.t.Errorf("%s: ledger counts %d wei, the trail's charges are %d for %d transactions", when, used, charged, len(inTrail))
