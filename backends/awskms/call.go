@@ -30,7 +30,7 @@ func call[I, O any](ctx context.Context, c *client, op operation, f func(context
 		out, err = repeated(ctx, c, op, f, in)
 	}
 	if state := new(stateError); errors.As(err, &state) {
-		err = c.explainState(ctx, op, state)
+		err = c.explainState(kmscall.WithoutSending(ctx), op, state)
 	}
 	if err != nil {
 		return nil, err
@@ -42,6 +42,9 @@ func repeated[I, O any](ctx context.Context, c *client, op operation, f func(con
 	try := func(ctx context.Context) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
+			if refusal(err) && !kmscall.ForeignRoots() {
+				kmscall.Refused(ctx)
+			}
 			return nil, c.explain(op, err)
 		}
 		return out, nil

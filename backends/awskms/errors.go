@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -76,6 +78,29 @@ func statusOf(err error) int {
 	}
 	return 0
 }
+
+// refusal reports whether err is a refusal by AWS itself, after which nothing was signed. What comes from another endpoint than
+// AWS's own over TLS may be about another try than the last.
+func refusal(err error) bool {
+	var api smithy.APIError
+	var response *awshttp.ResponseError
+	if !errors.As(err, &api) || !errors.As(err, &response) || response.Response == nil || response.Response.Response == nil {
+		return false
+	}
+	status, request := response.HTTPStatusCode(), response.Response.Request
+	switch {
+	case status < 400 || status >= 500 || status == http.StatusRequestTimeout:
+		return false
+	case api.ErrorCode() == "" || api.ErrorCode() == "UnknownError" || response.ServiceRequestID() == "":
+		return false // not AWS's own code
+	case request == nil || request.URL.Scheme != "https" || !ownHost.MatchString(request.URL.Hostname()):
+		return false
+	}
+	return true
+}
+
+// ownHost are AWS's own endpoints of KMS.
+var ownHost = regexp.MustCompile(`^kms(-fips)?\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|api\.aws)$`)
 
 // explainCode explains an exception of AWS.
 func (c *client) explainCode(op operation, e smithy.APIError, status int) error {

@@ -91,6 +91,10 @@ func TestFaults(t *testing.T) {
 				if n := fake.Calls(class.operation) - before; tt.calls != 0 && n != tt.calls {
 					t.Errorf("%d calls of %s, want %d", n, class.operation, tt.calls)
 				}
+				// The fake is a configured endpoint: what it says of a request that was sent is in doubt. To decrypt is no signature.
+				if err != nil && errors.Is(err, backends.ErrNotSigned) != (class.name == "sealed") {
+					t.Errorf("SignDigest = %v, certain %v", err, errors.Is(err, backends.ErrNotSigned))
+				}
 				fake.Clear()
 				backendtest.Verify(t, k, [32]byte{1})
 			})

@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/internal/kmscall"
 )
 
 // Tags of a resident key. Policies can name them (aws:ResourceTag, aws:RequestTag).
@@ -58,12 +59,13 @@ func (k *key) Protection() backends.Protection { return backends.Resident }
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
 	ctx, end, err := k.c.begin(ctx)
 	if err != nil {
-		return backends.Signature{}, k.c.wrap("signing", err)
+		return backends.Signature{}, backends.NotSigned(k.c.wrap("signing", err))
 	}
 	defer end()
-	sig, err := k.c.sign(ctx, k.arn, digest)
+	var sending backends.Sending
+	sig, err := k.c.sign(kmscall.WithSending(ctx, &sending), k.arn, digest)
 	if err != nil {
-		return backends.Signature{}, k.c.wrap("signing", err)
+		return backends.Signature{}, sending.End(k.c.wrap("signing", err))
 	}
 	return sig, nil
 }

@@ -53,12 +53,14 @@ type Config struct {
 
 // Backend is a vault or a Managed HSM.
 type Backend struct {
-	cfg    Config
-	log    *slog.Logger
-	vault  vault
-	http   *http.Client
-	client *azkeys.Client
-	calls  *kmscall.Caller
+	cfg   Config
+	log   *slog.Logger
+	vault vault
+	http  *http.Client
+
+	foreignRoots bool // a proxy may end TLS, and answer for the vault
+	client       *azkeys.Client
+	calls        *kmscall.Caller
 }
 
 var (
@@ -86,7 +88,7 @@ func Open(cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("azurekv %s: a Managed HSM has keys of type %s only", cfg.Name, ECHSM)
 	}
 	b := &Backend{
-		cfg: cfg, vault: v, log: cfg.Logger, http: newHTTPClient(cfg),
+		cfg: cfg, vault: v, log: cfg.Logger, http: newHTTPClient(cfg), foreignRoots: kmscall.ForeignRoots(),
 		calls: kmscall.New(kmscall.Config{InFlight: cfg.InFlight, Timeout: cfg.OpTimeout, Classify: classify}),
 	}
 	if b.log == nil {
@@ -124,7 +126,7 @@ func (b *Backend) newClient() (*azkeys.Client, error) {
 	}
 	return azkeys.NewClient(b.vault.url, credential{found}, &azkeys.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Retry:     policy.RetryOptions{MaxRetries: -1}, // none but kmscall's
-		Transport: vaultOnly{b.http, b.vault.host},
+		Transport: vaultOnly{&http.Client{Transport: kmscall.Transport{Base: b.http.Transport}, CheckRedirect: b.http.CheckRedirect}, b.vault.host},
 	}})
 }
 

@@ -124,6 +124,19 @@ func (op operation) explainAnswer(v vault, answer *azcore.ResponseError) error {
 	return err
 }
 
+// refusal reports whether err is a refusal by the vault itself, after which nothing was signed.
+func refusal(err error) bool {
+	var answer *azcore.ResponseError
+	if !errors.As(err, &answer) || answer.RawResponse == nil || answer.ErrorCode == "" {
+		return false
+	}
+	if answer.StatusCode < 400 || answer.StatusCode >= 500 || answer.StatusCode == http.StatusRequestTimeout {
+		return false
+	}
+	header := answer.RawResponse.Header
+	return header.Get("X-Ms-Request-Id") != "" && strings.HasPrefix(header.Get("Content-Type"), "application/json")
+}
+
 // innerCode is the more exact code in an error's body, "" if there is none
 // (https://learn.microsoft.com/azure/key-vault/general/rest-error-codes).
 func innerCode(err *azcore.ResponseError) string {

@@ -93,6 +93,10 @@ func TestSignFaults(t *testing.T) {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("error %q is not one line", err)
 			}
+			// The vault has refused each try, rather than answered nonsense.
+			if certain := errors.Is(err, backends.ErrNotSigned); certain != (test.want != backends.ErrBadSignature) {
+				t.Errorf("error %v, certain %v", err, certain)
+			}
 			s.Fault("Sign", nil)
 			backendtest.Verify(t, k, digest) // nothing is lost
 		})

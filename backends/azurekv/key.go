@@ -28,6 +28,9 @@ func (k *key) Protection() backends.Protection { return backends.Resident }
 func do[T any](ctx context.Context, b *Backend, op operation, call func(context.Context) (T, error)) (T, error) {
 	return kmscall.Do(ctx, b.calls, func(ctx context.Context) (T, error) {
 		v, err := call(ctx)
+		if refusal(err) && !b.foreignRoots {
+			kmscall.Refused(ctx)
+		}
 		return v, op.explain(b.vault, err)
 	})
 }
@@ -93,7 +96,8 @@ func (b *Backend) checkKey(answer azkeys.KeyBundle, id keyID) (*key, error) {
 
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
 	algorithm := azkeys.SignatureAlgorithmES256K
-	sig, err := do(ctx, k.b, opSign, func(ctx context.Context) (backends.Signature, error) {
+	var sending backends.Sending
+	sig, err := do(kmscall.WithSending(ctx, &sending), k.b, opSign, func(ctx context.Context) (backends.Signature, error) {
 		answer, err := k.b.client.Sign(ctx, k.id.name, k.id.version, azkeys.SignParameters{Algorithm: &algorithm, Value: digest[:]}, nil)
 		if err != nil {
 			return backends.Signature{}, err
@@ -101,7 +105,7 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 		return k.checkSignature(answer.KeyOperationResult)
 	})
 	if err != nil {
-		return backends.Signature{}, k.b.wrap(opSign, k.id.name, err)
+		return backends.Signature{}, sending.End(k.b.wrap(opSign, k.id.name, err))
 	}
 	return sig, nil
 }

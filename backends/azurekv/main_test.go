@@ -51,6 +51,7 @@ func start(t *testing.T, host string, cfg Config) (*Backend, *kvfake.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.foreignRoots = false // the only one is the test's own
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)

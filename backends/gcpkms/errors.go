@@ -112,6 +112,26 @@ func credentialsRefused(st *status.Status) bool {
 	return !ok || strings.Contains(fetching, "invalid_grant") || strings.Contains(fetching, "invalid_client") || strings.Contains(fetching, "unauthorized_client")
 }
 
+// notDone reports whether err is a refusal by the service, after which nothing was signed.
+func notDone(err error) bool {
+	s := grpcStatus(nil)
+	if !errors.As(err, &s) {
+		return false
+	}
+	switch st := s.GRPCStatus(); st.Code() {
+	case codes.PermissionDenied, codes.NotFound, codes.FailedPrecondition, codes.InvalidArgument, codes.Unauthenticated:
+		return true
+	case codes.ResourceExhausted: // without this detail it may be gRPC's own, about the size of an answer
+		for _, d := range st.Details() {
+			if _, ok := d.(*errdetails.QuotaFailure); ok {
+				return true
+			}
+		}
+		return errorInfo(st).GetMetadata()["quota_metric"] != ""
+	}
+	return false
+}
+
 // classify tells kmscall what may be repeated.
 func classify(err error) (kmscall.Class, time.Duration) {
 	if errors.Is(err, errCorrupted) {

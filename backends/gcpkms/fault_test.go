@@ -105,6 +105,9 @@ func TestSignFaults(t *testing.T) {
 			if errors.Is(test.want, backends.ErrRefused) == errors.Is(err, backends.ErrUnavailable) && test.want != backends.ErrBadSignature {
 				t.Errorf("error %v: a refusal is no invitation to try again", err)
 			}
+			if certain := errors.Is(err, backends.ErrNotSigned); certain != (test.fault.Err != nil) { // a refusal, rather than nonsense
+				t.Errorf("error %v, certain %v", err, certain)
+			}
 			s.Fault("AsymmetricSign", nil)
 			backendtest.Verify(t, k, digest) // nothing is lost
 		})

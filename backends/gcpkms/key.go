@@ -102,7 +102,11 @@ func intact(data []byte, sum *wrapperspb.Int64Value) bool {
 }
 
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
+	var sending backends.Sending
 	sig, err := do(ctx, k.b, opSign, k.name, func(ctx context.Context) (backends.Signature, error) {
+		if !sending.Begin() {
+			return backends.Signature{}, context.Cause(ctx)
+		}
 		// The service signs the digest as it is; that it is called SHA-256's is the algorithm's name.
 		answer, err := k.b.client.AsymmetricSign(ctx, &kmspb.AsymmetricSignRequest{
 			Name:         k.name,
@@ -110,12 +114,15 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 			DigestCrc32C: checksum(digest[:]),
 		})
 		if err != nil {
+			if notDone(err) {
+				sending.Refused()
+			}
 			return backends.Signature{}, err
 		}
 		return checkSignature(answer, k.name)
 	})
 	if err != nil {
-		return backends.Signature{}, k.b.wrap(opSign, k.name, k.b.explainState(ctx, k.name, err))
+		return backends.Signature{}, sending.End(k.b.wrap(opSign, k.name, k.b.explainState(ctx, k.name, err)))
 	}
 	return sig, nil
 }

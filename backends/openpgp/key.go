@@ -73,7 +73,8 @@ func (s *session) find(u uri) (*slotState, error) {
 
 // SignDigest signs on the card, and verifies what came.
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
-	return do(ctx, k.b, "signing", func(s *session) (backends.Signature, error) {
+	var sending backends.Sending
+	sig, err := do(ctx, k.b, "signing", func(s *session) (backends.Signature, error) {
 		var none backends.Signature
 		if _, err := s.find(k.uri); err != nil {
 			return none, err
@@ -86,12 +87,16 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 		if err := k.b.verify(s, k.uri.slot.password); err != nil {
 			return none, err
 		}
-		raw, err := k.b.sign(s, k.uri.slot, digest, touch)
+		raw, err := k.b.sign(s, k.uri.slot, digest, touch, &sending)
 		if err != nil {
 			return none, err
 		}
 		return check(k.pub, digest, raw)
 	})
+	if err != nil {
+		return sig, sending.End(err)
+	}
+	return sig, nil
 }
 
 // check makes a Signature of what the card returned, r ‖ s, if it is one by pub.
@@ -123,7 +128,7 @@ func (b *Backend) wantsTouch(s *session, sl *slot) (bool, error) {
 }
 
 // sign asks the card for a signature, and tells who looks if that takes a touch.
-func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byte, error) {
+func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool, sending *backends.Sending) ([]byte, error) {
 	cmd := pcsc.Command{INS: insPSO, P1: 0x9E, P2: 0x9A, Data: digest[:]} // COMPUTE DIGITAL SIGNATURE, 7.2.10
 	if sl.password == pwOther {
 		cmd = pcsc.Command{INS: insAuthenticate, Data: digest[:]} // 7.2.13
@@ -135,7 +140,13 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byt
 			defer tell("")
 		}
 	}
-	raw, sw, err := s.do(cmd)
+	if err := s.ctx.Err(); err != nil || !sending.Begin() {
+		return nil, fmt.Errorf("%w: %w", backends.ErrUnavailable, context.Cause(s.ctx))
+	}
+	raw, first, sw, err := s.card.DoFirst(cmd)
+	if err == nil && refusesToSign(first) {
+		sending.Refused()
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -146,6 +157,16 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool) ([]byt
 		return nil, fmt.Errorf("%w (status %v); sign again, and touch %s when it blinks", backends.ErrNotTouched, sw, s.name())
 	}
 	return nil, &refusal{"signing", sw}
+}
+
+// refusesToSign reports whether a status word says that the card has signed nothing, as its first answer to the command.
+// After 61xx the card has signed, and then it gives its answer in parts.
+func refusesToSign(sw pcsc.Status) bool {
+	switch sw {
+	case 0x6600, 0x6700, 0x6982, 0x6983, 0x6985, 0x6A80, 0x6A88, 0x6B00, 0x6D00, 0x6E00:
+		return true
+	}
+	return false
 }
 
 // touchPolicies are the values of a slot's user interaction flag, DO D6 and D8. The

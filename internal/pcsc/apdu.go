@@ -44,12 +44,25 @@ func (cmd *Command) bytes() ([]byte, error) {
 // Do sends a command and collects the answer, which may come in several parts. A status
 // word other than success is no error of Do's. A card that never comes to an end is [ErrGarbled].
 func (c *Card) Do(cmd Command) (data []byte, sw Status, err error) {
+	data, _, sw, err = c.DoFirst(cmd)
+	return data, sw, err
+}
+
+// DoFirst is Do, and returns also the status word of the first part: that is the card's answer to the command itself.
+func (c *Card) DoFirst(cmd Command) (data []byte, first, sw Status, err error) {
 	apdu, err := cmd.bytes()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	defer clear(apdu) // its data may be a key
-	return collect(c.Transmit, apdu)
+	data, sw, err = collect(func(apdu []byte) ([]byte, error) {
+		part, err := c.Transmit(apdu)
+		if n := len(part); n >= 2 && first == 0 {
+			first = Status(part[n-2])<<8 | Status(part[n-1])
+		}
+		return part, err
+	}, apdu)
+	return data, first, sw, err
 }
 
 // collect sends apdu, and GET RESPONSE as long as the card says that there is more (ISO 7816-4, 11.7.1).

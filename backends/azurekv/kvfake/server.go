@@ -253,6 +253,7 @@ func (s *Server) do(r *http.Request, operation string) (status int, body []byte)
 
 func refuse(w http.ResponseWriter, status int, code string) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Ms-Request-Id", "00000000-0000-0000-0000-000000000000")
 	w.WriteHeader(status)
 	_, _ = w.Write(errorBody(code))
 }
