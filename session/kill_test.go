@@ -68,7 +68,8 @@ func killed(dir string) error {
 	failed := make(chan error, killedWorkers+1)
 	for w := range uint64(killedWorkers) {
 		all.Go(func() {
-			for n := first/killedWorkers*killedWorkers + w; ; n += killedWorkers {
+			// None that the chain is past: what is taken back there counts until the next settlement.
+			for n := first + (w+killedWorkers-first%killedWorkers)%killedWorkers; ; n += killedWorkers {
 				fee, err := killedSign(l, n)
 				if err != nil {
 					failed <- err
