@@ -97,12 +97,14 @@ func (t *simTrail) add(rec *simRecord, prev *[32]byte) error {
 		t.events[rec.Session] = map[audit.Event]bool{}
 	}
 	t.events[rec.Session][rec.Event] = true
-	if rec.Event == audit.SignGranted {
+	if rec.Event == audit.SignGranted || rec.Event == audit.SignReverted {
 		digest, err := hex.DecodeString(strings.TrimPrefix(rec.Digest, "0x"))
 		if err != nil {
 			return err
 		}
-		t.granted[policy.Hash(digest)] = true
+		if t.granted[policy.Hash(digest)] = true; rec.Event == audit.SignReverted {
+			delete(t.granted, policy.Hash(digest))
+		}
 	}
 	return nil
 }

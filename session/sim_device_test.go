@@ -141,8 +141,10 @@ func (k *simKey) SignDigest(ctx context.Context, digest [32]byte) (sig backends.
 		}
 	}
 	switch fate % 40 {
-	case 0, 1:
-		return sig, fmt.Errorf("%w: not signed", backends.ErrUnavailable)
+	case 0:
+		return sig, fmt.Errorf("%w: perhaps signed", backends.ErrUnavailable)
+	case 1:
+		return sig, fmt.Errorf("%w: %w", backends.ErrUnavailable, backends.ErrNotSigned)
 	case 2:
 		return sig, wait(ctx, time.Hour)
 	case 3:
