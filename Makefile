@@ -6,6 +6,7 @@
 # make endurance  millions of signed transactions at the ledger: its size, its latency
 # make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
 # make kills      the agent and its ledger, killed 1,000 times each under load
+# make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, many hours on a small machine
 # make lint  staticcheck and govulncheck
 # make check gofmt, go vet and staticcheck
 # make lint  check and govulncheck
@@ -19,7 +20,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills mutate
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -92,6 +93,12 @@ KILLS ?= 1000
 kills: deps-test
 	go test ./session -run '^TestKilledWhileSettling$$' -count=1 -v -timeout 24h -kills $(KILLS)
 	go test ./softhsm-test -run '^TestKilledUnderLoad$$' -count=1 -v -timeout 24h -kills $(KILLS)
+
+MUTANTS ?= 400
+MUTATED = session policy internal/zktx audit internal/durable backends/sealed internal/secret
+
+mutate:
+	go run ./internal/mutate -seed $(SEED) -n $(MUTANTS) -state mutate-$(SEED).jsonl $(MUTATED)
 
 lint:
 	go run $(STATICCHECK) ./...
