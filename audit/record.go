@@ -27,6 +27,7 @@ const (
 	SessionExternal  Event = "session.externalUsage"
 	SessionBlocked   Event = "session.blocked"   // the registry does not allow one of its policies any more
 	SessionUnblocked Event = "session.unblocked" // all of them again
+	SessionClients   Event = "session.clientsSet" // its clients are others now; detail has both lists
 	SessionSucceeded Event = "session.succeeded" // its clients are moved to its successor
 	KeyDestroyed     Event = "key.destroyed"
 	KeyDestroyError  Event = "key.destroyFailed"

@@ -65,7 +65,7 @@ func lifecycleMethods() []Method {
 	}, {
 		Name: "admin_getSession", Summary: "One session",
 		Params: id, Result: whole, do: adminGet,
-	}}
+	}, setClientsMethod()}
 }
 
 // agentStateMethods concern the agent as a whole.

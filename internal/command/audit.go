@@ -19,10 +19,10 @@ func (t *tool) auditCommand() *cli.Command {
 			{
 				Name:  "tail",
 				Usage: "print the last records",
-				Flags: []cli.Flag{
+				Flags: append([]cli.Flag{
 					&cli.IntFlag{Name: "n", Value: 10, Usage: "`NUMBER` of records"},
 					&cli.BoolFlag{Name: "f", Usage: "go on with those that come, until interrupted"},
-				},
+				}, filterFlags()...),
 				Action: t.auditTail,
 			},
 			{

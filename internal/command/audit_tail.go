@@ -39,8 +39,14 @@ func (t *tool) auditTail(c *cli.Context) error {
 		return err
 	}
 	defer trail.Close()
-	if err := trail.SeekLast(c.Int("n")); err != nil {
-		return fmt.Errorf("reading audit trail: %w", err)
+	filter, err := readFilter(c)
+	if err != nil {
+		return err
+	}
+	if filter.any() {
+		if err := trail.SeekLast(c.Int("n")); err != nil {
+			return fmt.Errorf("reading audit trail: %w", err)
+		}
 	}
 	print := t.printRecord
 	if c.Bool("json") {
@@ -48,7 +54,11 @@ func (t *tool) auditTail(c *cli.Context) error {
 	}
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return follow(ctx, trail, c.Bool("f"), print)
+	if filter.any() {
+		return follow(ctx, trail, c.Bool("f"), print)
+	}
+	sel := &selection{filter: filter, n: c.Int("n"), print: print}
+	return follow(ctx, &atEnd{Reader: trail, do: sel.flush}, c.Bool("f"), sel.line)
 }
 
 // followStep is how often audit tail -f looks for new records.

@@ -82,6 +82,8 @@ func (t *tool) app() *cli.App {
 			t.lockCommand(),
 			t.unlockCommand(),
 			t.reloadCommand(),
+			t.configCommand(),
+			t.explainCommand(),
 			t.versionCommand(),
 			t.completionCommand(),
 		},

@@ -28,6 +28,7 @@ func (t *tool) sessionCommand() *cli.Command {
 			}},
 			{Name: "show", Usage: "show a session, its policy in plain words and what is left of its limits", ArgsUsage: "ID", Action: t.sessionShow},
 			t.sessionMove("activate", "say that the account's owner has approved the session on chain", (*client.Client).ActivateSession),
+			t.sessionSetClientsCommand(),
 			t.sessionMove("revoke", "end a session here: nothing more is signed", (*client.Client).RevokeSession),
 			t.sessionMove("close", "say that the account's owner has ended the session on chain", (*client.Client).CloseSession),
 		},

@@ -18,6 +18,12 @@ type SessionID struct {
 	ID string `json:"id"`
 }
 
+// SetClients is the parameter of admin_setClients.
+type SetClients struct {
+	ID      string   `json:"id"`
+	Clients []string `json:"clients"` // "uid:N" or "gid:N": all that may use the session from now on
+}
+
 // Keys is the parameter of admin_keys.
 type Keys struct {
 	Backend string `json:"backend,omitempty"` // "": all of them

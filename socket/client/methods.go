@@ -101,6 +101,11 @@ func (c *Client) RevokeSession(ctx context.Context, id string) (*api.Session, er
 	return call[*api.Session](ctx, c, "admin_revokeSession", api.SessionID{ID: id})
 }
 
+// SetClients says who may use a session from now on.
+func (c *Client) SetClients(ctx context.Context, id string, clients []string) (*api.Session, error) {
+	return call[*api.Session](ctx, c, "admin_setClients", api.SetClients{ID: id, Clients: clients})
+}
+
 // CloseSession says that the owner has ended the session on chain.
 func (c *Client) CloseSession(ctx context.Context, id string) (*api.Session, error) {
 	return call[*api.Session](ctx, c, "admin_closeSession", api.SessionID{ID: id})

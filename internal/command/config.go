@@ -1,0 +1,102 @@
+package command
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/owned"
+)
+
+func (t *tool) configCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "config",
+		Usage: "check a configuration before the agent reads it",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "check",
+				Usage:     "say whether a configuration is valid; needs no agent",
+				ArgsUsage: "[FILE]",
+				Action:    t.configCheck,
+			},
+			{
+				Name: "diff", Usage: "say in which sections the configuration differs from FILE, and what of it a reload puts into effect",
+				ArgsUsage: "FILE",
+				Action:    t.configDiff,
+			},
+		},
+	}
+}
+
+// configFile is the agent's configuration file, or the one that is given.
+func configFile(c *cli.Context) (string, error) {
+	if c.Args().Len() > 1 {
+		return "", usageError("unexpected argument %q", c.Args().Get(1))
+	}
+	if c.Args().Present() {
+		return c.Args().First(), nil
+	}
+	dirs, err := config.FindDirs(c.String("dir"), true)
+	return dirs.ConfigFile(), err
+}
+
+func (t *tool) configCheck(c *cli.Context) error {
+	file, err := configFile(c)
+	if err != nil {
+		return err
+	}
+	conf, err := config.Load(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return withHint(err, "keyward init")
+	}
+	if err != nil {
+		return err
+	}
+	if err := owned.Check(file); err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return t.printJSON(map[string]any{"ok": true, "file": file, "backends": len(conf.Backends), "chains": len(conf.Chains)})
+	}
+	t.print("%s: valid, with %d backends and %d chains", file, len(conf.Backends), len(conf.Chains))
+	return nil
+}
+
+func (t *tool) configDiff(c *cli.Context) error {
+	args, err := operands(c, "FILE")
+	if err != nil {
+		return err
+	}
+	p, err := findPlace(c)
+	if err != nil {
+		return err
+	}
+	if p.conf == nil {
+		return withHint(errors.New("no configuration that can be read in "+p.dirs.Config), "keyward init --dir %s", p.dirs.Config)
+	}
+	other, err := config.Load(args[0])
+	if err != nil {
+		return err
+	}
+	all := config.Differences(p.conf, other)
+	logs := p.conf.Agent.LogLevel != other.Agent.LogLevel
+	other.Agent.LogLevel = p.conf.Agent.LogLevel
+	restart := config.Differences(p.conf, other)
+	if c.Bool("json") {
+		return t.printJSON(map[string]any{"sections": append([]string{}, all...), "restart": append([]string{}, restart...)})
+	}
+	if len(all) == 0 {
+		t.print("no differences")
+		return nil
+	}
+	if logs {
+		t.print("reload   agent.log_level")
+	}
+	for _, section := range restart {
+		t.print("restart  %s", strings.TrimSpace(section))
+	}
+	return nil
+}
