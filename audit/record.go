@@ -25,10 +25,10 @@ const (
 	SessionReconciled Event = "session.reconciled"
 	// The chain has counted what nothing signed here explains.
 	SessionExternal  Event = "session.externalUsage"
-	SessionBlocked   Event = "session.blocked"   // the registry does not allow one of its policies any more
-	SessionUnblocked Event = "session.unblocked" // all of them again
+	SessionBlocked   Event = "session.blocked"    // the registry does not allow one of its policies any more
+	SessionUnblocked Event = "session.unblocked"  // all of them again
 	SessionClients   Event = "session.clientsSet" // its clients are others now; detail has both lists
-	SessionSucceeded Event = "session.succeeded" // its clients are moved to its successor
+	SessionSucceeded Event = "session.succeeded"  // its clients are moved to its successor
 	KeyDestroyed     Event = "key.destroyed"
 	KeyDestroyError  Event = "key.destroyFailed"
 	BackendChecked   Event = "backend.checked"       // with a throw-away key
