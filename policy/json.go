@@ -39,7 +39,7 @@ func enumName(names [][]string, n uint8) string {
 // and no other. Values are read in the forms that apps write:
 //
 //   - an integer is a decimal string, a 0x-hex string, a JSON number of plain digits, or a bigint as libraries
-//     write it: "123n", "__bigint__123", {"__type":"bigint","value":"123"};
+//     write it: "123n", "__bigint__123", "123#__bigint", {"__type":"bigint","value":"123"};
 //   - an enum is its number or its name, in any case;
 //   - a selector is 0x-hex or a signature, see [ParseSignature];
 //   - the whole may be {"session": SPEC}, or superjson's {"json": SPEC, "meta": {...}}.

@@ -118,6 +118,7 @@ func parseSpecUint(v *strictjson.Node) (x uint256.Int, err error) {
 //	"123", "0x7b"                         most apps
 //	"123n"                                a replacer that keeps JavaScript's own suffix
 //	"__bigint__123"                       Abstract's server-wallet example
+//	"123#__bigint"                        ox, of which viem is made
 //	{"__type": "bigint", "value": "123"}  wagmi's serialize
 func unwrapBigint(v *strictjson.Node) (text string, ok bool) {
 	if v.Kind == strictjson.KindObject {
@@ -133,6 +134,9 @@ func unwrapBigint(v *strictjson.Node) (text string, ok bool) {
 		return "", false
 	}
 	if digits, ok := strings.CutPrefix(v.Text, "__bigint__"); ok && plainDigits(digits) {
+		return digits, true
+	}
+	if digits, ok := strings.CutSuffix(v.Text, "#__bigint"); ok && plainDigits(digits) {
 		return digits, true
 	}
 	if digits, ok := strings.CutSuffix(v.Text, "n"); ok && plainDigits(digits) {
@@ -205,7 +209,8 @@ func (o jsonObjectReader) selector(key string) (s Selector) {
 	}
 	if v.Kind != strictjson.KindString || !strings.Contains(v.Text, "(") {
 		if v.Kind != strictjson.KindString || s.UnmarshalText([]byte(v.Text)) != nil {
-			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s%s", found(v), keyHint(v))
+			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s%s",
+				found(v), keyHint(v))
 		}
 		return s
 	}

@@ -21,7 +21,7 @@ func formFile(t testing.TB, name string) string {
 	return string(data)
 }
 
-var formFiles = []string{"superjson", "superjsonSession", "wagmi", "n", "bigint"}
+var formFiles = []string{"superjson", "superjsonSession", "wagmi", "ox", "n", "bigint"}
 
 // What libraries write is the same spec, and what is printed of it is read again as the same.
 func TestParseSpecOfLibraries(t *testing.T) {

@@ -50,7 +50,7 @@ const specAbi = parseAbiParameters([
  * and the SDK's enum values, for `createSession`, `createSessionClient` and `toSessionClient`.
  *
  * `printed` is the whole of what was printed or its `session` member, as text or as an object. Integers may also have
- * the forms in which apps store a bigint: bigint, `"123n"`, `"__bigint__123"`, wagmi's
+ * the forms in which apps store a bigint: bigint, `"123n"`, `"__bigint__123"`, ox's `"123#__bigint"`, wagmi's
  * `{"__type":"bigint","value":"123"}`, superjson's `{json, meta}`. If `signer` or `sessionHash` stands beside
  * `session`, it has to match.
  *
@@ -153,7 +153,7 @@ function toBigint(value: unknown): bigint | undefined {
     return typeof text === 'string' && /^(0|[1-9][0-9]*)$/.test(text) ? BigInt(text) : undefined
   }
   if (typeof value !== 'string') return undefined
-  const decimal = /^(?:__bigint__)?(0|[1-9][0-9]*)$|^(0|[1-9][0-9]*)n$/.exec(value)
+  const decimal = /^(?:__bigint__)?(0|[1-9][0-9]*)$|^(0|[1-9][0-9]*)(?:n|#__bigint)$/.exec(value)
   if (decimal) return BigInt((decimal[1] ?? decimal[2]) as string)
   return /^0x[0-9a-fA-F]+$/.test(value) ? BigInt(value) : undefined
 }

@@ -12,7 +12,7 @@ const form = (name) => readFileSync(join(forms, `${name}.json`), 'utf8')
 const whole = form('superjson')
 const want = parseSession(JSON.parse(whole).json)
 
-for (const name of ['superjson', 'superjsonSession', 'wagmi', 'n', 'bigint']) {
+for (const name of ['superjson', 'superjsonSession', 'wagmi', 'ox', 'n', 'bigint']) {
   test(`what a library wrote is read: ${name}.json`, () => {
     assert.deepEqual(parseSession(form(name)), want)
     assert.deepEqual(parseSession(JSON.parse(form(name))), want)
@@ -55,6 +55,7 @@ const cases = {
   'a number that would be rounded to an integer': [edit(plain, '"period":"0"', '"period":0.99999999999999999999'), 'session.feeLimit.period', /"0\.99999999999999999999": want an unsigned/],
   'an exponent': [edit(plain, '"period":"0"', '"period":1e3'), 'session.feeLimit.period', /"1e3": want an unsigned/],
   'minus zero': [edit(plain, '"period":"0"', '"period":-0'), 'session.feeLimit.period', /"-0": want an unsigned/],
+  'two marks of a bigint': [edit(plain, '"period":"0"', '"period":"__bigint__0#__bigint"'), 'session.feeLimit.period', /want an unsigned/],
   'leading zeros': [edit(plain, '"period":"0"', '"period":"010"'), 'session.feeLimit.period', /"010": want an unsigned/],
   'nesting without end': [`${'['.repeat(5_000)}${']'.repeat(5_000)}`, '', /nested deeper than 32/],
 
