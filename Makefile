@@ -8,6 +8,8 @@
 # make kills      the agent and its ledger, killed 1,000 times each under load
 # make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, many hours on a small machine
 # make lint  staticcheck and govulncheck
+# make packages      a Debian package, an RPM and a tarball, into dist/
+# make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make check gofmt, go vet and staticcheck
 # make lint  check and govulncheck
 
@@ -20,7 +22,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills mutate
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills mutate packages install-test
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -100,10 +102,19 @@ MUTATED = session policy internal/zktx audit internal/durable backends/sealed in
 mutate:
 	go run ./internal/mutate -seed $(SEED) -n $(MUTANTS) -state mutate-$(SEED).jsonl $(MUTATED)
 
+packages: deps
+	@scripts/deps packages
+	@scripts/packages
+	@lintian --fail-on error,warning dist/*.deb
+
+# Needs root. A target of its own: it takes the packages' build, and a machine on which systemd-nspawn works.
+install-test: packages
+	@scripts/install-test "$$(ls -t dist/keyward_*.deb | head -n 1)"
+
 lint:
 	go run $(STATICCHECK) ./...
 lint: check
 	go run $(GOVULNCHECK) ./...
 
 clean:
-	rm -rf bin
+	rm -rf bin dist
