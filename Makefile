@@ -7,7 +7,6 @@
 # make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
 # make kills      the agent and its ledger, killed 1,000 times each under load
 # make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, many hours on a small machine
-# make lint  staticcheck and govulncheck
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make check gofmt, go vet and staticcheck
@@ -111,8 +110,6 @@ packages: deps
 install-test: packages
 	@scripts/install-test "$$(ls -t dist/keyward_*.deb | head -n 1)"
 
-lint:
-	go run $(STATICCHECK) ./...
 lint: check
 	go run $(GOVULNCHECK) ./...
 

@@ -254,7 +254,7 @@ func (s *Server) Status(ctx context.Context) *api.Status {
 		Version: s.Version, PID: os.Getpid(), StartedAt: s.Started,
 		Sessions: make(map[string]int), Backends: s.backendStates(ctx), Chains: s.chainStates(),
 		Connections: s.agent.quota.inUse(connections), InFlight: s.agent.quota.inUse(callsInFlight),
-		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(),
+		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(), Confined: append([]string{}, s.Confined...),
 	}
 	for state, n := range s.Signer.Sessions.Counts() {
 		status.Sessions[string(state)] = n

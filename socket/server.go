@@ -36,7 +36,10 @@ type Config struct {
 	Reload  func(ctx context.Context) (restart []string, err error)
 	Version string
 	Started time.Time
-	Logger  *slog.Logger // nil: nothing is logged
+
+	Confined []string // protections of this process that are on, for status
+
+	Logger *slog.Logger // nil: nothing is logged
 	// Observe is told of each request before it is answered; nil: nobody is. It must not block or keep the request, and is
 	// called concurrently.
 	Observe func(*Request)

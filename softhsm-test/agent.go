@@ -161,7 +161,13 @@ func (a *Agent) cpu(pid int) time.Duration {
 // Configure adds a line to the section of the SoftHSM backend. The agent is stopped.
 func (a *Agent) Configure(line string) {
 	a.t.Helper()
-	const section = "[backends.softhsm]\n"
+	a.configureIn("backends.softhsm", line)
+}
+
+// configureIn adds a line to a section. The agent is stopped.
+func (a *Agent) configureIn(name, line string) {
+	a.t.Helper()
+	section := "[" + name + "]\n"
 	file := filepath.Join(a.Dir, "config.toml")
 	data, err := os.ReadFile(file)
 	before, after, found := strings.Cut(string(data), section)

@@ -33,6 +33,7 @@ type Faults struct {
 	KeepLogin        atomic.Uint64 // if 1, C_Finalize does not log out
 	LoggedIn         atomic.Uint64
 	RefuseUsage      atomic.Uint64 // if 1, C_GenerateKeyPair refuses attributes that some HSMs refuse
+	Intruded, Tried  atomic.Uint64 // by Intrude: a bit of each try that succeeded, and the number of tries
 	Text             atomic.Uint64 // if 1, the next two replace what the token says
 	Label            [32]byte
 	Serial           [16]byte
@@ -59,6 +60,7 @@ const (
 	Abort                      // of the process
 	SegFault
 	CloseAll // all descriptors of the process but the standard ones are closed
+	Intrude  // what is forbidden to a library is tried before the call: files of FAULT_FILES, programs, system calls
 )
 
 //go:embed testdata/fault.c

@@ -25,6 +25,8 @@ func (a *Agent) addFaulty(lines ...string) *Faults {
 	for name, value := range tok.Env() {
 		env = append(env, fmt.Sprintf("%q = %q", name, value))
 	}
+	// The module writes to the file that controls it.
+	a.configureIn("confine", fmt.Sprintf("write = [%q]", tok.Env()["FAULT_CONTROL"]))
 	conf, err := os.OpenFile(filepath.Join(a.Dir, "config.toml"), os.O_APPEND|os.O_WRONLY, 0)
 	a.must(err)
 	_, err = fmt.Fprintf(conf, "\n[backends.faulty]\ntype = \"pkcs11\"\nmodule = %q\ntoken = %q\npin_file = %q\nenv = { %s }\n%s\n",

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/confine"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -84,6 +85,7 @@ type openRequest struct {
 	Settings  json.RawMessage `json:"settings"`
 	PINs      bool            `json:"pins"`      // the parent has them
 	AdminPINs bool            `json:"adminPins"` // likewise
+	Confine   *confine.Rules  `json:"confine"`
 }
 
 // abilities are what the child's backend can do beyond Backend, Lister and Prober.
@@ -111,7 +113,8 @@ func (b *Backend) start(ctx context.Context, old *child) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", b.cfg.Subject, err)
 	}
-	body, err := c.conn.call(ctx, opOpen, marshal(openRequest{b.cfg.Type, b.cfg.Name, settings, b.cfg.PINs != nil, b.cfg.AdminPINs != nil}), b.cfg.Grace)
+	request := openRequest{b.cfg.Type, b.cfg.Name, settings, b.cfg.PINs != nil, b.cfg.AdminPINs != nil, b.cfg.Confine}
+	body, err := c.conn.call(ctx, opOpen, marshal(request), b.cfg.Grace)
 	if err == nil {
 		err = unmarshal(body, &c.abil)
 	}

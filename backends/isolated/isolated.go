@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/confine"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -55,8 +56,9 @@ type Config struct {
 	Grace   time.Duration // after its timeout, until a child that has not answered is killed; 0: 2 s
 	// Command runs the child; nil: this very program, even if its file was replaced meanwhile, with [Arg].
 	Command []string
-	HideEnv []string     // environment variables that the child does not get
-	Logger  *slog.Logger // nil: nothing is logged
+	HideEnv []string       // environment variables that the child does not get
+	Confine *confine.Rules // what the child may do, before it opens its backend; nil: all that this process may
+	Logger  *slog.Logger   // nil: nothing is logged
 }
 
 // Arg is the only argument of the child process.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/internal/confine"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -163,6 +165,11 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 	if r.AdminPINs {
 		env.AdminPINs = &remotePINs{s, true}
 	}
+	if r.Confine != nil {
+		if err := confineSelf(*r.Confine, env.Logger); err != nil {
+			return nil, err
+		}
+	}
 	b, err := open(ctx, r.Name, r.Settings, env)
 	if err != nil {
 		return nil, err
@@ -180,6 +187,19 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 	s.backend = b
 	s.mu.Unlock()
 	return json.Marshal(can)
+}
+
+// confineSelf takes from this process, before it runs foreign code, what the rules do not allow.
+func confineSelf(r confine.Rules, log *slog.Logger) error {
+	on, missing, err := confine.Apply(r)
+	if err != nil {
+		return err
+	}
+	log.Info("the process is confined", "by", strings.Join(on, ", "))
+	for _, what := range missing {
+		log.Warn("the process is less confined than it could be", "reason", what)
+	}
+	return nil
 }
 
 // complete refuses a backend that this package does not serve.

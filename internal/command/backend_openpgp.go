@@ -42,6 +42,7 @@ func (a *agent) openOpenPGP(ctx context.Context, name string, b *config.Backend)
 		AdminPINs: a.asLocked(adminPINs(a.dirs, name, &c.AdminPIN)),
 		Timeout:   b.Timeout,
 		HideEnv:   pinEnv(a.conf),
+		Confine:   a.cardRules(locks),
 		Logger:    a.log,
 	})
 }

@@ -32,6 +32,9 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		Serial: uint32(c.Serial), PINPolicy: piv.PINPolicy(c.PINPolicy), TouchPolicy: piv.TouchPolicy(c.TouchPolicy),
 		Dir: filepath.Join(a.dirs.State, "keys", name), KeyHold: c.KeyHold,
 	}
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil { // its process may write there, and not above
+		return nil, err
+	}
 	var err error
 	if s.Locks, err = a.cardLocks(); err != nil {
 		return nil, err
@@ -62,6 +65,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		PINs:    a.asLocked(pivPINs(a.dirs, c)),
 		Timeout: timeout,
 		HideEnv: pinEnv(a.conf),
+		Confine: a.cardRules(s.Dir, s.Locks),
 		Logger:  a.log,
 	})
 }

@@ -40,6 +40,7 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 		PINs:    pins,
 		Timeout: b.Timeout,
 		HideEnv: pinEnv(a.conf),
+		Confine: a.moduleRules(&s),
 		Logger:  a.log,
 	})
 }

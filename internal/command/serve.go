@@ -54,6 +54,9 @@ type agent struct {
 	server   *socket.Server
 	metrics  *metrics.Metrics
 
+	protections []string // that are on, for status
+	devices     []string // those of systemDevices that were there at the start
+
 	app, admin net.Listener
 	monitors   []net.Listener // of the metrics
 }
@@ -87,6 +90,12 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	}
 	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier(), watchdog: newWatchdog(), metrics: metrics.New()}
 	a.setLogger(t.stderr)
+	if err := a.checkOwned(); err != nil {
+		return err
+	}
+	if err := a.confine(); err != nil {
+		return err
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -119,9 +128,6 @@ func (a *agent) open(ctx context.Context) error {
 	}
 	adminPath, err := a.dirs.Socket(a.conf.Agent.AdminSocket)
 	if err != nil {
-		return err
-	}
-	if err := a.checkOwned(); err != nil {
 		return err
 	}
 	a.locked = session.LockedOnDisk(a.dirs.LockFile())

@@ -53,6 +53,7 @@ func (a *agent) serverConfig() socket.Config {
 		Reload:   a.reload,
 		Version:  version(),
 		Started:  a.started,
+		Confined: a.protections,
 		Logger:   a.log,
 		Observe:  a.metrics.Request,
 		Limits: socket.Limits{

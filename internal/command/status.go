@@ -92,6 +92,7 @@ func (t *tool) printStatus(p *place, s *api.Status) error {
 	facts = append(facts,
 		[2]string{"clients", fmt.Sprintf("%d connected, %d requests in flight", s.Connections, s.InFlight)},
 		[2]string{"since start", fmt.Sprintf("%d granted, %d denied, %d failed", s.Granted, s.Denied, s.Failed)},
+		[2]string{"confined by", strings.Join(s.Confined, ", ")},
 		[2]string{"audit trail", auditHead(s.AuditHead)})
 	return t.facts(facts...)
 }

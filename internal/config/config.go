@@ -26,6 +26,7 @@ type Config struct {
 	Watch    Watch
 	Limits   Limits
 	Metrics  Metrics
+	Confine  Confine
 	Backends map[string]*Backend // by name
 	Chains   map[string]*Chain   // by name; the built-in ones too
 }

@@ -119,7 +119,7 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "watch", "limits", "metrics", "backends", "chains"}
+	sections := []string{"agent", "session", "watch", "limits", "metrics", "confine", "backends", "chains"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {
@@ -133,6 +133,8 @@ func (d *document) config(tree map[string]any, c *Config) error {
 			err = d.section(tree[key], p, c.Limits.fields())
 		case "metrics":
 			err = d.section(tree[key], p, c.Metrics.fields())
+		case "confine":
+			err = d.section(tree[key], p, c.Confine.fields())
 		case "backends":
 			err = d.named(tree[key], p, func(name string, v any) (err error) {
 				c.Backends[name], err = d.backend(v, p.in(name))

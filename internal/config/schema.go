@@ -50,6 +50,7 @@ func Defaults() *Config {
 			RefusalBurst:      2000,
 		},
 		Metrics:  Metrics{Listen: []string{}, SocketMode: 0o660},
+		Confine:  Confine{Files: true, Calls: true, Read: []string{}, Write: []string{}, Devices: []string{}, Execute: []string{}},
 		Backends: map[string]*Backend{},
 		Chains:   builtInChains(),
 	}

@@ -181,6 +181,7 @@ type Status struct {
 	Denied      uint64         `json:"denied"`
 	Failed      uint64         `json:"failed"`
 	AuditHead   AuditHead      `json:"auditHead"`
+	Confined    []string       `json:"confined"` // protections that are on: "no core dumps", "landlock 7", "seccomp" and others
 }
 
 // AuditHead is the audit trail's last record.

@@ -5,13 +5,23 @@
  * bytes, which the test maps too: what it stores there takes effect with the next call, in whatever process the
  * module is. fault.go has the same fields.
  */
+#define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/keyctl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -121,6 +131,7 @@ enum {
 	ABORT,
 	SEGFAULT,
 	CLOSE,      /* all descriptors but the standard ones are closed, whoever's they are */
+	INTRUDE,    /* what is forbidden is tried before the call */
 };
 
 enum {
@@ -142,6 +153,7 @@ struct control {
 	word keep_login;       /* if 1, C_Finalize does not log out: the module is a stub of one in another process */
 	word logged_in;
 	word refuse_usage;     /* if 1, C_GenerateKeyPair takes no SIGN_RECOVER, VERIFY_RECOVER, ENCRYPT, DECRYPT, WRAP, UNWRAP */
+	word intruded, tried;  /* by INTRUDE: a bit of each try that succeeded, and the number of tries */
 	word text;             /* if 1, the next 4 replace what C_GetTokenInfo says */
 	unsigned char label[32], serial[16];
 	struct fault of[COUNT];
@@ -182,6 +194,47 @@ static struct fault *begin(int at)
 	return take(&f->pass) || !take(&f->times) ? NULL : f;
 }
 
+/* executes says whether the program can be started. The new process ends without it. */
+static int executes(const char *program)
+{
+	int status;
+	pid_t pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (pid == 0) {
+		char *const none[] = {NULL};
+		execve(program, none, none);
+		_exit(1);
+	}
+	return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* intrude tries what a library has no business with. FAULT_FILES names files to be opened for writing, by spaces. */
+static void intrude(void)
+{
+	uint64_t n = 0, did = 0;
+	char files[4096] = "", *rest;
+	strncat(files, getenv("FAULT_FILES") ? getenv("FAULT_FILES") : "", sizeof files - 1);
+#define TRY(ok) (did |= (uint64_t)((ok) != 0) << n++)
+	for (char *name = strtok_r(files, " ", &rest); name; name = strtok_r(NULL, " ", &rest)) {
+		int fd = open(name, O_WRONLY | O_CREAT, 0600);
+		TRY(fd >= 0);
+		if (fd >= 0)
+			close(fd);
+	}
+	TRY(executes("/bin/true"));
+	TRY(kill(1, 0) == 0);
+	TRY(syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING, 1) >= 0);
+	TRY(syscall(SYS_userfaultfd, 1) >= 0);
+	TRY(socket(AF_PACKET, SOCK_RAW, 0) >= 0);
+	/* These would do harm. Root finds no such process or directory, unless it is refused before. */
+	TRY(ptrace(PTRACE_SEIZE, INT_MAX, NULL, NULL) == 0 || errno != EPERM);
+	TRY(mount("none", "/nonexistent/directory", "tmpfs", 0, NULL) == 0 || errno != EPERM);
+	TRY(syscall(SYS_bpf, -1, NULL, 0) >= 0 || errno != EPERM);
+	TRY(syscall(SYS_unshare, 0) == 0);
+#undef TRY
+	ctl->intruded = did;
+	ctl->tried = n;
+}
+
 /* before does what comes before the call, and says whether there is no call: *rv is the answer then. */
 static int before(struct fault *f, CK_RV *rv)
 {
@@ -202,6 +255,9 @@ static int before(struct fault *f, CK_RV *rv)
 	case SEGFAULT:
 		*(volatile int *)8 = 0;
 		return 1;
+	case INTRUDE:
+		intrude();
+		return 0;
 	case CLOSE:
 		for (int fd = 3; fd < 1024; fd++)
 			close(fd);
