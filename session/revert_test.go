@@ -118,7 +118,7 @@ func TestRevertGivesBackWhatTheDigestAloneCost(t *testing.T) {
 				} else if !fails(t, r, true) {
 					t.Error("charged again, it can't be taken back again")
 				}
-				l = wantUsed(t, l, dir, "taken back again", c.want+7)
+				wantUsed(t, l, dir, "taken back again", c.want+7)
 			})
 		}
 	}
