@@ -33,13 +33,13 @@ func certain(t *testing.T, client *http.Client, url string, body io.Reader) bool
 }
 
 func TestTransport(t *testing.T) {
-	status := http.StatusForbidden
+	var status atomic.Int64
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
-		if status == 0 {
+		if status.Load() == 0 {
 			panic(http.ErrAbortHandler) // cuts the connection
 		}
-		w.WriteHeader(status)
+		w.WriteHeader(int(status.Load()))
 	})
 	plain, secure := httptest.NewServer(handler), httptest.NewTLSServer(handler)
 	defer plain.Close()
@@ -50,7 +50,7 @@ func TestTransport(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		url    string
-		status int
+		status int64
 		body   io.Reader
 		want   bool
 	}{
@@ -62,7 +62,7 @@ func TestTransport(t *testing.T) {
 		{"certificate not trusted", secure.URL, 403, digest(), true},
 		{"no such host", "http://host.invalid", 403, digest(), true},
 	} {
-		status = c.status
+		status.Store(c.status)
 		if got := certain(t, client, c.url, c.body); got != c.want {
 			t.Errorf("%s: certain %v, want %v", c.name, got, c.want)
 		}
