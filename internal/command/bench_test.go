@@ -45,10 +45,11 @@ func keys(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// Every type of backend is either free to make a key in, as a PKCS#11 token is, or says what one costs.
+// Every type of backend is either free to make a key in, as a PKCS#11 token is, and a directory of files that a TPM opens, or says
+// what one costs.
 func TestBenchKnowsCosts(t *testing.T) {
 	for name := range openers {
-		if (costs[name] == "") != (name == "pkcs11") {
+		if (costs[name] == "") != (name == "pkcs11" || name == "tpm") {
 			t.Errorf("backend type %s: costs %q", name, costs[name])
 		}
 	}
