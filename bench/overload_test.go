@@ -52,7 +52,7 @@ func BenchmarkOverload(b *testing.B) {
 	b.ReportMetric(float64(all.Quantile(99))/float64(all.Quantile(50)), "p99/p50")
 }
 
-// BenchmarkFairness has one user ask one thing at a time, alone and beside another user who has 3,000 requests in flight. Metrics:
+// BenchmarkFairness measures a user with one request in flight: first alone, then beside a user with 3,000 in flight. Metrics:
 //
 //	alone/s, beside/s  signatures of the one user
 //	busy/s             of the other

@@ -54,9 +54,9 @@ func readProperties(t transport.TPM, wanted ...tpm2.TPMPT) (map[tpm2.TPMPT]uint3
 	return values, nil
 }
 
-// tries is what the TPM says of the PIN's tries. A right PIN does not bring the count back up, time does, and wrong ones of
-// other programs and crashes of the machine bring it down. So no full count is told, and a mark on disk
-// says that a try may have failed.
+// tries returns how many tries of the PIN the TPM has left. A right PIN does not raise that number; only time does. Wrong PINs of
+// other programs and crashes of the machine lower it. So the number does not show whether our own last try failed:
+// a mark on disk does.
 func (d *device) tries(l Lockout) secret.Tries {
 	return secret.Tries{Left: l.Left(), Device: d.keyName(), Fixed: true}
 }
