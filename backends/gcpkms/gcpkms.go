@@ -79,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	opts := []option.ClientOption{option.WithGRPCDialOption(grpc.WithKeepaliveParams(keepalive.ClientParameters{
 		Time: time.Minute, Timeout: 10 * time.Second, // a dead connection is found, an idle one is kept
-	}))}
+	})), option.WithGRPCDialOption(grpc.WithDisableRetry())} // a retry that kmscall does not see would hide a doubt
 	if cfg.Endpoint != "" {
 		opts = append(opts, option.WithEndpoint(cfg.Endpoint))
 	}

@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
+	"github.com/googleapis/gax-go/v2"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/keyward/keyward/backends"
@@ -104,17 +106,15 @@ func intact(data []byte, sum *wrapperspb.Int64Value) bool {
 func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signature, error) {
 	var sending backends.Sending
 	sig, err := do(ctx, k.b, opSign, k.name, func(ctx context.Context) (backends.Signature, error) {
-		if !sending.Begin() {
-			return backends.Signature{}, context.Cause(ctx)
-		}
+		try := &tryCodec{codec, &sending, false}
 		// The service signs the digest as it is; that it is called SHA-256's is the algorithm's name.
 		answer, err := k.b.client.AsymmetricSign(ctx, &kmspb.AsymmetricSignRequest{
 			Name:         k.name,
 			Digest:       &kmspb.Digest{Digest: &kmspb.Digest_Sha256{Sha256: digest[:]}},
 			DigestCrc32C: checksum(digest[:]),
-		})
+		}, gax.WithGRPCOptions(grpc.ForceCodecV2(try)))
 		if err != nil {
-			if notDone(err) {
+			if try.begun && notDone(err) {
 				sending.Refused()
 			}
 			return backends.Signature{}, err

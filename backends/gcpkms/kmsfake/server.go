@@ -59,6 +59,7 @@ type Fault struct {
 	Times  int                 // calls that it befalls; 0: all
 	Err    error               // returned without doing anything
 	Delay  time.Duration       // before doing anything, unless the caller leaves
+	Asked  func()              // called before anything else; nil: nothing is
 	Cut    bool                // what was asked is done, then the connection is cut
 	Change func(proto.Message) // what was asked is done, then its answer is changed
 }
@@ -155,6 +156,9 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	fault := s.begin(path.Base(info.FullMethod))
 	if err := s.authenticate(ctx); err != nil {
 		return nil, err
+	}
+	if fault.Asked != nil {
+		fault.Asked()
 	}
 	select {
 	case <-time.After(fault.Delay):
