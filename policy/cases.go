@@ -9,8 +9,6 @@ import (
 	"iter"
 
 	"github.com/holiman/uint256"
-
-	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // maxCaseBytes bounds one line of a file of cases.
@@ -111,7 +109,7 @@ func readLines[C any](r io.Reader, parse func([]byte) (*C, string, error)) iter.
 
 // ParseCase reads one case, strictly. What the chain decided, where the line says so, is
 // not looked at. Enum numbers out of range are taken as far as they fit into the contract's
-// uint8, since [Case.Run] knows what the chain makes of them. The error is a *[SpecError]; the
+// uint8, since [Case.Run] knows what the chain makes of them. The error is a *[JSONError]; the
 // case beside it is never nil and has the name, if that could be read.
 func ParseCase(data []byte) (*Case, error) {
 	v, err := parseJSON(data, maxCaseBytes, maxMembers)
@@ -126,7 +124,7 @@ func ParseCase(data []byte) (*Case, error) {
 	return &c, nil
 }
 
-func (d *decoder) testCase(v *strictjson.Node) (c Case) {
+func (d *decoder) testCase(v *jsonNode) (c Case) {
 	o := d.object(v, "", "name", "chainId", "account", "session", "steps", "created",
 		"createError", "sessionHash", "hookData") // the last two say what to expect
 	c.Name = o.string("name")
@@ -137,13 +135,13 @@ func (d *decoder) testCase(v *strictjson.Node) (c Case) {
 	}
 	refused := o.has("createError") && o.string("createError") != ""
 	c.Created = o.boolOr("created", true) && !refused
-	o.array("steps", func(item *strictjson.Node, path string) {
+	o.array("steps", func(item *jsonNode, path string) {
 		c.Steps = append(c.Steps, d.step(item, path, c.Account))
 	})
 	return c
 }
 
-func (d *decoder) step(v *strictjson.Node, path string, account Address) (s Step) {
+func (d *decoder) step(v *jsonNode, path string, account Address) (s Step) {
 	o := d.object(v, path, "now", "revoke", "tx", "periodIds",
 		"allow", "reason", "digest", "ids", "sdk") // these say what to expect
 	s.Now = o.uint64("now")
@@ -153,7 +151,7 @@ func (d *decoder) step(v *strictjson.Node, path string, account Address) (s Step
 	}
 	if o.has("periodIds") {
 		s.PeriodIDs = []uint64{}
-		o.array("periodIds", func(item *strictjson.Node, path string) {
+		o.array("periodIds", func(item *jsonNode, path string) {
 			s.PeriodIDs = append(s.PeriodIDs, d.uint64(item, path))
 		})
 	}
@@ -162,7 +160,7 @@ func (d *decoder) step(v *strictjson.Node, path string, account Address) (s Step
 
 // stepTx reads a transaction. to, gasLimit and maxFeePerGas are required; from is the
 // account if it is missing, gasPerPubdata the SDK's default, the rest zero or empty.
-func (d *decoder) stepTx(v *strictjson.Node, path string, account Address) StepTx {
+func (d *decoder) stepTx(v *jsonNode, path string, account Address) StepTx {
 	o := d.object(v, path, "from", "to", "value", "data", "gasLimit", "maxFeePerGas",
 		"maxPriorityFeePerGas", "gasPerPubdata", "nonce", "paymaster", "paymasterInput")
 	tx := StepTx{

@@ -49,12 +49,12 @@ func TestParseCaseRefused(t *testing.T) {
 		{`"condition":1`, `"condition":256`, "session.callPolicies[0].constraints[0].condition", "256 is out of range: 0 to 6; known are Unconstrained (0), Equal (1), Greater (2), Less (3), GreaterOrEqual (4), LessOrEqual (5) and NotEqual (6)"},
 	} {
 		_, err := ParseCase([]byte(strings.Replace(caseLine, c.old, c.new, 1)))
-		var malformed *SpecError
+		var malformed *JSONError
 		if !errors.As(err, &malformed) {
-			t.Errorf("%s for %s: %v, want a SpecError", c.new, c.old, err)
+			t.Errorf("%s for %s: %v, want a JSONError", c.new, c.old, err)
 			continue
 		}
-		if diff := cmp.Diff(&SpecError{Path: c.path, Msg: c.msg}, malformed); diff != "" {
+		if diff := cmp.Diff(&JSONError{Path: c.path, Msg: c.msg}, malformed); diff != "" {
 			t.Errorf("%s for %s (-want +got):\n%s", c.new, c.old, diff)
 		}
 	}

@@ -7,14 +7,12 @@ import (
 	"strings"
 
 	"github.com/holiman/uint256"
-
-	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // decoder takes values from a tree. It keeps the first error and goes on with zero
 // values, so that what reads a shape stays a list of its fields.
 type decoder struct {
-	err *SpecError
+	err *JSONError
 	// anyEnum takes enum numbers that the contract can't decode, as far as a byte goes,
 	// to rehearse what it then does.
 	anyEnum bool
@@ -24,21 +22,21 @@ type decoder struct {
 
 func (d *decoder) fail(path, format string, args ...any) {
 	if d.err == nil {
-		d.err = &SpecError{Path: path, Msg: fmt.Sprintf(format, args...)}
+		d.err = &JSONError{Path: path, Msg: fmt.Sprintf(format, args...)}
 	}
 }
 
 // jsonObjectReader takes the members of one object.
 type jsonObjectReader struct {
 	d    *decoder
-	v    *strictjson.Node
+	v    *jsonNode
 	path string
 }
 
 // object checks that v is an object with no key but those.
-func (d *decoder) object(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
+func (d *decoder) object(v *jsonNode, path string, keys ...string) jsonObjectReader {
 	o := jsonObjectReader{d, v, path}
-	if v.Kind != strictjson.KindObject {
+	if v.Kind != KindObject {
 		d.fail(path, "must be an object, not %v", v.Kind)
 		return o
 	}
@@ -65,7 +63,7 @@ func (o jsonObjectReader) at(key string) string {
 func (o jsonObjectReader) has(key string) bool { return o.v.Member(key) != nil }
 
 // member returns the value at key; nil, and an error is kept, if it is missing.
-func (o jsonObjectReader) member(key string) *strictjson.Node {
+func (o jsonObjectReader) member(key string) *jsonNode {
 	v := o.v.Member(key)
 	if v == nil {
 		o.d.fail(o.at(key), "missing")
@@ -79,7 +77,7 @@ func (o jsonObjectReader) text(key string, into interface{ UnmarshalText([]byte)
 	if v == nil {
 		return
 	}
-	if v.Kind != strictjson.KindString {
+	if v.Kind != KindString {
 		o.d.fail(o.at(key), "must be a string, not %v", v.Kind)
 		return
 	}
@@ -96,12 +94,12 @@ func (o jsonObjectReader) uint(key string) uint256.Int {
 	return o.d.uint(v, o.at(key))
 }
 
-func (d *decoder) uint(v *strictjson.Node, path string) (x uint256.Int) {
+func (d *decoder) uint(v *jsonNode, path string) (x uint256.Int) {
 	var err error
 	switch v.Kind {
-	case strictjson.KindString:
+	case KindString:
 		x, err = parseUint(v.Text)
-	case strictjson.KindNumber:
+	case KindNumber:
 		x, err = parseNumber(v.Text)
 	default:
 		d.fail(path, "must be an integer, not %v", v.Kind)
@@ -120,7 +118,7 @@ func (o jsonObjectReader) uint64(key string) uint64 {
 	return o.d.uint64(v, o.at(key))
 }
 
-func (d *decoder) uint64(v *strictjson.Node, path string) uint64 {
+func (d *decoder) uint64(v *jsonNode, path string) uint64 {
 	x := d.uint(v, path)
 	if !x.IsUint64() {
 		d.fail(path, "does not fit into 64 bits")
@@ -129,12 +127,12 @@ func (d *decoder) uint64(v *strictjson.Node, path string) uint64 {
 }
 
 // array calls each for every item, with the item's path.
-func (o jsonObjectReader) array(key string, each func(item *strictjson.Node, path string)) {
+func (o jsonObjectReader) array(key string, each func(item *jsonNode, path string)) {
 	v := o.member(key)
 	if v == nil {
 		return
 	}
-	if v.Kind != strictjson.KindArray {
+	if v.Kind != KindArray {
 		o.d.fail(o.at(key), "must be an array, not %v", v.Kind)
 		return
 	}
@@ -155,7 +153,7 @@ func (o jsonObjectReader) boolOr(key string, absent bool) bool {
 	if v == nil {
 		return absent
 	}
-	if v.Kind != strictjson.KindBool {
+	if v.Kind != KindBool {
 		o.d.fail(o.at(key), "must be a boolean, not %v", v.Kind)
 	}
 	return v.Text == "true"
@@ -166,7 +164,7 @@ func (o jsonObjectReader) string(key string) string {
 	if v == nil {
 		return ""
 	}
-	if v.Kind != strictjson.KindString {
+	if v.Kind != KindString {
 		o.d.fail(o.at(key), "must be a string, not %v", v.Kind)
 	}
 	return v.Text

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/holiman/uint256"
-
-	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // RegistryCase is a session and what the registry says of its policies, in the format of
@@ -57,7 +55,7 @@ func ReadRegistryCases(r io.Reader) iter.Seq2[*RegistryCase, error] {
 }
 
 // ParseRegistryCase reads one case, strictly; the verdict, where the line has one, is not
-// looked at. The error is a *[SpecError]; the case beside it is never nil and has the name, if
+// looked at. The error is a *[JSONError]; the case beside it is never nil and has the name, if
 // that could be read.
 func ParseRegistryCase(data []byte) (*RegistryCase, error) {
 	v, err := parseJSON(data, maxCaseBytes, maxRegistryMembers)
@@ -80,7 +78,7 @@ func ParseRegistryCase(data []byte) (*RegistryCase, error) {
 }
 
 // ParseRegistry reads a registry's answers, the value of a case's "registry". The
-// error is a *[SpecError].
+// error is a *[JSONError].
 func ParseRegistry(data []byte) (Registry, error) {
 	v, err := parseJSON(data, maxCaseBytes, maxRegistryMembers)
 	if err != nil {
@@ -94,7 +92,7 @@ func ParseRegistry(data []byte) (Registry, error) {
 	return r, nil
 }
 
-func (d *decoder) registry(v *strictjson.Node, path string) Registry {
+func (d *decoder) registry(v *jsonNode, path string) Registry {
 	r := make(Registry)
 	o := d.object(v, path, "call", "transfer", "approval")
 	o.statuses("call", r, parseCallKey)
@@ -110,7 +108,7 @@ func (o jsonObjectReader) statuses(key string, into Registry, parse func(string)
 	if list == nil {
 		return
 	}
-	if list.Kind != strictjson.KindObject {
+	if list.Kind != KindObject {
 		o.d.fail(o.at(key), "must be an object, not %v", list.Kind)
 		return
 	}

@@ -219,12 +219,12 @@ func TestParseRegistryCaseRefused(t *testing.T) {
 			t.Fatalf("%s is not in the line", c.old)
 		}
 		_, err := ParseRegistryCase([]byte(line))
-		var malformed *SpecError
+		var malformed *JSONError
 		if !errors.As(err, &malformed) {
-			t.Errorf("%s for %s: %v, want a SpecError", c.new, c.old, err)
+			t.Errorf("%s for %s: %v, want a JSONError", c.new, c.old, err)
 			continue
 		}
-		if diff := cmp.Diff(&SpecError{Path: c.path, Msg: c.msg}, malformed); diff != "" {
+		if diff := cmp.Diff(&JSONError{Path: c.path, Msg: c.msg}, malformed); diff != "" {
 			t.Errorf("%s for %s (-want +got):\n%s", c.new, c.old, diff)
 		}
 	}

@@ -4,6 +4,9 @@
 // It is pure: no I/O, no clock, no state. The time and what has been used so
 // far are arguments. The verdicts agree with the contract's, reason for
 // reason; testdata holds what the contract itself decided.
+//
+// The strict JSON reader lives here, too, because a spec is JSON: see [ParseJSON]. The other packages that parse a
+// client's JSON import it from here.
 package policy
 
 import "github.com/holiman/uint256"

@@ -9,8 +9,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/holiman/uint256"
-
-	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // Apps write specs with what they have: agw-client's enums and bigints, which JSON does not know and each library
@@ -36,28 +34,28 @@ func shown(text string) string {
 }
 
 // found shows the value that is at a known field, unless it could be a key.
-func found(v *strictjson.Node) string {
+func found(v *jsonNode) string {
 	switch {
-	case v.Kind == strictjson.KindString:
+	case v.Kind == KindString:
 		return shown(v.Text)
-	case v.Kind == strictjson.KindNumber && len(v.Text) > maxShown:
+	case v.Kind == KindNumber && len(v.Text) > maxShown:
 		return fmt.Sprintf("a number of %d characters", len(v.Text))
-	case v.Kind == strictjson.KindNumber, v.Kind == strictjson.KindBool:
+	case v.Kind == KindNumber, v.Kind == KindBool:
 		return v.Text
 	}
 	return v.Kind.String()
 }
 
 // keyHint follows what was found, if that could be a private key.
-func keyHint(v *strictjson.Node) string {
-	if v.Kind != strictjson.KindString || !isKeyLike(v.Text) {
+func keyHint(v *jsonNode) string {
+	if v.Kind != KindString || !isKeyLike(v.Text) {
 		return ""
 	}
 	return "; if that is a private key, delete it, since a spec holds none"
 }
 
 // specObject checks that v is an object with no key but those. A value at an unknown key is never shown.
-func (d *decoder) specObject(v *strictjson.Node, path string, keys ...string) jsonObjectReader {
+func (d *decoder) specObject(v *jsonNode, path string, keys ...string) jsonObjectReader {
 	for i := range v.Members {
 		key := v.Members[i].Key
 		if slices.Contains(keys, key) {
@@ -96,13 +94,13 @@ func (o jsonObjectReader) specUint64(key string) uint64 {
 }
 
 // parseSpecUint reads a JSON number of plain digits, or one of [unwrapBigint]'s forms of a bigint.
-func parseSpecUint(v *strictjson.Node) (x uint256.Int, err error) {
+func parseSpecUint(v *jsonNode) (x uint256.Int, err error) {
 	switch text, ok := unwrapBigint(v); {
 	case ok:
 		x, err = parseUint(text)
-	case v.Kind == strictjson.KindNumber:
+	case v.Kind == KindNumber:
 		x, err = parseNumber(v.Text)
-	case v.Kind == strictjson.KindObject:
+	case v.Kind == KindObject:
 		return x, errors.New(`must be an integer, not an object; of objects, {"__type":"bigint","value":"123"} is read`)
 	default:
 		return x, fmt.Errorf("must be an integer, not %s", found(v))
@@ -120,17 +118,17 @@ func parseSpecUint(v *strictjson.Node) (x uint256.Int, err error) {
 //	"__bigint__123"                       Abstract's server-wallet example
 //	"123#__bigint"                        ox, of which viem is made
 //	{"__type": "bigint", "value": "123"}  wagmi's serialize
-func unwrapBigint(v *strictjson.Node) (text string, ok bool) {
-	if v.Kind == strictjson.KindObject {
+func unwrapBigint(v *jsonNode) (text string, ok bool) {
+	if v.Kind == KindObject {
 		kind, value := v.Member("__type"), v.Member("value")
-		ok = len(v.Members) == 2 && kind != nil && kind.Kind == strictjson.KindString && kind.Text == "bigint" &&
-			value != nil && value.Kind == strictjson.KindString && plainDigits(value.Text)
+		ok = len(v.Members) == 2 && kind != nil && kind.Kind == KindString && kind.Text == "bigint" &&
+			value != nil && value.Kind == KindString && plainDigits(value.Text)
 		if !ok {
 			return "", false
 		}
 		return value.Text, true
 	}
-	if v.Kind != strictjson.KindString {
+	if v.Kind != KindString {
 		return "", false
 	}
 	if digits, ok := strings.CutPrefix(v.Text, "__bigint__"); ok && plainDigits(digits) {
@@ -151,7 +149,7 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 	if v == nil {
 		return 0
 	}
-	if v.Kind == strictjson.KindString {
+	if v.Kind == KindString {
 		for n, words := range names {
 			if slices.ContainsFunc(words, func(w string) bool { return strings.EqualFold(w, enumWord(v.Text)) }) {
 				return uint8(n)
@@ -168,7 +166,7 @@ func (o jsonObjectReader) specEnum(key string, names [][]string) uint8 {
 		return uint8(x.Uint64())
 	case err == nil:
 		o.d.fail(o.at(key), "%s is out of range: 0 to %d; known are %s%s", found(v), len(names)-1, list(known), keyHint(v))
-	case v.Kind == strictjson.KindString:
+	case v.Kind == KindString:
 		o.d.fail(o.at(key), "unknown name %s; known are %s%s", found(v), list(known), keyHint(v))
 	default:
 		o.d.fail(o.at(key), "must be a number or a name, not %s; known are %s", found(v), list(known))
@@ -186,7 +184,7 @@ func (o jsonObjectReader) specText(key string, into interface{ UnmarshalText([]b
 	if v == nil {
 		return
 	}
-	if v.Kind != strictjson.KindString {
+	if v.Kind != KindString {
 		o.d.fail(o.at(key), "must be a string, not %s", found(v))
 		return
 	}
@@ -207,8 +205,8 @@ func (o jsonObjectReader) selector(key string) (s Selector) {
 	if v == nil {
 		return s
 	}
-	if v.Kind != strictjson.KindString || !strings.Contains(v.Text, "(") {
-		if v.Kind != strictjson.KindString || s.UnmarshalText([]byte(v.Text)) != nil {
+	if v.Kind != KindString || !strings.Contains(v.Text, "(") {
+		if v.Kind != KindString || s.UnmarshalText([]byte(v.Text)) != nil {
 			o.d.fail(o.at(key), "must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found %s%s",
 				found(v), keyHint(v))
 		}

@@ -160,7 +160,7 @@ func TestParseSpecSuperjsonRefused(t *testing.T) {
 func wantSpecErrorWith(t *testing.T, text, path, msg string) {
 	t.Helper()
 	_, err := ParseSpec([]byte(text), false)
-	var malformed *SpecError
+	var malformed *JSONError
 	if !errors.As(err, &malformed) || malformed.Path != path || !strings.Contains(malformed.Msg, msg) {
 		t.Errorf("%.80s...\n%v, want %s: %s", text, err, path, msg)
 	}

@@ -31,12 +31,12 @@ var (
 )
 
 // CheckExpiryUnit refuses an expiresAt that is in milliseconds, 10^11 to 10^14, and says what it is in seconds. The
-// error is a *[SpecError]. Larger numbers are a way to write "never", of which [Spec.Warnings] warns.
+// error is a *[JSONError]. Larger numbers are a way to write "never", of which [Spec.Warnings] warns.
 func (s *Spec) CheckExpiryUnit() error {
 	if !inMilliseconds(&s.ExpiresAt) {
 		return nil
 	}
-	return &SpecError{Path: "expiresAt", Msg: milliseconds.explain(&s.ExpiresAt)}
+	return &JSONError{Path: "expiresAt", Msg: milliseconds.explain(&s.ExpiresAt)}
 }
 
 // NeverExpires reports whether expiresAt is beyond every date, in whatever unit.

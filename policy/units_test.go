@@ -24,7 +24,7 @@ func TestCheckExpiryUnit(t *testing.T) {
 		got := ""
 		if err := spec.CheckExpiryUnit(); err != nil {
 			got = err.Error()
-			if path := err.(*SpecError).Path; path != "expiresAt" {
+			if path := err.(*JSONError).Path; path != "expiresAt" {
 				t.Errorf("%s: the error's path is %q", c.expiresAt, path)
 			}
 		}

@@ -6,13 +6,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // unwrapSpec finds the spec in a document, and its path. A document is the spec, {"session": SPEC} or what superjson
 // makes of either.
-func unwrapSpec(v *strictjson.Node) (spec *strictjson.Node, path string, err *SpecError) {
+func unwrapSpec(v *jsonNode) (spec *jsonNode, path string, err *JSONError) {
 	if err := refuseKeys(v, ""); err != nil {
 		return nil, "", err
 	}
@@ -28,7 +26,7 @@ func unwrapSpec(v *strictjson.Node) (spec *strictjson.Node, path string, err *Sp
 			break
 		}
 		if len(v.Members) > 1 {
-			return nil, "", &SpecError{Path: path, Msg: `the spec at "session" has other members beside it: give only what is at "session"`}
+			return nil, "", &JSONError{Path: path, Msg: `the spec at "session" has other members beside it: give only what is at "session"`}
 		}
 		v, path = v.Member("session"), join(path, "session")
 	}
@@ -38,15 +36,15 @@ func unwrapSpec(v *strictjson.Node) (spec *strictjson.Node, path string, err *Sp
 func join(path, key string) string { return strings.TrimPrefix(path+"."+key, ".") }
 
 // tooManyKeys holds the spec to the bound that superjson's lists of paths exceed.
-func tooManyKeys(v *strictjson.Node, path string) *SpecError {
+func tooManyKeys(v *jsonNode, path string) *JSONError {
 	if len(v.Members) > maxMembers {
-		return &SpecError{Path: path, Msg: fmt.Sprintf("an object has more than %d keys", maxMembers)}
+		return &JSONError{Path: path, Msg: fmt.Sprintf("an object has more than %d keys", maxMembers)}
 	}
 	return eachChild(v, path, tooManyKeys)
 }
 
 // eachChild calls do with each value in v, and returns its first error.
-func eachChild(v *strictjson.Node, path string, do func(*strictjson.Node, string) *SpecError) *SpecError {
+func eachChild(v *jsonNode, path string, do func(*jsonNode, string) *JSONError) *JSONError {
 	for i := range v.Members {
 		if err := do(&v.Members[i].Value, join(path, shownKey(v.Members[i].Key))); err != nil {
 			return err
@@ -64,16 +62,16 @@ func eachChild(v *strictjson.Node, path string, do func(*strictjson.Node, string
 var keyNames = []string{"privatekey", "privkey", "secret", "mnemonic", "seedphrase", "sessionkey", "signerkey"}
 
 // refuseKeys finds a private key anywhere in a document: by a member's name, and as a value or a name by its form.
-func refuseKeys(v *strictjson.Node, path string) *SpecError {
-	refuse := func(path, what string) *SpecError {
-		return &SpecError{Path: path, Msg: what + ": delete it from the file. The device makes the session's key, " +
+func refuseKeys(v *jsonNode, path string) *JSONError {
+	refuse := func(path, what string) *JSONError {
+		return &JSONError{Path: path, Msg: what + ": delete it from the file. The device makes the session's key, " +
 			"so a spec needs none, and a spec is shown and sent to others"}
 	}
 	for i := range v.Members {
 		m := &v.Members[i]
 		name := strings.ToLower(enumWord(m.Key))
 		// A hash has the same form, and specs have bytes of that length at names of their own.
-		unnamed := m.Value.Kind == strictjson.KindString && isKeyLike(m.Value.Text) && !strings.Contains(name, "hash") && !specNames[m.Key]
+		unnamed := m.Value.Kind == KindString && isKeyLike(m.Value.Text) && !strings.Contains(name, "hash") && !specNames[m.Key]
 		switch {
 		case slices.ContainsFunc(keyNames, func(k string) bool { return strings.Contains(name, k) }):
 			return refuse(path, fmt.Sprintf("what the file has at %s is a private key", shown(m.Key)))
@@ -84,7 +82,7 @@ func refuseKeys(v *strictjson.Node, path string) *SpecError {
 		}
 	}
 	for i := range v.Items {
-		if v.Items[i].Kind == strictjson.KindString && isKeyLike(v.Items[i].Text) {
+		if v.Items[i].Kind == KindString && isKeyLike(v.Items[i].Text) {
 			return refuse(fmt.Sprintf("%s[%d]", path, i), "what the file has here could be a private key")
 		}
 	}
@@ -118,7 +116,7 @@ func shownKey(key string) string {
 // checkSuperjson checks {"json": VALUE, "meta": {...}}, as superjson writes it. meta names the type of each value in VALUE
 // that JSON can't have. A spec has bigints only, which are decimal strings in VALUE. meta also lists which values are one
 // in memory, as all of JavaScript's equal bigints are.
-func checkSuperjson(v *strictjson.Node, path string) *SpecError {
+func checkSuperjson(v *jsonNode, path string) *JSONError {
 	var d decoder
 	o := d.specObject(v, path, "json", "meta")
 	meta, root := v.Member("meta"), v.Member("json")
@@ -131,11 +129,11 @@ func checkSuperjson(v *strictjson.Node, path string) *SpecError {
 	}
 	if m.has("referentialEqualities") {
 		compared := 0
-		d.eachPath(root, m, "referentialEqualities", func(at string, value, others *strictjson.Node) {
+		d.eachPath(root, m, "referentialEqualities", func(at string, value, others *jsonNode) {
 			d.areEqual(root, at, value, others, &compared)
 		})
 	}
-	if version := meta.Member("v"); version != nil && (version.Kind != strictjson.KindNumber || version.Text != "1") {
+	if version := meta.Member("v"); version != nil && (version.Kind != KindNumber || version.Text != "1") {
 		d.fail(m.at("v"), "%s is no version of superjson's format that is known: that is 1", found(version))
 	}
 	return d.err
@@ -143,9 +141,9 @@ func checkSuperjson(v *strictjson.Node, path string) *SpecError {
 
 // eachPath calls do for each path in one of meta's lists, with the value in root that it leads to and what the list
 // says of that.
-func (d *decoder) eachPath(root *strictjson.Node, meta jsonObjectReader, key string, do func(at string, value, said *strictjson.Node)) {
+func (d *decoder) eachPath(root *jsonNode, meta jsonObjectReader, key string, do func(at string, value, said *jsonNode)) {
 	said := meta.v.Member(key)
-	if said.Kind != strictjson.KindObject {
+	if said.Kind != KindObject {
 		d.fail(meta.at(key), "must be an object of paths, not %s", found(said))
 		return
 	}
@@ -164,12 +162,12 @@ func (d *decoder) eachPath(root *strictjson.Node, meta jsonObjectReader, key str
 }
 
 // atPath follows a path of superjson's, "callPolicies.0.target", or returns nil.
-func atPath(v *strictjson.Node, path string) *strictjson.Node {
+func atPath(v *jsonNode, path string) *jsonNode {
 	for step := range strings.SplitSeq(path, ".") {
 		if v == nil {
 			return nil
 		}
-		if v.Kind != strictjson.KindArray {
+		if v.Kind != KindArray {
 			v = v.Member(step)
 			continue
 		}
@@ -183,20 +181,20 @@ func atPath(v *strictjson.Node, path string) *strictjson.Node {
 }
 
 // isBigint checks ["bigint"], and that the value is how superjson writes one.
-func (d *decoder) isBigint(at string, value, said *strictjson.Node) {
+func (d *decoder) isBigint(at string, value, said *jsonNode) {
 	switch {
-	case said.Kind != strictjson.KindArray || len(said.Items) != 1 || said.Items[0].Kind != strictjson.KindString:
+	case said.Kind != KindArray || len(said.Items) != 1 || said.Items[0].Kind != KindString:
 		d.fail(at, `must be ["bigint"]`)
 	case said.Items[0].Text != "bigint":
 		d.fail(at, `is of type %s: a spec has no values but those of JSON and "bigint"`, shown(said.Items[0].Text))
-	case value.Kind != strictjson.KindString || !plainDigits(value.Text):
+	case value.Kind != KindString || !plainDigits(value.Text):
 		d.fail(at, `is a bigint, but what is there in "json" is no decimal string: %s`, found(value))
 	}
 }
 
 // areEqual checks that what superjson would make one value is one. compared bounds the work.
-func (d *decoder) areEqual(root *strictjson.Node, at string, value, others *strictjson.Node, compared *int) {
-	if others.Kind != strictjson.KindArray {
+func (d *decoder) areEqual(root *jsonNode, at string, value, others *jsonNode, compared *int) {
+	if others.Kind != KindArray {
 		d.fail(at, "must be an array of paths, not %s", found(others))
 		return
 	}
@@ -204,9 +202,9 @@ func (d *decoder) areEqual(root *strictjson.Node, at string, value, others *stri
 		path := &others.Items[i]
 		other := atPath(root, path.Text)
 		switch {
-		case path.Kind != strictjson.KindString || other == nil:
+		case path.Kind != KindString || other == nil:
 			d.fail(at, `there is no path %s in "json"`, found(path))
-		case other.Kind == strictjson.KindNull && value.Kind != strictjson.KindNull:
+		case other.Kind == KindNull && value.Kind != KindNull:
 			d.fail(at, `%s is null in "json": superjson's option "dedupe" has left its value out, so write the spec without that option`, found(path))
 		case !sameValue(value, other, compared):
 			d.fail(at, `%s has another value in "json"`, found(path))
@@ -218,11 +216,11 @@ func (d *decoder) areEqual(root *strictjson.Node, at string, value, others *stri
 }
 
 // sameValue compares values with their members in the same order, up to as many as a document can have.
-func sameValue(a, b *strictjson.Node, compared *int) bool {
+func sameValue(a, b *jsonNode, compared *int) bool {
 	*compared++
 	return *compared <= maxSpecBytes && a.Kind == b.Kind && a.Text == b.Text &&
-		slices.EqualFunc(a.Items, b.Items, func(a, b strictjson.Node) bool { return sameValue(&a, &b, compared) }) &&
-		slices.EqualFunc(a.Members, b.Members, func(a, b strictjson.Member) bool {
+		slices.EqualFunc(a.Items, b.Items, func(a, b jsonNode) bool { return sameValue(&a, &b, compared) }) &&
+		slices.EqualFunc(a.Members, b.Members, func(a, b jsonMember) bool {
 			return a.Key == b.Key && sameValue(&a.Value, &b.Value, compared)
 		})
 }

@@ -19,7 +19,6 @@ import (
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/soft"
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -247,7 +246,7 @@ func TestTypedDataMethods(t *testing.T) {
 	if err := json.Unmarshal([]byte(want), &signature); err != nil {
 		t.Fatalf("eth_signTypedData_v4 = %s", want)
 	}
-	parsed, err := zktx.ParseTypedData(strictjson.Value(text))
+	parsed, err := zktx.ParseTypedData(policy.JSONValue(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func TestReplyTo(t *testing.T) {
 		{"unknown method", &unknownMethod{"eth_foo"}, -32601, "the method eth_foo does not exist/is not available", `{"reason":"unknownMethod"}`},
 		{"field", &zktx.FieldError{Path: "message.gasLimit", Msg: "is missing"}, -32602, "invalid params: message.gasLimit: is missing",
 			`{"reason":"invalidParams","path":"message.gasLimit"}`},
-		{"spec", fmt.Errorf("spec: %w", &policy.SpecError{Path: "feeLimit", Msg: "is missing"}), -32602, "invalid params: spec: feeLimit: is missing",
+		{"spec", fmt.Errorf("spec: %w", &policy.JSONError{Path: "feeLimit", Msg: "is missing"}), -32602, "invalid params: spec: feeLimit: is missing",
 			`{"reason":"invalidParams","path":"feeLimit"}`},
 		{"parameter", badParam("hooks", "want an array"), -32602, "invalid params: hooks: want an array", `{"reason":"invalidParams","path":"hooks"}`},
 		{"ambiguous", fmt.Errorf("%w: a, b", session.ErrAmbiguous), -32602, "several sessions fit: a, b", `{"reason":"ambiguousSession","path":"session"}`},

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -30,7 +30,7 @@ type badMessage struct {
 type request struct {
 	id     json.RawMessage // as the client wrote it; nil: a notification
 	method string
-	params []strictjson.Value
+	params []policy.JSONValue
 	bad    *badMessage // what is wrong with it; nil: nothing
 }
 
@@ -44,11 +44,11 @@ type message struct {
 // parseMessage reads one document strictly: a member that a request knows is there once. Members that it does not know, which
 // some clients add to the envelope, are passed over.
 func parseMessage(doc []byte, maxBatch int) (*message, *badMessage) {
-	v, err := strictjson.Parse(doc)
+	v, err := policy.ParseJSON(doc)
 	if err != nil {
 		return nil, &badMessage{code: api.CodeParse, msg: err.Error(), id: leadingID(doc)}
 	}
-	msg := &message{batch: v.Kind() == strictjson.KindArray, size: len(v)}
+	msg := &message{batch: v.Kind() == policy.KindArray, size: len(v)}
 	if !msg.batch {
 		msg.requests = []request{parseRequest(v)}
 		return msg, nil
@@ -73,11 +73,11 @@ func badBatch(found string, maxBatch int) *badMessage {
 var requestMembers = []string{"jsonrpc", "id", "method", "params"}
 
 // parseRequest reads one request. What is wrong with it is in its bad.
-func parseRequest(v strictjson.Value) request {
-	o := strictjson.OpenLoose("", v, requestMembers)
+func parseRequest(v policy.JSONValue) request {
+	o := policy.OpenLooseObject("", v, requestMembers)
 	var r request
 	method := o.Get("method")
-	if method != nil && method.Kind() == strictjson.KindString { // also of a bad request, for the audit trail
+	if method != nil && method.Kind() == policy.KindString { // also of a bad request, for the audit trail
 		text, _ := method.Text() // which is a string
 		r.method = string(text)
 	}
@@ -86,7 +86,7 @@ func parseRequest(v strictjson.Value) request {
 	}
 	if err := o.Err(); err != nil {
 		id := r.id
-		if twice := new(strictjson.Error); id == nil || errors.As(err, &twice) && twice.Path == "id" {
+		if twice := new(policy.JSONError); id == nil || errors.As(err, &twice) && twice.Path == "id" {
 			id = null
 		}
 		r.bad = &badMessage{code: api.CodeInvalidRequest, msg: "invalid request: " + err.Error(), id: id}
@@ -108,14 +108,14 @@ func (r *request) invalid(format string, args ...any) *badMessage {
 }
 
 // readID takes the id as it was written; nil: there is none.
-func (r *request) readID(v strictjson.Value) *badMessage {
+func (r *request) readID(v policy.JSONValue) *badMessage {
 	if v == nil {
 		return nil
 	}
 	switch k := v.Kind(); {
 	case len(v) > maxID:
 		return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("id longer than %d bytes", maxID), id: null}
-	case k != strictjson.KindNumber && k != strictjson.KindString && k != strictjson.KindNull:
+	case k != policy.KindNumber && k != policy.KindString && k != policy.KindNull:
 		return &badMessage{code: api.CodeInvalidRequest, msg: "id has to be a number, a string or null", id: null}
 	}
 	r.id = json.RawMessage(v)
@@ -126,15 +126,15 @@ func (r *request) readID(v strictjson.Value) *badMessage {
 const maxParams = 16
 
 // readParams takes positional parameters only: no client sends them by name. None and null are the same.
-func (r *request) readParams(v strictjson.Value) *badMessage {
-	if v == nil || v.Kind() == strictjson.KindNull {
+func (r *request) readParams(v policy.JSONValue) *badMessage {
+	if v == nil || v.Kind() == policy.KindNull {
 		return nil
 	}
 	bad := func(msg string) *badMessage { return &badMessage{code: api.CodeInvalidParams, msg: msg, id: r.id} }
-	if v.Kind() != strictjson.KindArray {
+	if v.Kind() != policy.KindArray {
 		return bad("params have to be an array")
 	}
-	r.params = []strictjson.Value{}
+	r.params = []policy.JSONValue{}
 	items := v.Inside()
 	for item, ok := items.Next(); ok; item, ok = items.Next() {
 		if len(r.params) == maxParams {
@@ -148,11 +148,11 @@ func (r *request) readParams(v strictjson.Value) *badMessage {
 // leadingID finds the id of a request of which only the beginning is there or is JSON, or nil.
 func leadingID(beginning []byte) json.RawMessage {
 	var r request
-	if r.readID(strictjson.Leading(beginning, "id")) != nil {
+	if r.readID(policy.LeadingMember(beginning, "id")) != nil {
 		return nil
 	}
 	return bytes.Clone(r.id)
 }
 
 // shorten bounds what is quoted of a client's words.
-func shorten(s string) string { return strictjson.Cut(s, maxNameShown) }
+func shorten(s string) string { return policy.Cut(s, maxNameShown) }

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/audit"
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
 )
 
@@ -46,7 +46,7 @@ type call struct {
 	socket *endpoint
 	from   *client
 	method *Method
-	params []strictjson.Value
+	params []policy.JSONValue
 	pass   *session.Pass // of the signature that the call has made; nil: none yet
 	signed *session.Signed
 	begun  time.Time
@@ -68,8 +68,8 @@ func (c *call) checkParams() error {
 }
 
 // param returns the parameter, or nil if it is not given.
-func (c *call) param(i int) strictjson.Value {
-	if i >= len(c.params) || !c.method.Params[i].Required && c.params[i].Kind() == strictjson.KindNull {
+func (c *call) param(i int) policy.JSONValue {
+	if i >= len(c.params) || !c.method.Params[i].Required && c.params[i].Kind() == policy.KindNull {
 		return nil // null is an optional parameter that is not there
 	}
 	return c.params[i]

@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"strings"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
+	"github.com/keyward/keyward/policy"
 )
 
 // clefVersion is the version of Clef's external API that clients of it look for.
@@ -68,9 +68,9 @@ func signData(s *Server, ctx context.Context, c *call) (any, error) {
 }
 
 // typedDataOf reads typed data whose text may also be written in hex.
-func typedDataOf(param strictjson.Value) (strictjson.Value, error) {
+func typedDataOf(param policy.JSONValue) (policy.JSONValue, error) {
 	digits, found := "", false
-	if param.Kind() == strictjson.KindString {
+	if param.Kind() == policy.KindString {
 		text, err := param.Text()
 		if err != nil {
 			return nil, err
@@ -84,7 +84,7 @@ func typedDataOf(param strictjson.Value) (strictjson.Value, error) {
 	if err != nil {
 		return nil, badParam("params[2]", "%v", err)
 	}
-	return strictjson.Parse(data)
+	return policy.ParseJSON(data)
 }
 
 // clefTransaction is Clef's SignTransactionResult.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strconv"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -117,7 +116,7 @@ func signTypedData(s *Server, ctx context.Context, c *call) (any, error) {
 }
 
 // signTypedData signs typed data that is a ZKsync transaction, and has anything else refused.
-func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data strictjson.Value) (any, error) {
+func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data policy.JSONValue) (any, error) {
 	tx, err := zktx.ParseTypedData(data)
 	switch {
 	case errors.Is(err, zktx.ErrForeign):
@@ -174,7 +173,7 @@ func signerParam(c *call, i int) (policy.Address, error) {
 }
 
 // parseSigner reads the address of a signer. Zero, which package session takes for none, is no key's.
-func parseSigner(path string, value strictjson.Value) (policy.Address, error) {
+func parseSigner(path string, value policy.JSONValue) (policy.Address, error) {
 	signer, err := parseAddress(path, value)
 	if err == nil && signer.IsZero() {
 		err = badParam(path, "the zero address is no signer's")
@@ -183,7 +182,7 @@ func parseSigner(path string, value strictjson.Value) (policy.Address, error) {
 }
 
 // parseAddress reads a JSON string that is an address.
-func parseAddress(path string, value strictjson.Value) (policy.Address, error) {
+func parseAddress(path string, value policy.JSONValue) (policy.Address, error) {
 	var address policy.Address
 	text, err := parseString(path, value)
 	if err != nil {
@@ -196,8 +195,8 @@ func parseAddress(path string, value strictjson.Value) (policy.Address, error) {
 }
 
 // parseString reads a JSON string.
-func parseString(path string, value strictjson.Value) (string, error) {
-	if value == nil || value.Kind() != strictjson.KindString {
+func parseString(path string, value policy.JSONValue) (string, error) {
+	if value == nil || value.Kind() != policy.KindString {
 		return "", badParam(path, "want a string")
 	}
 	text, err := value.Text()

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -69,7 +68,7 @@ func sessionGet(s *Server, _ context.Context, c *call) (any, error) {
 }
 
 // parseName reads a session's name: its id, or its signer's address. Of an address ID is "".
-func parseName(path string, value strictjson.Value) (session.Ref, error) {
+func parseName(path string, value policy.JSONValue) (session.Ref, error) {
 	text, err := parseString(path, value)
 	switch {
 	case err != nil:

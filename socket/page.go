@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
@@ -25,7 +25,7 @@ func (s *Server) page(c *call, find func(session.Ref) (*session.Session, error))
 		return page, nil
 	}
 	names := []string{"after", "limit"}
-	fields := strictjson.Open("", c.param(0), names)
+	fields := policy.OpenObject("", c.param(0), names)
 	if fields.Err() != nil {
 		return page, fields.Err()
 	}

@@ -5,7 +5,7 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 )
 
 // object reads the only parameter of an admin method, an object, into a struct. Keys are held
@@ -16,7 +16,7 @@ func (c *call) object(into any) error {
 	if value == nil {
 		return nil
 	}
-	if err := strictjson.Open("", value, jsonNames(into)).Err(); err != nil {
+	if err := policy.OpenObject("", value, jsonNames(into)).Err(); err != nil {
 		return badParam("params[0]", "%v", err)
 	}
 	if err := json.Unmarshal(value, into); err != nil {

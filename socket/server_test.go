@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -155,7 +154,7 @@ func code(t *testing.T, line string) int {
 }
 
 // echoed is params as a result.
-func echoed(params []strictjson.Value) (result []json.RawMessage) {
+func echoed(params []policy.JSONValue) (result []json.RawMessage) {
 	if params != nil {
 		result = []json.RawMessage{}
 	}

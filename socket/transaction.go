@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
@@ -90,9 +89,9 @@ func (r *transactionRequest) readOwn(fields *zktx.Request) (ref session.Ref, err
 }
 
 // readHooks reads the account's list of validation hooks, in its order (listHooks(true)).
-func readHooks(v strictjson.Value) ([]policy.Address, error) {
+func readHooks(v policy.JSONValue) ([]policy.Address, error) {
 	var hooks []policy.Address
-	if v.Kind() == strictjson.KindArray {
+	if v.Kind() == policy.KindArray {
 		items := v.Inside()
 		for item, ok := items.Next(); ok && len(hooks) <= maxHooks; item, ok = items.Next() {
 			hook, err := parseAddress("hooks["+strconv.Itoa(len(hooks))+"]", item)

@@ -14,7 +14,6 @@ import (
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -55,7 +54,7 @@ func TestTypedDataOfClients(t *testing.T) {
 	clients := readClients(t)
 	for _, c := range clients.TypedData {
 		t.Run(c.name(), func(t *testing.T) {
-			text, err := UnwrapTypedData(strictjson.Value(c.Params[1]))
+			text, err := UnwrapTypedData(policy.JSONValue(c.Params[1]))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/holiman/uint256"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -20,9 +19,9 @@ const (
 // readUint256 reads an integer: a decimal string, a 0x-hex string or a JSON number
 // without fraction and exponent. Leading zeros are fine in hex only, which some
 // clients pad to full words; in decimal they could be meant as octal.
-func readUint256(v strictjson.Value) (uint256.Int, error) {
+func readUint256(v policy.JSONValue) (uint256.Int, error) {
 	digits := []byte(v)
-	if v.Kind() != strictjson.KindNumber {
+	if v.Kind() != policy.KindNumber {
 		text, err := v.Text()
 		if err != nil {
 			return uint256.Int{}, fmt.Errorf("want an unsigned integer, found %s", v)
@@ -36,7 +35,7 @@ func readUint256(v strictjson.Value) (uint256.Int, error) {
 }
 
 // parseDecimal reads digits; v is what they are from, for the error.
-func parseDecimal(digits []byte, v strictjson.Value) (x uint256.Int, err error) {
+func parseDecimal(digits []byte, v policy.JSONValue) (x uint256.Int, err error) {
 	if len(digits) == 0 || (digits[0] == '0' && len(digits) > 1) {
 		return x, fmt.Errorf("want an unsigned integer, found %s", v)
 	}
@@ -52,7 +51,7 @@ func parseDecimal(digits []byte, v strictjson.Value) (x uint256.Int, err error) 
 }
 
 // parseHexInteger reads hex digits; v is what they are from, for the error.
-func parseHexInteger(digits []byte, v strictjson.Value) (x uint256.Int, err error) {
+func parseHexInteger(digits []byte, v policy.JSONValue) (x uint256.Int, err error) {
 	if len(digits) > maxHexDigits {
 		return x, fmt.Errorf("%s has more hex digits than a uint256", v)
 	}
@@ -69,7 +68,7 @@ func parseHexInteger(digits []byte, v strictjson.Value) (x uint256.Int, err erro
 	return x, nil
 }
 
-func readUint64(v strictjson.Value) (uint64, error) {
+func readUint64(v policy.JSONValue) (uint64, error) {
 	x, err := readUint256(v)
 	if err == nil && !x.IsUint64() {
 		err = fmt.Errorf("%s does not fit 64 bits", v)
@@ -78,7 +77,7 @@ func readUint64(v strictjson.Value) (uint64, error) {
 }
 
 // readChainID reads an integer that no chain's replay protection (EIP-155) is void with.
-func readChainID(v strictjson.Value) (uint64, error) {
+func readChainID(v policy.JSONValue) (uint64, error) {
 	id, err := readUint64(v)
 	if err == nil && id == 0 {
 		err = errors.New("no chain has the id 0")
@@ -88,7 +87,7 @@ func readChainID(v strictjson.Value) (uint64, error) {
 
 // readAddress reads 0x and 40 hex digits, in any case; in mixed case they have to be
 // right by EIP-55.
-func readAddress(v strictjson.Value) (a policy.Address, err error) {
+func readAddress(v policy.JSONValue) (a policy.Address, err error) {
 	text, err := v.Text()
 	if err == nil {
 		err = a.UnmarshalText(text)
@@ -102,8 +101,8 @@ func readAddress(v strictjson.Value) (a policy.Address, err error) {
 // readAddressWord reads an address that is a uint256 on the wire, as typed data has
 // it. The chain cuts it to 160 bits, so more of them are refused, lest two texts
 // name one account.
-func readAddressWord(v strictjson.Value) (policy.Address, error) {
-	if v.Kind() == strictjson.KindString && len(v) == len(`"0x"`)+2*len(policy.Address{}) && v[2] == 'x' {
+func readAddressWord(v policy.JSONValue) (policy.Address, error) {
+	if v.Kind() == policy.KindString && len(v) == len(`"0x"`)+2*len(policy.Address{}) && v[2] == 'x' {
 		return readAddress(v)
 	}
 	x, err := readUint256(v)
@@ -117,7 +116,7 @@ func readAddressWord(v strictjson.Value) (policy.Address, error) {
 }
 
 // readBytes reads 0x and an even number of hex digits.
-func readBytes(v strictjson.Value) ([]byte, error) {
+func readBytes(v policy.JSONValue) ([]byte, error) {
 	text, err := v.Text()
 	digits, ok := cutPrefix(text)
 	if err != nil || !ok {
@@ -135,23 +134,23 @@ func readBytes(v strictjson.Value) ([]byte, error) {
 
 // readBytesOrArray reads bytes as 0x-hex or as an array of numbers, the form in which
 // the ZKsync node's API has them in eip712Meta (Vec<u8>).
-func readBytesOrArray(v strictjson.Value) ([]byte, error) {
-	if v.Kind() == strictjson.KindArray {
-		return strictjson.Elements(v, readByte)
+func readBytesOrArray(v policy.JSONValue) ([]byte, error) {
+	if v.Kind() == policy.KindArray {
+		return policy.ReadElements(v, readByte)
 	}
 	return readBytes(v)
 }
 
-func readByte(v strictjson.Value) (byte, error) {
+func readByte(v policy.JSONValue) (byte, error) {
 	x, err := readUint256(v)
-	if err != nil || v.Kind() != strictjson.KindNumber || !x.LtUint64(256) {
+	if err != nil || v.Kind() != policy.KindNumber || !x.LtUint64(256) {
 		return 0, fmt.Errorf("want a number from 0 to 255, found %s", v)
 	}
 	return byte(x.Uint64()), nil
 }
 
 // readHash reads 0x and 64 hex digits.
-func readHash(v strictjson.Value) (h policy.Hash, err error) {
+func readHash(v policy.JSONValue) (h policy.Hash, err error) {
 	text, err := v.Text()
 	if err == nil {
 		err = h.UnmarshalText(text)

@@ -7,14 +7,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 )
 
 // FuzzParseTypedData: what parses has a value for every field of the digest, so written as
 // typed data again it has the same digest. What does not parse gives one of two errors.
 func FuzzParseTypedData(f *testing.F) {
 	for _, c := range readClients(f).TypedData {
-		text, err := UnwrapTypedData(strictjson.Value(c.Params[1]))
+		text, err := UnwrapTypedData(policy.JSONValue(c.Params[1]))
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func FuzzParseRaw(f *testing.F) {
 
 // BenchmarkTypedData is what one request costs here: read it and compute its digest.
 func BenchmarkTypedData(b *testing.B) {
-	text, err := UnwrapTypedData(strictjson.Value(readClients(b).TypedData[0].Params[1]))
+	text, err := UnwrapTypedData(policy.JSONValue(readClients(b).TypedData[0].Params[1]))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/holiman/uint256"
 
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 )
 
 // defaultGasPerPubdata is what ZKsync's SDKs sign where the request says nothing.
@@ -44,7 +44,7 @@ var typeNames = map[string]uint64{
 // have to guess. value, data and maxPriorityFeePerGas are 0 and empty if absent.
 // Errors are *[FieldError]; those that wrap [ErrRefusedType] are refusals.
 func ParseTransaction(data []byte, kind uint8, chainID uint64) (*Transaction, error) {
-	text, err := strictjson.Parse(data)
+	text, err := policy.ParseJSON(data)
 	if err != nil {
 		return nil, err
 	}
@@ -56,16 +56,16 @@ func ParseTransaction(data []byte, kind uint8, chainID uint64) (*Transaction, er
 }
 
 // Request is a transaction request whose members have names that are known, and are not read yet.
-type Request struct{ object *strictjson.Object }
+type Request struct{ object *policy.JSONObject }
 
 // OpenRequest finds the members of a transaction request, and those that the caller has added, by name. A member that is
 // null is as if it were not there: many clients write null for what they do not have. Errors are *[FieldError].
-func OpenRequest(v strictjson.Value, added []string) (*Request, error) {
+func OpenRequest(v policy.JSONValue, added []string) (*Request, error) {
 	names := requestFields
 	if len(added) > 0 {
 		names = slices.Concat(requestFields, added)
 	}
-	o := strictjson.Open("", v, names)
+	o := policy.OpenObject("", v, names)
 	if o.Err() == nil {
 		o.NullIsAbsent(names...)
 	}
@@ -74,7 +74,7 @@ func OpenRequest(v strictjson.Value, added []string) (*Request, error) {
 
 // Get returns the member of that name, nil if it is absent. The name is one of a transaction's, or one that was
 // added.
-func (r *Request) Get(name string) strictjson.Value { return r.object.Get(name) }
+func (r *Request) Get(name string) policy.JSONValue { return r.object.Get(name) }
 
 // Transaction reads the request as [ParseTransaction] does. It can be called again with another kind.
 func (r *Request) Transaction(kind uint8, chainID uint64) (*Transaction, error) {
@@ -96,8 +96,8 @@ func (r *Request) Transaction(kind uint8, chainID uint64) (*Transaction, error) 
 }
 
 // readType returns the transaction type, if the request says it.
-func readType(req *strictjson.Object) (typ uint64, given bool) {
-	typ = strictjson.Read(req, "type", func(v strictjson.Value) (uint64, error) {
+func readType(req *policy.JSONObject) (typ uint64, given bool) {
+	typ = policy.ReadMember(req, "type", func(v policy.JSONValue) (uint64, error) {
 		if text, err := v.Text(); err == nil {
 			if typ, ok := typeNames[string(text)]; ok {
 				return typ, nil
@@ -110,7 +110,7 @@ func readType(req *strictjson.Object) (typ uint64, given bool) {
 
 // refuseTypes refuses what no session may sign. It comes before what else may be wrong
 // with the request, so that the refusal is what the client reads.
-func refuseTypes(req *strictjson.Object, typ uint64) {
+func refuseTypes(req *policy.JSONObject, typ uint64) {
 	blob := fmt.Errorf("%w: blob transactions (type 3) are not signed", ErrRefusedType)
 	setCode := fmt.Errorf("%w: set-code transactions (type 4) are not signed", ErrRefusedType)
 	switch typ {
@@ -127,29 +127,29 @@ func refuseTypes(req *strictjson.Object, typ uint64) {
 }
 
 // readCommon reads what transactions of all types have.
-func readCommon(req *strictjson.Object, t *Transaction) {
+func readCommon(req *policy.JSONObject, t *Transaction) {
 	req.Require("from", "nonce")
 	if t.ChainID == 0 {
 		req.Require("chainId")
 	}
 	if req.Has("chainId") {
-		t.ChainID = strictjson.Read(req, "chainId", readChainID)
+		t.ChainID = policy.ReadMember(req, "chainId", readChainID)
 	}
-	t.From = strictjson.Read(req, "from", readAddress)
-	t.To = strictjson.Read(req, "to", readAddress)
-	t.Nonce = strictjson.Read(req, "nonce", readUint64)
-	t.Value = strictjson.Read(req, "value", readUint256)
+	t.From = policy.ReadMember(req, "from", readAddress)
+	t.To = policy.ReadMember(req, "to", readAddress)
+	t.Nonce = policy.ReadMember(req, "nonce", readUint64)
+	t.Value = policy.ReadMember(req, "value", readUint256)
 	t.Data = either(req, "data", "input", readBytes, bytes.Equal)
 	if !req.Has("gasLimit") {
 		req.Require("gas")
 	}
 	t.GasLimit = either(req, "gas", "gasLimit", readUint256, equalInts)
-	t.MaxPriorityFeePerGas = strictjson.Read(req, "maxPriorityFeePerGas", readUint256)
+	t.MaxPriorityFeePerGas = policy.ReadMember(req, "maxPriorityFeePerGas", readUint256)
 }
 
 // either reads a member that goes by two names. If it is there by both, they have to agree.
-func either[T any](o *strictjson.Object, name, alias string, read func(strictjson.Value) (T, error), equal func(T, T) bool) T {
-	a, b := strictjson.Read(o, name, read), strictjson.Read(o, alias, read)
+func either[T any](o *policy.JSONObject, name, alias string, read func(policy.JSONValue) (T, error), equal func(T, T) bool) T {
+	a, b := policy.ReadMember(o, name, read), policy.ReadMember(o, alias, read)
 	if !o.Has(alias) {
 		return a
 	}
@@ -163,7 +163,7 @@ func equalInts(a, b uint256.Int) bool { return a.Eq(&b) }
 
 // readEthereum reads what transactions of types 0, 1 and 2 have. Without a type in the
 // request it is the one that its fee and access list belong to.
-func readEthereum(req *strictjson.Object, t *Transaction, typ uint64, typed bool) {
+func readEthereum(req *policy.JSONObject, t *Transaction, typ uint64, typed bool) {
 	req.Refuse(errors.New("only ZKsync transactions (type 0x71) have this field"), zksyncFields...)
 	if !typed {
 		typ = typeByFields(req)
@@ -187,16 +187,16 @@ func readEthereum(req *strictjson.Object, t *Transaction, typ uint64, typed bool
 	}
 	req.Require(fee)
 	t.Type = uint8(typ)
-	t.MaxFeePerGas = strictjson.Read(req, fee, readUint256)
+	t.MaxFeePerGas = policy.ReadMember(req, fee, readUint256)
 	if typ != TypeLegacy {
-		t.AccessList = strictjson.Read(req, "accessList", readAccessList)
+		t.AccessList = policy.ReadMember(req, "accessList", readAccessList)
 	}
 	if !t.GasLimit.IsUint64() {
 		req.Fail("gas", fmt.Errorf("%s does not fit 64 bits", t.GasLimit.Dec()))
 	}
 }
 
-func typeByFields(req *strictjson.Object) uint64 {
+func typeByFields(req *policy.JSONObject) uint64 {
 	switch {
 	case !req.Has("gasPrice") || req.Has("maxFeePerGas"):
 		return TypeDynamicFee
@@ -206,23 +206,23 @@ func typeByFields(req *strictjson.Object) uint64 {
 	return TypeLegacy
 }
 
-func readAccessList(v strictjson.Value) ([]AccessTuple, error) {
-	return strictjson.Elements(v, readAccessTuple)
+func readAccessList(v policy.JSONValue) ([]AccessTuple, error) {
+	return policy.ReadElements(v, readAccessTuple)
 }
 
-func readAccessTuple(v strictjson.Value) (AccessTuple, error) {
-	tuple := strictjson.Open("", v, accessTupleFields)
+func readAccessTuple(v policy.JSONValue) (AccessTuple, error) {
+	tuple := policy.OpenObject("", v, accessTupleFields)
 	tuple.Require(accessTupleFields...)
 	tuple.NullIsAbsent("storageKeys") // go-ethereum's types.AccessTuple, where there are none
 	return AccessTuple{
-		Address:     strictjson.Read(tuple, "address", readAddress),
-		StorageKeys: strictjson.Read(tuple, "storageKeys", readHashes),
+		Address:     policy.ReadMember(tuple, "address", readAddress),
+		StorageKeys: policy.ReadMember(tuple, "storageKeys", readHashes),
 	}, tuple.Err()
 }
 
 // readZKsync reads what transactions of type 0x71 have, as viem takes them in a
 // request or as the node's API has them, in eip712Meta.
-func readZKsync(req *strictjson.Object, t *Transaction, typ uint64, typed bool) {
+func readZKsync(req *policy.JSONObject, t *Transaction, typ uint64, typed bool) {
 	if typed && typ != TypeZKsync {
 		req.Fail("type", fmt.Errorf("want 0x71, found %s", req.Get("type")))
 	}
@@ -233,33 +233,33 @@ func readZKsync(req *strictjson.Object, t *Transaction, typ uint64, typed bool) 
 }
 
 // refuseAccessList refuses an access list that has entries. Clients write an empty one where there is none.
-func refuseAccessList(req *strictjson.Object, why error) {
-	list := strictjson.Read(req, "accessList", readAccessList)
+func refuseAccessList(req *policy.JSONObject, why error) {
+	list := policy.ReadMember(req, "accessList", readAccessList)
 	if len(list) > 0 {
 		req.Fail("accessList", why)
 	}
 }
 
 // readZKsyncFee reads maxFeePerGas; a gasPrice is the same thing on ZKsync.
-func readZKsyncFee(req *strictjson.Object) uint256.Int {
+func readZKsyncFee(req *policy.JSONObject) uint256.Int {
 	if !req.Has("gasPrice") {
 		req.Require("maxFeePerGas")
-		return strictjson.Read(req, "maxFeePerGas", readUint256)
+		return policy.ReadMember(req, "maxFeePerGas", readUint256)
 	}
 	req.Refuse(errors.New("give this or gasPrice, not both"), "maxFeePerGas")
-	return strictjson.Read(req, "gasPrice", readUint256)
+	return policy.ReadMember(req, "gasPrice", readUint256)
 }
 
 var errSignatureGiven = errors.New("the agent makes the signature, a request can't have one")
 
 // readExtras reads the fields that only type 0x71 has.
-func readExtras(req *strictjson.Object, t *Transaction) {
+func readExtras(req *policy.JSONObject, t *Transaction) {
 	t.GasPerPubdata = *uint256.NewInt(defaultGasPerPubdata)
 	req.Refuse(errSignatureGiven, "customSignature")
 	if req.Has("eip712Meta") {
 		req.Refuse(errors.New("give this or eip712Meta, not both"),
 			"gasPerPubdata", "gasPerPubdataByteLimit", "factoryDeps", "paymaster", "paymasterInput")
-		req.Check("eip712Meta", func(v strictjson.Value) error { return readMeta(v, t) })
+		req.Check("eip712Meta", func(v policy.JSONValue) error { return readMeta(v, t) })
 	}
 	if req.Has("gasPerPubdata") || req.Has("gasPerPubdataByteLimit") {
 		t.setGasPerPubdata(either(req, "gasPerPubdata", "gasPerPubdataByteLimit", readUint256, equalInts))
@@ -273,14 +273,14 @@ func readExtras(req *strictjson.Object, t *Transaction) {
 }
 
 // readMeta reads the same fields as the node's API has them (zksync-era, Eip712Meta).
-func readMeta(v strictjson.Value, t *Transaction) error {
-	meta := strictjson.Open("", v, metaFields)
+func readMeta(v policy.JSONValue, t *Transaction) error {
+	meta := policy.OpenObject("", v, metaFields)
 	meta.NullIsAbsent(metaFields...)
 	meta.Refuse(errSignatureGiven, "customSignature")
-	t.setGasPerPubdata(strictjson.Read(meta, "gasPerPubdata", readUint256))
+	t.setGasPerPubdata(policy.ReadMember(meta, "gasPerPubdata", readUint256))
 	readFactoryDeps(meta, t)
-	meta.Check("paymasterParams", func(v strictjson.Value) error {
-		params := strictjson.Open("", v, paymasterFields)
+	meta.Check("paymasterParams", func(v policy.JSONValue) error {
+		params := policy.OpenObject("", v, paymasterFields)
 		readPaymaster(params, t)
 		return params.Err()
 	})
@@ -294,20 +294,20 @@ func (t *Transaction) setGasPerPubdata(x uint256.Int) {
 	}
 }
 
-func readFactoryDeps(o *strictjson.Object, t *Transaction) {
-	if err := t.setFactoryDeps(strictjson.Read(o, "factoryDeps", readBytecodes)); err != nil {
+func readFactoryDeps(o *policy.JSONObject, t *Transaction) {
+	if err := t.setFactoryDeps(policy.ReadMember(o, "factoryDeps", readBytecodes)); err != nil {
 		o.Fail("factoryDeps", err)
 	}
 }
 
-func readBytecodes(v strictjson.Value) ([][]byte, error) {
-	return strictjson.Elements(v, readBytesOrArray)
+func readBytecodes(v policy.JSONValue) ([][]byte, error) {
+	return policy.ReadElements(v, readBytesOrArray)
 }
 
 // readPaymaster wants both fields, as viem does (assertEip712Transaction): one of them
 // alone is a mistake that costs the account its fee or fails the transaction.
-func readPaymaster(o *strictjson.Object, t *Transaction) {
+func readPaymaster(o *policy.JSONObject, t *Transaction) {
 	o.Require(paymasterFields...)
-	t.Paymaster = strictjson.Read(o, "paymaster", readAddress)
-	t.PaymasterInput = strictjson.Read(o, "paymasterInput", readBytesOrArray)
+	t.Paymaster = policy.ReadMember(o, "paymaster", readAddress)
+	t.PaymasterInput = policy.ReadMember(o, "paymasterInput", readBytesOrArray)
 }

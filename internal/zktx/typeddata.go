@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -65,8 +64,8 @@ func fieldNames(fields []typedField) []string {
 // data, each of its kind, and its primary type is not Transaction or its domain's
 // name is not zkSync: then it is some other application's message. Whatever else
 // differs from a ZKsync transaction is a FieldError.
-func ParseTypedData(data strictjson.Value) (*Transaction, error) {
-	doc := strictjson.Open("", data, typedDataNames)
+func ParseTypedData(data policy.JSONValue) (*Transaction, error) {
+	doc := policy.OpenObject("", data, typedDataNames)
 	doc.Require(typedDataNames...)
 	if doc.Err() != nil {
 		return nil, doc.Err()
@@ -86,29 +85,29 @@ func ParseTypedData(data strictjson.Value) (*Transaction, error) {
 
 // UnwrapTypedData returns the JSON object that [ParseTypedData] reads from a parameter that is that object or, as most
 // clients send it, a string with its text.
-func UnwrapTypedData(param strictjson.Value) (strictjson.Value, error) {
+func UnwrapTypedData(param policy.JSONValue) (policy.JSONValue, error) {
 	switch param.Kind() {
-	case strictjson.KindObject:
+	case policy.KindObject:
 		return param, nil
-	case strictjson.KindString:
+	case policy.KindString:
 		text, err := param.Text()
 		if err != nil {
 			return nil, err
 		}
-		return strictjson.Parse(text)
+		return policy.ParseJSON(text)
 	}
 	return nil, &FieldError{Msg: fmt.Sprintf("want typed data as a JSON object or string, found %s", param)}
 }
 
 // checkForeign returns an [ErrForeign] that says what differs if doc is another application's typed data. Other errors are
 // about members that are not of their kind.
-func checkForeign(doc *strictjson.Object) error {
+func checkForeign(doc *policy.JSONObject) error {
 	for _, name := range []string{"types", "domain", "message"} {
-		if v := doc.Get(name); v.Kind() != strictjson.KindObject {
+		if v := doc.Get(name); v.Kind() != policy.KindObject {
 			return &FieldError{Path: name, Msg: fmt.Sprintf("want an object, found %s", v)}
 		}
 	}
-	primary := strictjson.Read(doc, "primaryType", strictjson.Value.Text)
+	primary := policy.ReadMember(doc, "primaryType", policy.JSONValue.Text)
 	if doc.Err() != nil {
 		return doc.Err()
 	}
@@ -118,7 +117,7 @@ func checkForeign(doc *strictjson.Object) error {
 	}
 	var differs []string
 	if string(primary) != primaryType {
-		differs = append(differs, fmt.Sprintf("primaryType is %q, want %q", strictjson.Shorten(string(primary)), primaryType))
+		differs = append(differs, fmt.Sprintf("primaryType is %q, want %q", policy.Shorten(string(primary)), primaryType))
 	}
 	for _, want := range [][2]string{{"name", domainName}, {"version", domainVersion}} {
 		switch found := find(domain, want[0]); {
@@ -132,7 +131,7 @@ func checkForeign(doc *strictjson.Object) error {
 }
 
 // find returns the first member of that name in object v; nil if there is none. It looks at nothing else.
-func find(v strictjson.Value, name string) strictjson.Value {
+func find(v policy.JSONValue, name string) policy.JSONValue {
 	inside := v.Inside()
 	for {
 		key, ok := inside.Next()
@@ -148,16 +147,16 @@ func find(v strictjson.Value, name string) strictjson.Value {
 
 // checkTypes holds the declared types to the ones that the digest is computed with.
 // EIP712Domain may be left out: it can only be the one that the domain has.
-func checkTypes(v strictjson.Value) error {
-	types := strictjson.Open("types", v, typesNames)
+func checkTypes(v policy.JSONValue) error {
+	types := policy.OpenObject("types", v, typesNames)
 	types.Require(primaryType)
 	types.Check("EIP712Domain", checkDomainType)
 	types.Check(primaryType, checkTransactionType)
 	return types.Err()
 }
 
-func checkDomainType(v strictjson.Value) error { return checkType(v, domainFields, domainText) }
-func checkTransactionType(v strictjson.Value) error {
+func checkDomainType(v policy.JSONValue) error { return checkType(v, domainFields, domainText) }
+func checkTransactionType(v policy.JSONValue) error {
 	return checkType(v, transactionFields, transactionText)
 }
 
@@ -176,12 +175,12 @@ func fieldsText(fields []typedField) string {
 }
 
 // checkType wants a type's list of fields to be exactly want, in order. text is how want is mostly written.
-func checkType(v strictjson.Value, want []typedField, text string) error {
+func checkType(v policy.JSONValue, want []typedField, text string) error {
 	if string(v) == text {
 		return nil
 	}
 	n := 0
-	_, err := strictjson.Elements(v, func(e strictjson.Value) (none struct{}, err error) {
+	_, err := policy.ReadElements(v, func(e policy.JSONValue) (none struct{}, err error) {
 		if n == len(want) {
 			return none, fmt.Errorf("the type has no more than %d fields", len(want))
 		}
@@ -194,8 +193,8 @@ func checkType(v strictjson.Value, want []typedField, text string) error {
 	return err
 }
 
-func checkTypedField(v strictjson.Value, want typedField) error {
-	field := strictjson.Open("", v, typedFieldNames)
+func checkTypedField(v policy.JSONValue, want typedField) error {
+	field := policy.OpenObject("", v, typedFieldNames)
 	field.Require(typedFieldNames...)
 	field.Check("name", wantText(want.name))
 	field.Check("type", wantText(want.typ))
@@ -205,8 +204,8 @@ func checkTypedField(v strictjson.Value, want typedField) error {
 var wantName, wantVersion, wantNothing = wantText(domainName), wantText(domainVersion), wantText("")
 
 // wantText returns a reader of a string that can only be want.
-func wantText(want string) func(strictjson.Value) error {
-	return func(v strictjson.Value) error {
+func wantText(want string) func(policy.JSONValue) error {
+	return func(v policy.JSONValue) error {
 		if !v.Is(want) {
 			return fmt.Errorf("want %q, found %s", want, v)
 		}
@@ -215,38 +214,38 @@ func wantText(want string) func(strictjson.Value) error {
 }
 
 // readDomain returns the chain id of a domain that differs from others only in it.
-func readDomain(v strictjson.Value) (uint64, error) {
-	domain := strictjson.Open("domain", v, domainNames)
+func readDomain(v policy.JSONValue) (uint64, error) {
+	domain := policy.OpenObject("domain", v, domainNames)
 	domain.Require("name", "version", "chainId")
 	domain.Check("name", wantName)
 	domain.Check("version", wantVersion)
 	domain.Check("verifyingContract", wantNothing)
 	domain.Check("salt", wantNothing)
-	chainID := strictjson.Read(domain, "chainId", readChainID)
+	chainID := policy.ReadMember(domain, "chainId", readChainID)
 	return chainID, domain.Err()
 }
 
 // readMessage reads the transaction. All of its fields are required: one that is left
 // out would be signed as zero.
-func readMessage(v strictjson.Value, chainID uint64) (*Transaction, error) {
-	m := strictjson.Open("message", v, transactionNames)
+func readMessage(v policy.JSONValue, chainID uint64) (*Transaction, error) {
+	m := policy.OpenObject("message", v, transactionNames)
 	m.Require(transactionNames...)
 	m.Check("txType", wantZKsyncType)
 	t := &Transaction{
 		Type:                 TypeZKsync,
 		ChainID:              chainID,
-		Nonce:                strictjson.Read(m, "nonce", readUint64),
-		From:                 strictjson.Read(m, "from", readAddressWord),
-		To:                   strictjson.Read(m, "to", readAddressWord),
-		Value:                strictjson.Read(m, "value", readUint256),
-		Data:                 strictjson.Read(m, "data", readBytes),
-		GasLimit:             strictjson.Read(m, "gasLimit", readUint256),
-		MaxFeePerGas:         strictjson.Read(m, "maxFeePerGas", readUint256),
-		MaxPriorityFeePerGas: strictjson.Read(m, "maxPriorityFeePerGas", readUint256),
-		GasPerPubdata:        strictjson.Read(m, "gasPerPubdataByteLimit", readUint256),
-		FactoryDepsHash:      strictjson.Read(m, "factoryDeps", readHashes),
-		Paymaster:            strictjson.Read(m, "paymaster", readAddressWord),
-		PaymasterInput:       strictjson.Read(m, "paymasterInput", readBytes),
+		Nonce:                policy.ReadMember(m, "nonce", readUint64),
+		From:                 policy.ReadMember(m, "from", readAddressWord),
+		To:                   policy.ReadMember(m, "to", readAddressWord),
+		Value:                policy.ReadMember(m, "value", readUint256),
+		Data:                 policy.ReadMember(m, "data", readBytes),
+		GasLimit:             policy.ReadMember(m, "gasLimit", readUint256),
+		MaxFeePerGas:         policy.ReadMember(m, "maxFeePerGas", readUint256),
+		MaxPriorityFeePerGas: policy.ReadMember(m, "maxPriorityFeePerGas", readUint256),
+		GasPerPubdata:        policy.ReadMember(m, "gasPerPubdataByteLimit", readUint256),
+		FactoryDepsHash:      policy.ReadMember(m, "factoryDeps", readHashes),
+		Paymaster:            policy.ReadMember(m, "paymaster", readAddressWord),
+		PaymasterInput:       policy.ReadMember(m, "paymasterInput", readBytes),
 	}
 	if m.Err() != nil {
 		return nil, m.Err()
@@ -254,7 +253,7 @@ func readMessage(v strictjson.Value, chainID uint64) (*Transaction, error) {
 	return t, nil
 }
 
-func wantZKsyncType(v strictjson.Value) error {
+func wantZKsyncType(v policy.JSONValue) error {
 	typ, err := readUint256(v)
 	if err == nil && !typ.Eq(zksyncType) {
 		err = fmt.Errorf("want 113, found %s", v)
@@ -262,4 +261,4 @@ func wantZKsyncType(v strictjson.Value) error {
 	return err
 }
 
-func readHashes(v strictjson.Value) ([]policy.Hash, error) { return strictjson.Elements(v, readHash) }
+func readHashes(v policy.JSONValue) ([]policy.Hash, error) { return policy.ReadElements(v, readHash) }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyward/keyward/internal/strictjson"
+	"github.com/keyward/keyward/policy"
 )
 
 // typedData is a transaction as agw-client sends it, with a factory dependency and a
@@ -237,7 +237,7 @@ func TestParseTypedDataAccepts(t *testing.T) {
 
 // parseTypedText is ParseTypedData of a whole document.
 func parseTypedText(text []byte) (*Transaction, error) {
-	v, err := strictjson.Parse(text)
+	v, err := policy.ParseJSON(text)
 	if err != nil {
 		return nil, err
 	}
@@ -245,8 +245,8 @@ func parseTypedText(text []byte) (*Transaction, error) {
 }
 
 // unwrapText is UnwrapTypedData of a whole document.
-func unwrapText(text string) (strictjson.Value, error) {
-	v, err := strictjson.Parse([]byte(text))
+func unwrapText(text string) (policy.JSONValue, error) {
+	v, err := policy.ParseJSON([]byte(text))
 	if err != nil {
 		return nil, err
 	}

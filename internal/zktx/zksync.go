@@ -10,7 +10,6 @@ import (
 	"github.com/ethereum/go-ethereum/rlp"
 	"github.com/holiman/uint256"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -118,7 +117,7 @@ func ParseRaw(raw []byte) (t *Transaction, customSignature []byte, err error) {
 		t.PaymasterInput = r.PaymasterParams[1]
 	}
 	if err := t.setFactoryDeps(r.FactoryDeps); err != nil {
-		return nil, nil, strictjson.Within("factoryDeps", err)
+		return nil, nil, policy.WithinPath("factoryDeps", err)
 	}
 	return t, r.CustomSignature, nil
 }
@@ -144,7 +143,7 @@ func (t *Transaction) setFactoryDeps(bytecodes [][]byte) error {
 	for i, code := range bytecodes {
 		h, err := hashBytecode(code)
 		if err != nil {
-			return strictjson.Within(fmt.Sprintf("[%d]", i), err)
+			return policy.WithinPath(fmt.Sprintf("[%d]", i), err)
 		}
 		t.FactoryDepsHash = append(t.FactoryDepsHash, h)
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/holiman/uint256"
 
-	"github.com/keyward/keyward/internal/strictjson"
 	"github.com/keyward/keyward/policy"
 )
 
@@ -76,7 +75,7 @@ type AccessTuple struct {
 
 // A FieldError is malformed input: which field, e.g. "message.gasLimit", and what is wrong with it. It wraps
 // [ErrRefusedType] where that is the reason.
-type FieldError = strictjson.Error
+type FieldError = policy.JSONError
 
 // Call is what the policy looks at.
 func (t *Transaction) Call(validator policy.Address) *policy.Call {

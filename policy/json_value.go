@@ -1,11 +1,13 @@
-// Package strictjson reads JSON whose every byte counts: names match exactly, no member is given twice, numbers keep
-// their digits, and null is told from absent. The standard library's decoder promises none of these.
+package policy
+
+// This file and the other json_*.go files are the strict JSON reader that every parser of a client's JSON uses: names
+// match exactly, no member is given twice, numbers keep their digits, and null differs from absent. The standard
+// library's decoder promises none of these.
 //
-// A document is checked once, by [Parse]. After that a [Value] is a piece of its text, and an [Object] finds the members that
-// it knows by name; neither allocates per byte or looks at what nobody asks for. [ParseTree] is for small documents whose
-// shape is not known in advance. The package does no I/O. Its cost is linear in the document, also for one that it
-// rejects.
-package strictjson
+// [ParseJSON] checks a document once. After that a [JSONValue] is a piece of its text, and a [JSONObject] finds the
+// members that it knows by name. Neither allocates per byte or reads what no caller asks for. parseTree is for small
+// documents whose shape is not known in advance. The reader does no I/O. Its cost is linear in the document, also for
+// a document that it rejects.
 
 import (
 	"bytes"
@@ -15,11 +17,11 @@ import (
 	"unicode/utf8"
 )
 
-// Kind is the kind of a JSON value.
-type Kind uint8
+// JSONKind is the kind of a JSON value.
+type JSONKind uint8
 
 const (
-	KindNull Kind = iota
+	KindNull JSONKind = iota
 	KindBool
 	KindNumber
 	KindString
@@ -27,21 +29,21 @@ const (
 	KindObject
 )
 
-func (k Kind) String() string {
+func (k JSONKind) String() string {
 	return [...]string{"null", "a boolean", "a number", "a string", "an array", "an object"}[k]
 }
 
-// Value is the text of one JSON value, without space around it; nil is an absent one. It is always cut out of
-// a document that [Parse] has accepted, so that reading it has no syntax to check.
-type Value []byte
+// JSONValue is the text of one JSON value, without space around it; nil is an absent one. It is always cut out of
+// a document that [ParseJSON] has accepted, so that reading it has no syntax to check.
+type JSONValue []byte
 
 // maxNesting is how deep arrays and objects may nest, as in encoding/json.
 const maxNesting = 10_000
 
-// Parse returns the one value of a document. It rejects what is not JSON by RFC 8259, and text that is not
+// ParseJSON returns the one value of a document. It rejects what is not JSON by RFC 8259, and text that is not
 // UTF-8 (section 8.1). The value shares the document's memory.
-func Parse(doc []byte) (Value, error) {
-	s := scanner{doc, maxNesting}
+func ParseJSON(doc []byte) (JSONValue, error) {
+	s := jsonScanner{doc, maxNesting}
 	start := s.space(0)
 	end, err := s.value(start, 0)
 	if err == nil {
@@ -53,15 +55,15 @@ func Parse(doc []byte) (Value, error) {
 		return nil, err
 	}
 	if !utf8.Valid(doc) {
-		return nil, &Error{Msg: "not JSON: not UTF-8"}
+		return nil, &JSONError{Msg: "not JSON: not UTF-8"}
 	}
-	return Value(doc[start:end:end]), nil
+	return JSONValue(doc[start:end:end]), nil
 }
 
-// Leading finds a member of an object of which only the beginning is there, or is JSON; nil if it is not there, or may
+// LeadingMember finds a member of an object of which only the beginning is there, or is JSON; nil if it is not there, or may
 // go on behind the end.
-func Leading(beginning []byte, name string) Value {
-	s := scanner{beginning, maxNesting}
+func LeadingMember(beginning []byte, name string) JSONValue {
+	s := jsonScanner{beginning, maxNesting}
 	i := s.space(0)
 	if s.at(i) != '{' {
 		return nil
@@ -72,8 +74,8 @@ func Leading(beginning []byte, name string) Value {
 		if err != nil {
 			return nil
 		}
-		v := Value(beginning[start:end:end])
-		if Value(beginning[key : key+stringLength(beginning[key:])]).Is(name) {
+		v := JSONValue(beginning[start:end:end])
+		if JSONValue(beginning[key : key+stringLength(beginning[key:])]).Is(name) {
 			if end == len(beginning) && v.Kind() == KindNumber {
 				return nil
 			}
@@ -86,7 +88,7 @@ func Leading(beginning []byte, name string) Value {
 }
 
 // Kind tells by the first byte.
-func (v Value) Kind() Kind {
+func (v JSONValue) Kind() JSONKind {
 	switch v[0] {
 	case '{':
 		return KindObject
@@ -103,7 +105,7 @@ func (v Value) Kind() Kind {
 }
 
 // Text returns the characters of a string. Half of a surrogate pair becomes U+FFFD.
-func (v Value) Text() ([]byte, error) {
+func (v JSONValue) Text() ([]byte, error) {
 	if v.Kind() != KindString {
 		return nil, fmt.Errorf("want a string, found %s", v)
 	}
@@ -115,7 +117,7 @@ func (v Value) Text() ([]byte, error) {
 }
 
 // Is reports whether v is the string want. An absent value is none.
-func (v Value) Is(want string) bool {
+func (v JSONValue) Is(want string) bool {
 	// A character takes a byte at least, and as an escape six for each of its bytes at most.
 	if len(v) < len(want)+2 || len(v) > 6*len(want)+2 || v[0] != '"' {
 		return false
@@ -129,7 +131,7 @@ func (v Value) Is(want string) bool {
 
 // String says what v is, for an error message. Long values are cut: a message must not carry a whole
 // transaction.
-func (v Value) String() string {
+func (v JSONValue) String() string {
 	if k := v.Kind(); k == KindObject || k == KindArray {
 		return k.String()
 	}
@@ -140,8 +142,8 @@ func (v Value) String() string {
 	return strings.ToValidUTF8(string(v[:room]), "") + "…"
 }
 
-// length returns how many bytes of text its first value takes. The text is inside an object or array.
-func length(text []byte) int {
+// valueLength returns how many bytes of text its first value takes. The text is inside an object or array.
+func valueLength(text []byte) int {
 	switch text[0] {
 	case '"':
 		return stringLength(text)
@@ -182,28 +184,28 @@ func nestedLength(text []byte) int {
 	}
 }
 
-// Cursor steps through the values in an object or array. Of an object these are names and values in turn.
-type Cursor struct{ rest []byte }
+// JSONCursor steps through the values in an object or array. Of an object these are names and values in turn.
+type JSONCursor struct{ rest []byte }
 
 // Inside returns a cursor before the first value in an object or array.
-func (v Value) Inside() Cursor { return Cursor{v[1:]} }
+func (v JSONValue) Inside() JSONCursor { return JSONCursor{v[1:]} }
 
 // Next returns the next value, and false after the last one.
-func (c *Cursor) Next() (Value, bool) {
+func (c *JSONCursor) Next() (JSONValue, bool) {
 	for c.rest[0] == ',' || c.rest[0] == ':' || c.rest[0] <= ' ' {
 		c.rest = c.rest[1:]
 	}
 	if c.rest[0] == '}' || c.rest[0] == ']' {
 		return nil, false
 	}
-	n := length(c.rest)
-	v := Value(c.rest[:n:n])
+	n := valueLength(c.rest)
+	v := JSONValue(c.rest[:n:n])
 	c.rest = c.rest[n:]
 	return v, true
 }
 
-// Elements reads an array, each element by read. The list is not nil. Errors are *[Error] or read's first one.
-func Elements[T any](v Value, read func(Value) (T, error)) ([]T, error) {
+// ReadElements reads an array, each element by read. The list is not nil. Errors are *[JSONError] or read's first one.
+func ReadElements[T any](v JSONValue, read func(JSONValue) (T, error)) ([]T, error) {
 	if v.Kind() != KindArray {
 		return nil, fmt.Errorf("want an array, found %s", v)
 	}
@@ -212,7 +214,7 @@ func Elements[T any](v Value, read func(Value) (T, error)) ([]T, error) {
 	for e, ok := inside.Next(); ok; e, ok = inside.Next() {
 		item, err := read(e)
 		if err != nil {
-			return nil, Within("["+strconv.Itoa(len(list))+"]", err)
+			return nil, WithinPath("["+strconv.Itoa(len(list))+"]", err)
 		}
 		list = append(list, item)
 	}

@@ -1,4 +1,4 @@
-package strictjson
+package policy
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ var documents = []string{
 // checkAgainstStandard wants a text to be JSON exactly where encoding/json says so, and errors at the same byte.
 func checkAgainstStandard(t *testing.T, doc []byte) {
 	t.Helper()
-	_, err := Parse(doc)
+	_, err := ParseJSON(doc)
 	if valid := json.Valid(doc) && utf8.Valid(doc); (err == nil) != valid {
 		t.Fatalf("Parse(%q): %v; encoding/json says valid: %v", doc, err, valid)
 	}
@@ -49,7 +49,7 @@ func FuzzScanner(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		checkAgainstStandard(t, doc)
-		v, err := Parse(doc)
+		v, err := ParseJSON(doc)
 		if err != nil || v.Kind() != KindString {
 			return
 		}
@@ -97,7 +97,7 @@ func TestLeading(t *testing.T) {
 		`{"id":1,"id":2}`:         `1`,
 		`{"a":` + strings.Repeat(" ", 5000) + `"","id":3}`: `3`,
 	} {
-		if got := string(Leading([]byte(text), "id")); got != want {
+		if got := string(LeadingMember([]byte(text), "id")); got != want {
 			t.Errorf("Leading(%.40s) = %s, want %s", text, got, want)
 		}
 	}
@@ -109,8 +109,8 @@ func FuzzLeading(f *testing.F) {
 		f.Add([]byte(text), uint(len(text)/2))
 	}
 	f.Fuzz(func(t *testing.T, doc []byte, n uint) {
-		got := Leading(doc[:min(n, uint(len(doc)))], "a")
-		v, err := Parse(doc)
+		got := LeadingMember(doc[:min(n, uint(len(doc)))], "a")
+		v, err := ParseJSON(doc)
 		if got == nil || err != nil {
 			return
 		}
@@ -137,7 +137,7 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Add([]byte(`{"a":1,"b":{"a":2}}`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		v, err := Parse(doc)
+		v, err := ParseJSON(doc)
 		if err != nil || v.Kind() != KindObject {
 			return
 		}
@@ -148,18 +148,18 @@ func FuzzOpen(f *testing.F) {
 		}
 		n, known := 0, true
 		for inside, ok := v.Inside(), true; ok; {
-			var name Value
+			var name JSONValue
 			if name, ok = inside.Next(); ok {
 				n++
 				_, ok = inside.Next()
 				known = known && (name.Is("a") || name.Is("b") || name.Is(""))
 			}
 		}
-		o := Open("", v, names)
+		o := OpenObject("", v, names)
 		if (o.Err() == nil) != (known && n == len(want)) {
 			t.Fatalf("Open(%q): %v", doc, o.Err())
 		}
-		loose := OpenLoose("", v, names)
+		loose := OpenLooseObject("", v, names)
 		if (loose.Err() == nil) != (n == len(want)) && n <= maxOthers {
 			t.Fatalf("OpenLoose(%q): %v", doc, loose.Err())
 		}
@@ -193,14 +193,14 @@ func TestRejectingIsCheap(t *testing.T) {
 		best, bound := time.Hour, 2*time.Second
 		for tries := 0; tries < 3 && best > bound; tries++ {
 			start := time.Now()
-			v, err := Parse(text)
+			v, err := ParseJSON(text)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if Open("", v, names).Err() == nil {
+			if OpenObject("", v, names).Err() == nil {
 				t.Fatal("not rejected")
 			}
-			if _, err := ParseTree(text, Bounds{Bytes: 1 << 22, Depth: 4, Members: 1 << 20}); err != nil {
+			if _, err := parseTree(text, treeBounds{Bytes: 1 << 22, Depth: 4, Members: 1 << 20}); err != nil {
 				t.Fatal(err)
 			}
 			best = min(best, time.Since(start))
@@ -219,8 +219,8 @@ func BenchmarkLongName(b *testing.B) {
 	}
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
-		v, err := Parse(text)
-		if err != nil || Open("", v, names).Err() == nil {
+		v, err := ParseJSON(text)
+		if err != nil || OpenObject("", v, names).Err() == nil {
 			b.Fatal("not rejected")
 		}
 	}

@@ -1,19 +1,19 @@
-package strictjson
+package policy
 
 import (
 	"fmt"
 	"unicode/utf8"
 )
 
-// scanner holds a text to the grammar of RFC 8259. Its methods take the position of the
+// jsonScanner holds a text to the grammar of RFC 8259. Its methods take the position of the
 // first byte of something and return the position behind it.
-type scanner struct {
+type jsonScanner struct {
 	data     []byte
 	maxDepth int
 }
 
 // space returns the position of the next byte that is not white space.
-func (s *scanner) space(i int) int {
+func (s *jsonScanner) space(i int) int {
 	for i < len(s.data) && isSpace(s.data[i]) {
 		i++
 	}
@@ -25,16 +25,16 @@ func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\
 
 // unexpected is the error of the byte at i, or of the end of the text, in the words of encoding/json. The place is
 // how many bytes were read when the error was certain.
-func (s *scanner) unexpected(i int, where string) error {
+func (s *jsonScanner) unexpected(i int, where string) error {
 	if i >= len(s.data) {
-		return &Error{Msg: fmt.Sprintf("not JSON: unexpected end of JSON input at byte %d", len(s.data))}
+		return &JSONError{Msg: fmt.Sprintf("not JSON: unexpected end of JSON input at byte %d", len(s.data))}
 	}
 	r, _ := utf8.DecodeRune(s.data[i:])
-	return &Error{Msg: fmt.Sprintf("not JSON: invalid character %q %s at byte %d", r, where, i+1)}
+	return &JSONError{Msg: fmt.Sprintf("not JSON: invalid character %q %s at byte %d", r, where, i+1)}
 }
 
 // value scans a value, in which arrays and objects nest s.maxDepth-depth levels at most.
-func (s *scanner) value(i, depth int) (int, error) {
+func (s *jsonScanner) value(i, depth int) (int, error) {
 	if i >= len(s.data) {
 		return i, s.unexpected(i, "")
 	}
@@ -61,7 +61,7 @@ func (s *scanner) value(i, depth int) (int, error) {
 	return i, s.unexpected(i, "looking for beginning of value")
 }
 
-func (s *scanner) array(i, depth int) (int, error) {
+func (s *jsonScanner) array(i, depth int) (int, error) {
 	i = s.space(i + 1)
 	if s.at(i) == ']' {
 		return i + 1, nil
@@ -82,7 +82,7 @@ func (s *scanner) array(i, depth int) (int, error) {
 	}
 }
 
-func (s *scanner) object(i, depth int) (int, error) {
+func (s *jsonScanner) object(i, depth int) (int, error) {
 	i = s.space(i + 1)
 	if s.at(i) == '}' {
 		return i + 1, nil
@@ -104,7 +104,7 @@ func (s *scanner) object(i, depth int) (int, error) {
 }
 
 // member scans a name, a colon and a value. It also returns the value's position.
-func (s *scanner) member(i, depth int) (value, end int, err error) {
+func (s *jsonScanner) member(i, depth int) (value, end int, err error) {
 	if s.at(i) != '"' {
 		return i, i, s.unexpected(i, "looking for beginning of object key string")
 	}
@@ -120,14 +120,14 @@ func (s *scanner) member(i, depth int) (value, end int, err error) {
 }
 
 // at returns the byte at i, or 0 behind the end: JSON has no such byte outside strings.
-func (s *scanner) at(i int) byte {
+func (s *jsonScanner) at(i int) byte {
 	if i >= len(s.data) {
 		return 0
 	}
 	return s.data[i]
 }
 
-func (s *scanner) string(i int) (int, error) {
+func (s *jsonScanner) string(i int) (int, error) {
 	data := s.data
 	for i++; i < len(data); i++ {
 		switch c := data[i]; {
@@ -147,7 +147,7 @@ func (s *scanner) string(i int) (int, error) {
 }
 
 // escape scans what follows a backslash, up to its last byte.
-func (s *scanner) escape(i int) (int, error) {
+func (s *jsonScanner) escape(i int) (int, error) {
 	switch s.at(i) {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 		return i, nil
@@ -162,7 +162,7 @@ func (s *scanner) escape(i int) (int, error) {
 	return i, s.unexpected(i, "in string escape code")
 }
 
-func (s *scanner) word(i int, word string) (int, error) {
+func (s *jsonScanner) word(i int, word string) (int, error) {
 	for j := range len(word) {
 		if s.at(i+j) != word[j] {
 			return i, s.unexpected(i+j, fmt.Sprintf("in literal %s (expecting %q)", word, word[j]))
@@ -171,7 +171,7 @@ func (s *scanner) word(i int, word string) (int, error) {
 	return i + len(word), nil
 }
 
-func (s *scanner) number(i int) (int, error) {
+func (s *jsonScanner) number(i int) (int, error) {
 	if s.at(i) == '-' {
 		i++
 	}
@@ -201,7 +201,7 @@ func (s *scanner) number(i int) (int, error) {
 	return i, nil
 }
 
-func (s *scanner) digits(i int) int {
+func (s *jsonScanner) digits(i int) int {
 	for isDigit(s.at(i)) {
 		i++
 	}

@@ -1,4 +1,4 @@
-package strictjson
+package policy
 
 import (
 	"encoding/json"
@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-func parse(t testing.TB, text string) Value {
+func parse(t testing.TB, text string) JSONValue {
 	t.Helper()
-	v, err := Parse([]byte(text))
+	v, err := ParseJSON([]byte(text))
 	if err != nil {
 		t.Fatalf("Parse(%s): %v", text, err)
 	}
@@ -29,7 +29,7 @@ func TestParseRejects(t *testing.T) {
 		`{"a":NaN}`:  "not JSON",
 		"{} // note": "not JSON",
 	} {
-		if _, err := Parse([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if _, err := ParseJSON([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("Parse(%q) = %v, want %s", text, err, want)
 		}
 	}
@@ -49,7 +49,7 @@ func TestOpen(t *testing.T) {
 		{`{"\"":1}`, `m."\"": unknown field`},
 		{`{"` + strings.Repeat("x", 50) + `":1}`, `m."` + strings.Repeat("x", 40) + `\u2026": unknown field`},
 	} {
-		err := Open("m", parse(t, tt.text), names).Err()
+		err := OpenObject("m", parse(t, tt.text), names).Err()
 		if got := text(err); got != tt.want {
 			t.Errorf("Open(%s) = %q, want %q", tt.text, got, tt.want)
 		}
@@ -64,7 +64,7 @@ func text(err error) string {
 }
 
 func TestObject(t *testing.T) {
-	o := Open("", parse(t, `{"a":"x","b":null}`), []string{"a", "b", "c"})
+	o := OpenObject("", parse(t, `{"a":"x","b":null}`), []string{"a", "b", "c"})
 	if !o.Has("a") || !o.Has("b") || o.Has("c") || !o.Get("a").Is("x") || o.Get("c").Is("x") {
 		t.Errorf("a = %s, b = %s, c = %s", o.Get("a"), o.Get("b"), o.Get("c"))
 	}
@@ -82,7 +82,7 @@ func TestObject(t *testing.T) {
 		t.Errorf("Fresh: %v", fresh.Err())
 	}
 	cause := errors.New("cause")
-	fresh.Check("a", func(Value) error { return Within("[3]", cause) })
+	fresh.Check("a", func(JSONValue) error { return WithinPath("[3]", cause) })
 	if !errors.Is(fresh.Err(), cause) || text(fresh.Err()) != "a[3]: cause" {
 		t.Errorf("Err = %v", fresh.Err())
 	}
@@ -99,14 +99,14 @@ func TestOpenLoose(t *testing.T) {
 		{`{` + many.String() + `"a":1}`, ""},
 		{`{` + many.String() + `"z":1}`, "more than 64 unknown members"},
 	} {
-		if got := text(OpenLoose("", parse(t, tt.text), []string{"a"}).Err()); got != tt.want {
+		if got := text(OpenLooseObject("", parse(t, tt.text), []string{"a"}).Err()); got != tt.want {
 			t.Errorf("OpenLoose(%.60s) = %q, want %q", tt.text, got, tt.want)
 		}
 	}
 }
 
 func TestParseTree(t *testing.T) {
-	bounds := Bounds{Bytes: 100, Depth: 2, Members: 2}
+	bounds := treeBounds{Bytes: 100, Depth: 2, Members: 2}
 	for _, tt := range []struct{ text, want string }{
 		{`{"a":[{"b":"\u0041"}],"c":true}`, "a[0].b: nested deeper than 2 levels"},
 		{`{"a":[1.0e2,null]}`, ""},
@@ -115,12 +115,12 @@ func TestParseTree(t *testing.T) {
 		{strings.Repeat(" ", 101), "longer than 100 bytes"},
 		{`{`, "not JSON: unexpected end of JSON input at byte 1"},
 	} {
-		n, err := ParseTree([]byte(tt.text), bounds)
+		n, err := parseTree([]byte(tt.text), bounds)
 		if got := text(err); got != tt.want {
-			t.Errorf("ParseTree(%s) = %q, want %q", tt.text, got, tt.want)
+			t.Errorf("parseTree(%s) = %q, want %q", tt.text, got, tt.want)
 		}
 		if err == nil && (n.Member("a").Items[0].Text != "1.0e2" || n.Member("x") != nil) {
-			t.Errorf("ParseTree(%s) = %+v", tt.text, n)
+			t.Errorf("parseTree(%s) = %+v", tt.text, n)
 		}
 	}
 }
@@ -131,7 +131,7 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		v, err := Parse(data)
+		v, err := ParseJSON(data)
 		if err != nil {
 			if json.Valid(data) && strings.ToValidUTF8(string(data), "") == string(data) {
 				t.Errorf("Parse: %v", err)
@@ -151,7 +151,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // walk builds what encoding/json decodes into an any; of a key that is there twice the last counts.
-func walk(t *testing.T, v Value) any {
+func walk(t *testing.T, v JSONValue) any {
 	switch v.Kind() {
 	case KindObject:
 		m := map[string]any{}
@@ -169,7 +169,7 @@ func walk(t *testing.T, v Value) any {
 			m[string(name)] = walk(t, member)
 		}
 	case KindArray:
-		list, err := Elements(v, func(e Value) (any, error) { return walk(t, e), nil })
+		list, err := ReadElements(v, func(e JSONValue) (any, error) { return walk(t, e), nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,11 +206,11 @@ func BenchmarkRefuse(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(doc)))
 			for b.Loop() {
-				v, err := Parse([]byte(doc))
+				v, err := ParseJSON([]byte(doc))
 				if err != nil {
 					b.Fatal(err)
 				}
-				if Open("", v, []string{"a"}).Err() == nil || OpenLoose("", v, []string{"a"}).Has("a") != strings.HasPrefix(doc, `{"a"`) {
+				if OpenObject("", v, []string{"a"}).Err() == nil || OpenLooseObject("", v, []string{"a"}).Has("a") != strings.HasPrefix(doc, `{"a"`) {
 					b.Fatal("not rejected")
 				}
 			}

@@ -1,4 +1,4 @@
-package strictjson
+package policy
 
 import (
 	"errors"
@@ -6,30 +6,34 @@ import (
 	"slices"
 )
 
-// Object is a JSON object whose members all have known names. It keeps the first error, so that a reader of many fields
+// JSONObject is a JSON object whose members all have known names. It keeps the first error, so that a reader of many fields
 // checks once, at the end.
-type Object struct {
-	names  []string // exact: JSON names are case-sensitive
-	values []Value  // as names; nil: absent
-	path   string   // in front of names in errors: "" or "message."
+type JSONObject struct {
+	names  []string    // exact: JSON names are case-sensitive
+	values []JSONValue // as names; nil: absent
+	path   string      // in front of names in errors: "" or "message."
 	err    error
 }
 
 // maxOthers is how many unknown members an object may have, if it may have any.
 const maxOthers = 64
 
-// Open matches the members of v with names. A member with another name, a duplicate one, and v not being an object
+// OpenObject matches the members of v with names. A member with another name, a duplicate one, and v not being an object
 // are errors. Reading stops at the first.
-func Open(path string, v Value, names []string) *Object { return open(path, v, names, false) }
+func OpenObject(path string, v JSONValue, names []string) *JSONObject {
+	return openObject(path, v, names, false)
+}
 
-// OpenLoose is Open for an object that may have other members. They are not looked at, but none may be given twice, and
+// OpenLooseObject is Open for an object that may have other members. They are not looked at, but none may be given twice, and
 // there may be 64 of them at most.
-func OpenLoose(path string, v Value, names []string) *Object { return open(path, v, names, true) }
+func OpenLooseObject(path string, v JSONValue, names []string) *JSONObject {
+	return openObject(path, v, names, true)
+}
 
-func open(path string, v Value, names []string, loose bool) *Object {
-	o := &Object{names: names, values: make([]Value, len(names))}
+func openObject(path string, v JSONValue, names []string, loose bool) *JSONObject {
+	o := &JSONObject{names: names, values: make([]JSONValue, len(names))}
 	if v.Kind() != KindObject {
-		o.err = &Error{Path: path, Msg: fmt.Sprintf("want an object, found %s", v)}
+		o.err = &JSONError{Path: path, Msg: fmt.Sprintf("want an object, found %s", v)}
 		return o
 	}
 	if path != "" {
@@ -55,7 +59,7 @@ func open(path string, v Value, names []string, loose bool) *Object {
 }
 
 // index finds name among the known ones.
-func (o *Object) index(name Value) int {
+func (o *JSONObject) index(name JSONValue) int {
 	for i := range o.names {
 		if name.Is(o.names[i]) {
 			return i
@@ -64,7 +68,7 @@ func (o *Object) index(name Value) int {
 	return -1
 }
 
-func (o *Object) put(i int, member Value) {
+func (o *JSONObject) put(i int, member JSONValue) {
 	if o.values[i] != nil {
 		o.Fail(o.names[i], errors.New("given twice"))
 		return
@@ -73,32 +77,34 @@ func (o *Object) put(i int, member Value) {
 }
 
 // checkOthers judges the last of the unknown members.
-func (o *Object) checkOthers(others [][]byte, loose bool) {
+func (o *JSONObject) checkOthers(others [][]byte, loose bool) {
 	last := string(others[len(others)-1])
 	switch {
 	case !loose:
-		o.Fail(PathElement(last), errors.New("unknown field"))
+		o.Fail(pathElement(last), errors.New("unknown field"))
 	case len(others) > maxOthers:
-		o.err = &Error{Msg: fmt.Sprintf("more than %d unknown members", maxOthers)}
+		o.err = &JSONError{Msg: fmt.Sprintf("more than %d unknown members", maxOthers)}
 	case slices.ContainsFunc(others[:len(others)-1], func(b []byte) bool { return string(b) == last }):
-		o.Fail(PathElement(last), errors.New("given twice"))
+		o.Fail(pathElement(last), errors.New("given twice"))
 	}
 }
 
 // Fresh returns an object with the same members that has no error yet.
-func (o *Object) Fresh() *Object { return &Object{names: o.names, values: o.values, path: o.path} }
+func (o *JSONObject) Fresh() *JSONObject {
+	return &JSONObject{names: o.names, values: o.values, path: o.path}
+}
 
-// Err returns the first error, an *[Error], or nil.
-func (o *Object) Err() error { return o.err }
+// Err returns the first error, an *[JSONError], or nil.
+func (o *JSONObject) Err() error { return o.err }
 
 // Get returns the member of that name, which has to be a known one; nil if it is absent.
-func (o *Object) Get(name string) Value { return o.values[slices.Index(o.names, name)] }
+func (o *JSONObject) Get(name string) JSONValue { return o.values[slices.Index(o.names, name)] }
 
 // Has reports whether the member is there, be it null.
-func (o *Object) Has(name string) bool { return o.Get(name) != nil }
+func (o *JSONObject) Has(name string) bool { return o.Get(name) != nil }
 
 // Require fails for the first of names that is absent.
-func (o *Object) Require(names ...string) {
+func (o *JSONObject) Require(names ...string) {
 	for _, name := range names {
 		if !o.Has(name) {
 			o.Fail(name, errors.New("missing"))
@@ -107,7 +113,7 @@ func (o *Object) Require(names ...string) {
 }
 
 // Refuse fails for the first of names that is there.
-func (o *Object) Refuse(why error, names ...string) {
+func (o *JSONObject) Refuse(why error, names ...string) {
 	for _, name := range names {
 		if o.Has(name) {
 			o.Fail(name, why)
@@ -116,7 +122,7 @@ func (o *Object) Refuse(why error, names ...string) {
 }
 
 // NullIsAbsent lets null stand for an absent member.
-func (o *Object) NullIsAbsent(names ...string) {
+func (o *JSONObject) NullIsAbsent(names ...string) {
 	for _, name := range names {
 		if i := slices.Index(o.names, name); o.values[i] != nil && o.values[i].Kind() == KindNull {
 			o.values[i] = nil
@@ -125,15 +131,15 @@ func (o *Object) NullIsAbsent(names ...string) {
 }
 
 // Fail keeps err as the error of the member of that name, unless there was one before.
-func (o *Object) Fail(name string, err error) {
+func (o *JSONObject) Fail(name string, err error) {
 	if o.err == nil {
-		o.err = Within(o.path+name, err)
+		o.err = WithinPath(o.path+name, err)
 	}
 }
 
-// Read reads one member of o. An absent one gives the zero value: what must be there is said by
-// [Object.Require].
-func Read[T any](o *Object, name string, read func(Value) (T, error)) (result T) {
+// ReadMember reads one member of o. An absent one gives the zero value: what must be there is said by
+// [JSONObject.Require].
+func ReadMember[T any](o *JSONObject, name string, read func(JSONValue) (T, error)) (result T) {
 	v := o.Get(name)
 	if v == nil || o.err != nil {
 		return result
@@ -146,7 +152,7 @@ func Read[T any](o *Object, name string, read func(Value) (T, error)) (result T)
 }
 
 // Check reads one member of o, if it is there, only for what is wrong with it.
-func (o *Object) Check(name string, read func(Value) error) {
+func (o *JSONObject) Check(name string, read func(JSONValue) error) {
 	v := o.Get(name)
 	if v == nil || o.err != nil {
 		return

@@ -170,13 +170,13 @@ func TestParseSpecRefusedDocuments(t *testing.T) {
 		{"null", "null", "must be an object, not null"},
 		{"array", "[" + sampleJSON + "]", "must be an object, not an array"},
 		{"long", sampleJSON + strings.Repeat(" ", maxSpecBytes), "longer than 1048576 bytes"},
-		{"many keys", manyKeys(), "an object has more than 64 keys"},
+		{"many keys", tooManyKeysText(), "an object has more than 64 keys"},
 	} {
 		t.Run(c.name, func(t *testing.T) { wantSpecError(t, c.text, "", c.msg) })
 	}
 }
 
-func manyKeys() string {
+func tooManyKeysText() string {
 	var b strings.Builder
 	for i := range maxMembers + 1 {
 		b.WriteString(`,"` + strings.Repeat("k", i+1) + `":0`)
@@ -187,11 +187,11 @@ func manyKeys() string {
 func wantSpecError(t *testing.T, text, path, msg string) {
 	t.Helper()
 	spec, err := ParseSpec([]byte(text), true)
-	var malformed *SpecError
+	var malformed *JSONError
 	if !errors.As(err, &malformed) {
-		t.Fatalf("ParseSpec = %+v, %v; want a SpecError", spec, err)
+		t.Fatalf("ParseSpec = %+v, %v; want a JSONError", spec, err)
 	}
-	if diff := cmp.Diff(&SpecError{Path: path, Msg: msg}, malformed); diff != "" {
+	if diff := cmp.Diff(&JSONError{Path: path, Msg: msg}, malformed); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
 }

@@ -3,8 +3,6 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
-
-	"github.com/keyward/keyward/internal/strictjson"
 )
 
 // maxSpecBytes bounds a spec's JSON: as long as a message on the socket may be.
@@ -45,7 +43,7 @@ func enumName(names [][]string, n uint8) string {
 //   - the whole may be {"session": SPEC}, or superjson's {"json": SPEC, "meta": {...}}.
 //
 // A document with a private key anywhere is refused. requireSigner false accepts a spec without
-// "signer" (Signer is then zero). The error is always a *[SpecError]; it shows no value that could be a key.
+// "signer" (Signer is then zero). The error is always a *[JSONError]; it shows no value that could be a key.
 func ParseSpec(data []byte, requireSigner bool) (*Spec, error) {
 	spec, _, err := ReadSpec(data, requireSigner)
 	return spec, err
@@ -146,35 +144,35 @@ func shapeLimit(l UsageLimit) limitJSON {
 	return limitJSON{l.LimitType, Decimal(l.Limit), Decimal(l.Period)}
 }
 
-func (d *decoder) spec(v *strictjson.Node, path string, requireSigner bool) (s Spec) {
+func (d *decoder) spec(v *jsonNode, path string, requireSigner bool) (s Spec) {
 	o := d.specObject(v, path, "signer", "expiresAt", "feeLimit", "callPolicies", "transferPolicies")
 	if requireSigner || o.has("signer") {
 		o.specText("signer", &s.Signer)
 	}
 	s.ExpiresAt = o.specUint("expiresAt")
 	s.FeeLimit = o.limit("feeLimit")
-	o.array("callPolicies", func(item *strictjson.Node, path string) {
+	o.array("callPolicies", func(item *jsonNode, path string) {
 		s.CallPolicies = append(s.CallPolicies, d.callSpec(item, path))
 	})
-	o.array("transferPolicies", func(item *strictjson.Node, path string) {
+	o.array("transferPolicies", func(item *jsonNode, path string) {
 		s.TransferPolicies = append(s.TransferPolicies, d.transferSpec(item, path))
 	})
 	return s
 }
 
-func (d *decoder) callSpec(v *strictjson.Node, path string) (p CallSpec) {
+func (d *decoder) callSpec(v *jsonNode, path string) (p CallSpec) {
 	o := d.specObject(v, path, "target", "selector", "maxValuePerUse", "valueLimit", "constraints")
 	o.specText("target", &p.Target)
 	p.Selector = o.selector("selector")
 	p.MaxValuePerUse = o.specUint("maxValuePerUse")
 	p.ValueLimit = o.limit("valueLimit")
-	o.array("constraints", func(item *strictjson.Node, path string) {
+	o.array("constraints", func(item *jsonNode, path string) {
 		p.Constraints = append(p.Constraints, d.constraint(item, path))
 	})
 	return p
 }
 
-func (d *decoder) transferSpec(v *strictjson.Node, path string) (p TransferSpec) {
+func (d *decoder) transferSpec(v *jsonNode, path string) (p TransferSpec) {
 	o := d.specObject(v, path, "target", "maxValuePerUse", "valueLimit")
 	o.specText("target", &p.Target)
 	p.MaxValuePerUse = o.specUint("maxValuePerUse")
@@ -182,7 +180,7 @@ func (d *decoder) transferSpec(v *strictjson.Node, path string) (p TransferSpec)
 	return p
 }
 
-func (d *decoder) constraint(v *strictjson.Node, path string) (c Constraint) {
+func (d *decoder) constraint(v *jsonNode, path string) (c Constraint) {
 	o := d.specObject(v, path, "condition", "index", "refValue", "limit")
 	c.Condition = Condition(o.specEnum("condition", conditionNames))
 	c.Index = o.specUint64("index")
