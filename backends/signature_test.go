@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"math/big"
+	mathrand "math/rand/v2"
 	"testing"
 
 	"github.com/ethereum/go-ethereum/crypto"
@@ -81,6 +82,60 @@ func TestRecoverable(t *testing.T) {
 	}
 	if !seen[27] || !seen[28] {
 		t.Errorf("V was %v in 64 signatures, want 27 and 28", seen)
+	}
+}
+
+// TestRecoverableAgrees compares Recoverable with recovery of the key, which is another computation, for many keys and
+// for digests, signatures and keys of which one bit is wrong.
+func TestRecoverableAgrees(t *testing.T) {
+	for round := range 80 {
+		key, err := crypto.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := [32]byte{} // 0 is one
+		switch {
+		case round%8 == 1:
+			copy(digest[:], order.Bytes()) // 0 modulo the order
+		case round%8 == 2:
+			copy(digest[:], bytes.Repeat([]byte{0xff}, 32)) // above the order
+		case round%8 > 2:
+			rand.Read(digest[:])
+		}
+		raw, err := crypto.Sign(digest[:], key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		good, pub := backends.Signature(raw[:64]), crypto.FromECDSAPub(&key.PublicKey)
+		agree(t, pub, digest, good, true)
+		for range 8 {
+			bit := mathrand.IntN(8 * 32)
+			wrongDigest, wrongR, wrongS := digest, good, good
+			wrongDigest[bit/8] ^= 1 << (bit % 8)
+			wrongR[bit/8] ^= 1 << (bit % 8)
+			wrongS[32+bit/8] ^= 1 << (bit % 8)
+			agree(t, pub, wrongDigest, good, false)
+			agree(t, pub, digest, wrongR, false)
+			agree(t, pub, digest, wrongS, false)
+		}
+		negative := bytes.Clone(pub) // -P, which is on the curve
+		new(big.Int).Sub(crypto.S256().Params().P, key.Y).FillBytes(negative[33:])
+		agree(t, negative, digest, good, new(big.Int).Mod(new(big.Int).SetBytes(digest[:]), order).Sign() == 0)
+	}
+}
+
+// agree checks that sig is by pub, or is not, in both computations, and that both find the same V.
+func agree(t *testing.T, pub []byte, digest [32]byte, sig backends.Signature, valid bool) {
+	t.Helper()
+	got, err := backends.Recoverable(pub, digest, sig)
+	if valid != (err == nil) || !valid && !errors.Is(err, backends.ErrBadSignature) {
+		t.Fatalf("Recoverable(%x, %x, %x) = %x, %v, want it to verify: %v", pub, digest, sig, got, err, valid)
+	}
+	for v := range byte(2) {
+		recovered, err := crypto.Ecrecover(digest[:], append(bytes.Clone(sig[:]), v))
+		if is := err == nil && bytes.Equal(recovered, pub); is != (valid && got[64] == 27+v) {
+			t.Fatalf("Recoverable(%x, %x, %x) has V %d, and with V %d the key recovers: %v", pub, digest, sig, got[64], 27+v, is)
+		}
 	}
 }
 
