@@ -6,7 +6,7 @@
 # make endurance  millions of signed transactions at the ledger: its size, its latency
 # make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
 # make kills      the agent and its ledger, killed 1,000 times each under load
-# make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, many hours on a small machine
+# make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, about half an hour on a quiet machine
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make check gofmt, go vet and staticcheck
@@ -96,7 +96,7 @@ kills: deps-test
 	go test ./softhsm-test -run '^TestKilledUnderLoad$$' -count=1 -v -timeout 24h -kills $(KILLS)
 
 MUTANTS ?= 400
-MUTATED = session policy internal/zktx audit internal/durable backends/sealed internal/secret
+MUTATED = internal/durable audit backends/sealed internal/zktx policy internal/secret session
 
 mutate:
 	go run ./internal/mutate -seed $(SEED) -n $(MUTANTS) -state mutate-$(SEED).jsonl $(MUTATED)

@@ -4,70 +4,199 @@
 //	go run ./internal/mutate -seed 1 -n 400 ./session ./policy
 //
 // Where a change goes is drawn by lines of code, so that a large package gets more of them. The state is kept in a file; a run with the
-// same seed and number goes on where the last one ended. The sources are never changed: each mutant is an overlay (go help build).
+// same seed and number goes on where the last one ended. The sources are never changed: each build is an overlay (go help build).
+//
+// A package is built once with all its mutants, of which an environment variable turns one on. Each test is run alone once, which says
+// what it covers and how long it takes; a mutant meets the tests that cover it, quick ones first.
+//
+// Survivors that are equal to the original are in a list, each with its reason.
 package main
 
 import (
 	"bufio"
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 )
 
 // result is what became of a mutant: one line of the state file.
 type result struct {
-	Mutant string `json:"mutant"` // see [mutant.String]
-	Result string `json:"result"` // "killed", "timed out", "does not build" or "survived"
+	Mutant string `json:"mutant"`       // see [mutant.String]
+	Result string `json:"result"`       // "killed", "timed out", "does not build" or "survived"
+	By     string `json:"by,omitempty"` // the test that noticed
+}
+
+// options are the flags.
+type options struct {
+	seed    uint64
+	n       int
+	state   string
+	limit   time.Duration
+	jobs    int
+	again   bool
+	reasons string
 }
 
 func main() {
-	seed := flag.Uint64("seed", 1, "draws the sample")
-	n := flag.Int("n", 400, "how many mutants")
-	state := flag.String("state", "mutate.jsonl", "file of what was tried before")
-	limit := flag.Duration("limit", 3*time.Minute, "for the tests of one mutant")
+	var o options
+	flag.Uint64Var(&o.seed, "seed", 1, "draws the sample")
+	flag.IntVar(&o.n, "n", 400, "how many mutants")
+	flag.StringVar(&o.state, "state", "mutate.jsonl", "file of what was tried before")
+	flag.DurationVar(&o.limit, "limit", time.Minute, "for the tests of one mutant, beside 10 times what they take alone")
+	flag.IntVar(&o.jobs, "jobs", 2, "mutants that are tried side by side")
+	flag.BoolVar(&o.again, "again", false, "try survivors again, with every test of the package")
+	flag.StringVar(&o.reasons, "survivors", "internal/mutate/survivors.txt", "list of mutants that are equal to the original")
 	flag.Parse()
-	if err := run(*seed, *n, *state, *limit, flag.Args()); err != nil {
+	if err := o.run(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
 }
 
-func run(seed uint64, n int, state string, limit time.Duration, dirs []string) error {
-	sample, err := draw(seed, n, dirs)
+func (o *options) run(dirs []string) error {
+	sample, err := draw(o.seed, o.n, dirs)
 	if err != nil {
 		return err
 	}
-	tried, err := readState(state)
+	reasons, err := readReasons(o.reasons)
 	if err != nil {
 		return err
 	}
-	out, err := os.OpenFile(state, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	tried, err := readState(o.state)
+	if err != nil {
+		return err
+	}
+	out, err := os.OpenFile(o.state, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	for i, m := range sample {
-		if tried[m.String()] != "" {
+	r := &runner{options: o, tried: tried, out: json.NewEncoder(out), all: len(sample)}
+	for _, dir := range dirs {
+		var mutants []*mutant
+		for _, m := range sample {
+			was := tried[m.String()]
+			if filepath.Dir(m.file) == filepath.Clean(dir) && (was == "" || was == "survived" && o.again && reasons[m.id()] == "") {
+				mutants = append(mutants, m)
+			}
+		}
+		if len(mutants) == 0 {
 			continue
 		}
-		res, err := m.try(limit)
-		if err != nil {
-			return err
-		}
-		tried[m.String()] = res
-		fmt.Printf("%d/%d %s: %s\n", i+1, len(sample), m, res)
-		if err := json.NewEncoder(out).Encode(result{m.String(), res}); err != nil {
+		if err := r.tryAll(filepath.Clean(dir), mutants); err != nil {
 			return err
 		}
 	}
-	report(seed, sample, tried)
+	report(o.seed, sample, tried, reasons)
 	return nil
+}
+
+// runner tries mutants and writes what becomes of them.
+type runner struct {
+	*options
+	all int
+
+	mu    sync.Mutex // guards what is below
+	tried map[string]string
+	out   *json.Encoder
+}
+
+func (r *runner) done(m *mutant, res, by string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tried[m.String()] = res
+	fmt.Printf("%d/%d %s: %s %s\n", len(r.tried), r.all, m, res, by)
+	return r.out.Encode(result{m.String(), res, by})
+}
+
+// tryAll tries mutants of one package.
+func (r *runner) tryAll(dir string, mutants []*mutant) error {
+	s, err := measure(dir, fmt.Sprintf("%s.%s", r.state, strings.ReplaceAll(dir, "/", "-")))
+	if err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp("", "mutate")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	numbers := map[*mutant]int{}
+	var inside []*mutant
+	for i, m := range mutants {
+		numbers[m] = i
+		if m.fn != nil {
+			inside = append(inside, m)
+		}
+	}
+	slices.SortStableFunc(inside, func(a, b *mutant) int {
+		return cmp.Or(strings.Compare(a.file, b.file), a.from-b.from)
+	})
+	binary := filepath.Join(tmp, "mutants.test")
+	broken, err := buildSwitched(dir, binary, inside, numbers)
+	if err != nil {
+		return err
+	}
+	work := make(chan *mutant)
+	errs := make([]error, r.jobs)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			for m := range work {
+				res, by := r.tryOne(s, m, numbers[m], binary, broken[m])
+				errs[i] = errors.Join(errs[i], r.done(m, res, by))
+			}
+		})
+	}
+	for _, m := range mutants {
+		work <- m
+	}
+	close(work)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (r *runner) tryOne(s *suite, m *mutant, number int, binary string, broken bool) (res, by string) {
+	if broken {
+		return "does not build", ""
+	}
+	if m.fn == nil { // the value of a variable: a build of its own
+		binary = fmt.Sprintf("%s.%d", binary, number)
+		if !m.build(binary) {
+			return "does not build", ""
+		}
+		defer os.Remove(binary)
+	}
+	tests := s.covering(m)
+	if r.again {
+		tests = s.Tests
+	}
+	return s.try(binary, number, tests, r.limit)
+}
+
+// build builds the tests of the mutant's package with this one change.
+func (m *mutant) build(binary string) bool {
+	changed, overlay := binary+".go", binary+".json"
+	path, err := filepath.Abs(m.file)
+	if err != nil {
+		return false
+	}
+	text, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	if err != nil {
+		return false
+	}
+	if err := errors.Join(os.WriteFile(changed, m.source(), 0o600), os.WriteFile(overlay, text, 0o600)); err != nil {
+		return false
+	}
+	_, err = goTool("test", "-c", "-overlay", overlay, "-o", binary, "./"+filepath.Dir(m.file))
+	return err == nil
 }
 
 func readState(path string) (tried map[string]string, err error) {
@@ -89,67 +218,4 @@ func readState(path string) (tried map[string]string, err error) {
 		tried[r.Mutant] = r.Result
 	}
 	return tried, lines.Err()
-}
-
-// try runs the tests of the package on the mutant.
-func (m *mutant) try(limit time.Duration) (string, error) {
-	dir, err := os.MkdirTemp("", "mutate")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	path, err := filepath.Abs(m.file)
-	if err != nil {
-		return "", err
-	}
-	changed, overlay := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json")
-	text, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
-	if err != nil {
-		return "", err
-	}
-	if err := errors.Join(os.WriteFile(changed, m.source(), 0o644), os.WriteFile(overlay, text, 0o644)); err != nil {
-		return "", err
-	}
-	pkg := "./" + filepath.Dir(m.file)
-	// Without vet, whose findings in a mutant are neither tests nor the compiler's.
-	if _, err := goTool(limit, "test", "-overlay", overlay, "-vet=off", "-run", "^$", pkg); err != nil {
-		return "does not build", nil
-	}
-	_, err = goTool(limit, "test", "-overlay", overlay, "-vet=off", "-failfast", "-timeout", limit.String(), pkg)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timed out", nil
-	case err != nil:
-		return "killed", nil
-	}
-	return "survived", nil
-}
-
-// goTool runs the go command; context.DeadlineExceeded if it took longer than limit and a minute.
-func goTool(limit time.Duration, args ...string) (out []byte, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.WaitDelay = 10 * time.Second
-	out, err = cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		return out, ctx.Err()
-	}
-	return out, err
-}
-
-// report prints the seed, the score and the survivors.
-func report(seed uint64, sample []*mutant, tried map[string]string) {
-	count := map[string]int{}
-	for _, m := range sample {
-		count[tried[m.String()]]++
-	}
-	noticed, all := count["killed"]+count["timed out"], len(sample)-count["does not build"]
-	fmt.Printf("seed %d: %d mutants, %d do not build; of the others %d were noticed (%d by the time limit), %d survived: %.1f %%\n",
-		seed, len(sample), count["does not build"], noticed, count["timed out"], count["survived"], 100*float64(noticed)/float64(max(1, all)))
-	for _, m := range sample {
-		if tried[m.String()] == "survived" {
-			fmt.Println("survived:", m)
-		}
-	}
 }

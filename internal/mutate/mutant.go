@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"math/rand/v2"
@@ -19,16 +20,34 @@ type mutant struct {
 	from, to int    // bytes of the file that are replaced
 	old, new string // what was there, and what is there instead
 	text     []byte // of the whole file
+	fn       *function
 }
 
-func (m *mutant) String() string {
+// function is a function or method with a body.
+type function struct {
+	from, to int   // bytes of its body, braces included
+	labels   []int // the ends of its labels' names, where they are set and where they are used
+	results  bool
+}
+
+func (m *mutant) String() string { return fmt.Sprintf("%s:%d: %s", m.file, m.line, m.change()) }
+
+func (m *mutant) change() string {
 	short := func(s string) string {
 		s = strings.Join(strings.Fields(s), " ")
 		return s[:min(len(s), 60)]
 	}
-	return fmt.Sprintf("%s:%d: %q → %q", m.file, m.line, short(m.old), short(m.new))
+	return fmt.Sprintf("%q → %q", short(m.old), short(m.new))
 }
 
+// id names the mutant without its line number, which changes with each edit above it: the file, the line's text and the change.
+func (m *mutant) id() string {
+	from := bytes.LastIndexByte(m.text[:m.from], '\n') + 1
+	line, _, _ := bytes.Cut(m.text[from:], []byte("\n"))
+	return fmt.Sprintf("%s: %s: %s", m.file, strings.TrimSpace(string(line)), m.change())
+}
+
+// source is the file with the change.
 func (m *mutant) source() []byte {
 	return bytes.Join([][]byte{m.text[:m.from], []byte(m.new), m.text[m.to:]}, nil)
 }
@@ -52,7 +71,11 @@ func draw(seed uint64, n int, dirs []string) (sample []*mutant, err error) {
 			return nil, err
 		}
 		for _, file := range files { // sorted
-			if strings.HasSuffix(file, "_test.go") {
+			compiled, err := build.Default.MatchFile(filepath.Split(file))
+			if err != nil {
+				return nil, err
+			}
+			if !compiled || strings.HasSuffix(file, "_test.go") {
 				continue
 			}
 			more, err := mutantsOf(file)
@@ -82,7 +105,10 @@ func mutantsOf(file string) (lines [][]*mutant, err error) {
 		return nil, err
 	}
 	f := &finder{fset: fset, file: filepath.Clean(file), text: text, byLine: map[int]int{}}
-	ast.Inspect(parsed, f.visit)
+	for _, decl := range parsed.Decls {
+		f.fn = f.function(decl)
+		ast.Inspect(decl, f.visit)
+	}
 	return f.lines, nil
 }
 
@@ -93,12 +119,36 @@ type finder struct {
 	text   []byte
 	lines  [][]*mutant
 	byLine map[int]int // index in lines
+	fn     *function   // that is looked at, if any
 }
+
+// function describes decl, nil if it is none.
+func (f *finder) function(decl ast.Decl) *function {
+	d, ok := decl.(*ast.FuncDecl)
+	if !ok || d.Body == nil {
+		return nil
+	}
+	fn := &function{from: f.offset(d.Body.Lbrace), to: f.offset(d.Body.Rbrace) + 1, results: d.Type.Results.NumFields() > 0}
+	ast.Inspect(d.Body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.LabeledStmt:
+			fn.labels = append(fn.labels, f.offset(n.Label.End()))
+		case *ast.BranchStmt:
+			if n.Label != nil {
+				fn.labels = append(fn.labels, f.offset(n.Label.End()))
+			}
+		}
+		return true
+	})
+	return fn
+}
+
+func (f *finder) offset(p token.Pos) int { return f.fset.Position(p).Offset }
 
 // replace adds the mutant that has with in the place of from to to.
 func (f *finder) replace(from, to token.Pos, with string) {
 	a, b := f.fset.Position(from), f.fset.Position(to)
-	m := &mutant{file: f.file, line: a.Line, from: a.Offset, to: b.Offset, old: string(f.text[a.Offset:b.Offset]), new: with, text: f.text}
+	m := &mutant{file: f.file, line: a.Line, from: a.Offset, to: b.Offset, old: string(f.text[a.Offset:b.Offset]), new: with, text: f.text, fn: f.fn}
 	i, ok := f.byLine[a.Line]
 	if !ok {
 		i = len(f.lines)
@@ -110,7 +160,7 @@ func (f *finder) replace(from, to token.Pos, with string) {
 
 // between is the source of n.
 func (f *finder) between(n ast.Node) []byte {
-	return f.text[f.fset.Position(n.Pos()).Offset:f.fset.Position(n.End()).Offset]
+	return f.text[f.offset(n.Pos()):f.offset(n.End())]
 }
 
 func (f *finder) visit(n ast.Node) bool {

@@ -22,11 +22,11 @@ func TestDraw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type place struct {
+	type fileLine struct {
 		file string
 		line int
 	}
-	seen, same := map[place]bool{}, 0
+	seen, same := map[fileLine]bool{}, 0
 	for i, m := range sample {
 		if m.String() != again[i].String() {
 			t.Errorf("mutant %d is %v, and then %v", i, m, again[i])
@@ -34,7 +34,7 @@ func TestDraw(t *testing.T) {
 		if m.String() == other[i].String() {
 			same++
 		}
-		if at := (place{m.file, m.line}); seen[at] {
+		if at := (fileLine{m.file, m.line}); seen[at] {
 			t.Errorf("two mutants of %v", at)
 		} else {
 			seen[at] = true
