@@ -77,7 +77,7 @@ func (t *Trail) checkRecords(head Head) error {
 	if head.Seq == head.Sealed {
 		head.Hash = [32]byte{}
 	}
-	if _, err := verify(io.NewSectionReader(t.f, 0, t.size), at, head, false); err != nil {
+	if _, err := verify(io.NewSectionReader(t.f, 0, t.size), at, head, false, func([]byte) {}); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDamaged, t.path, err)
 	}
 	return nil

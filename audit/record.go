@@ -38,6 +38,11 @@ const (
 	AgentLocked      Event = "agent.locked"
 	AgentUnlocked    Event = "agent.unlocked"
 	AgentReloaded    Event = "agent.reloaded"
+	BackupMade       Event = "backup.made"
+	StateRestored    Event = "state.restored" // from a backup; detail has what was counted for the time since
+	StateRepaired    Event = "state.repaired" // by keyward repair; detail has the damage and what was done
+	TrailArchived    Event = "trail.archived" // the first records are not here any more; detail is a Gone
+	TrailRepaired    Event = "trail.repaired" // the same, since they were damaged
 )
 
 // Peer is who asked, as the kernel tells (SO_PEERCRED, unix(7)).

@@ -15,6 +15,7 @@ import (
 type Report struct {
 	Head  Head   // of the last record that was read
 	After uint64 // records beyond the head that was asked about
+	Gone  uint64 // the first records, which were archived; a later record says so
 }
 
 // Verify reads the trail whose newest segment is at path, from its first record, and checks that each one
@@ -23,6 +24,8 @@ type Report struct {
 //
 // journal holds lines up to head that may not have reached the file yet, see [OpenTrail].
 // live says that an agent may be appending: then records after head are no damage.
+//
+// A trail whose first records were archived begins later, and has a record that says so, see [Gone].
 func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
 	trail, err := OpenSegments(path)
 	if errors.Is(err, fs.ErrNotExist) && head.Seq == 0 {
@@ -35,10 +38,18 @@ func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
 		return Report{}, err
 	}
 	defer trail.Close()
-	rep, err := verify(io.MultiReader(trail, bytes.NewReader(trail.lacks(head, journal))), Head{}, head, live)
+	begin, err := startOf(path)
+	if err != nil {
+		return Report{}, err
+	}
+	rep, err := verify(io.MultiReader(trail, bytes.NewReader(trail.lacks(head, journal))), begin.Head, head, live, begin.look)
+	if err == nil {
+		err = begin.explained()
+	}
 	if err != nil {
 		return rep, fmt.Errorf("%w: %s: %w", ErrDamaged, trail.at(path), err)
 	}
+	rep.Gone = begin.Seq
 	return rep, nil
 }
 
@@ -58,8 +69,8 @@ func (r *Reader) lacks(head Head, journal []byte) []byte {
 	return journal[int64(len(journal))-lacks:]
 }
 
-// verify reads the records after at.
-func verify(r io.Reader, at, head Head, live bool) (Report, error) {
+// verify reads the records after at, and calls look with each.
+func verify(r io.Reader, at, head Head, live bool, look func(line []byte)) (Report, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	for {
 		line, err := br.ReadBytes('\n')
@@ -77,6 +88,7 @@ func verify(r io.Reader, at, head Head, live bool) (Report, error) {
 			return Report{Head: at}, err
 		}
 		at = next
+		look(line)
 		if at.Seq == head.Seq && at.Hash != head.Hash {
 			return Report{Head: at}, fmt.Errorf("record %d is not the one that the ledger knows: it was edited, or one before it and all links since", at.Seq)
 		}

@@ -26,11 +26,17 @@ func (t *tool) auditCommand() *cli.Command {
 				Action: t.auditTail,
 			},
 			{
-				Name:   "verify",
-				Usage:  "check that no record was changed, inserted, removed or cut off",
-				Flags:  []cli.Flag{&cli.StringFlag{Name: "file", TakesFile: true, Usage: "`FILE` to check instead: a copy of the agent's trail"}},
+				Name:  "verify",
+				Usage: "check that no record was changed, inserted, removed or cut off",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "file", TakesFile: true, Usage: "`FILE` to check instead: a copy of the agent's trail"},
+					&cli.StringFlag{Name: "checkpoint", TakesFile: true, Usage: "compare with the checkpoint in `FILE`, too: what a witness has kept"},
+					&cli.StringFlag{Name: "key", Usage: "public `KEY` of that checkpoint (default: the agent's own)"},
+				},
 				Action: t.auditVerify,
 			},
+			t.checkpointCommand(),
+			t.witnessCommand(),
 		},
 	}
 }
@@ -62,6 +68,11 @@ func (t *tool) auditVerify(c *cli.Context) error {
 	report, err := audit.Verify(file, a.head, a.journal, a.live)
 	if err != nil {
 		return err
+	}
+	if c.IsSet("checkpoint") {
+		if err := t.verifyCheckpoint(c, p, file); err != nil {
+			return err
+		}
 	}
 	if a.name == "none" {
 		t.note("no agent and no ledger here: records that were cut off at the end can't be noticed")

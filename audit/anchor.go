@@ -1,0 +1,194 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/bits"
+	"os"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Gone is the detail of a record that says that all records up to number Records are not in the trail any more:
+// [TrailArchived] and [TrailRepaired]. By it the rest of the trail can still be verified: the first record that is left continues
+// the one with this number and hash, and this record is part of the chain that leads to the ledger's head.
+type Gone struct {
+	Records uint64 `json:"records"`
+	Hash    string `json:"hash"` // of the last one's line, SHA-256, 0x-hex
+	// Tree is the roots of the complete subtrees of the first Records lines, the largest first, in base64: with them the roots of later
+	// trees can be computed. nil: they are not known.
+	Tree  []tlog.Hash `json:"tree,omitempty"`
+	To    string      `json:"to,omitempty"`    // directory that they are in now; "": they were deleted
+	Files []GoneFile  `json:"files,omitempty"` // there
+	Why   string      `json:"why,omitempty"`   // of a repair: the damage
+}
+
+// GoneFile is a segment that was moved.
+type GoneFile struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"` // of the segment, not compressed; 0x-hex
+}
+
+// goneIn returns what the record on line says is gone; ok is false if it says nothing of the kind.
+func goneIn(line []byte) (g Gone, ok bool) {
+	if !bytes.Contains(line, []byte(`"event":"trail.`)) {
+		return g, false
+	}
+	var rec struct {
+		Event  Event           `json:"event"`
+		Detail json.RawMessage `json:"detail"`
+	}
+	if json.Unmarshal(line, &rec) != nil || rec.Event != TrailArchived && rec.Event != TrailRepaired {
+		return g, false
+	}
+	return g, json.Unmarshal(rec.Detail, &g) == nil
+}
+
+// start is where a trail begins. A trail from which nothing was moved begins before record 1, and needs no record that says so.
+type start struct {
+	Head       // before the first record that is there
+	said *Gone // by a record of the trail; nil: not found yet
+}
+
+// startOf finds where the trail at path begins: by the number and the link of its first record.
+func startOf(path string) (*start, error) {
+	r, err := OpenSegments(path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	line, err := bufio.NewReaderSize(r, 1<<16).ReadBytes('\n')
+	if err == io.EOF {
+		return &start{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var rec struct {
+		Seq  uint64 `json:"seq"`
+		Prev string `json:"prev"`
+	}
+	if json.Unmarshal(line, &rec) != nil || rec.Seq <= 1 { // [verify] finds what is wrong
+		return &start{}, nil
+	}
+	s := &start{Head: Head{Seq: rec.Seq - 1, Sealed: rec.Seq - 1}}
+	if prev, err := hex.DecodeString(rec.Prev); err == nil && len(prev) == len(s.Hash) {
+		s.Hash = [32]byte(prev)
+	}
+	return s, nil
+}
+
+// look takes note if the record on line says that what is before the start is gone.
+func (s *start) look(line []byte) {
+	if s.Seq == 0 {
+		return
+	}
+	if g, ok := goneIn(line); ok && g.Records == s.Seq && g.Hash == hashText(s.Hash) {
+		s.said = &g
+	}
+}
+
+// explained is nil if nothing is missing before the start, or a record says so.
+func (s *start) explained() error {
+	if s.Seq == 0 || s.said != nil {
+		return nil
+	}
+	return fmt.Errorf("record 1 was expected here, found record %d: records 1 to %d are missing, and no record says that they were archived", s.Seq+1, s.Seq)
+}
+
+func hashText(h [32]byte) string { return fmt.Sprintf("0x%x", h) }
+
+// ReadAfter calls do with each record of the trail at path after head, without its newline, and returns the head of the last one. Each record
+// is checked to continue the one before. The error wraps [ErrDamaged] if one does not, or if head's record is not in the trail.
+func ReadAfter(path string, head Head, do func(line []byte) error) (end Head, err error) {
+	begin, err := startOf(path)
+	if err != nil {
+		return end, err
+	}
+	first := max(head.Seq, 1)
+	if begin.Seq == head.Seq {
+		first = head.Seq + 1
+	}
+	r, err := openAt(path, first)
+	if errors.Is(err, errNoRecord) && begin.Seq == head.Seq && begin.Hash == head.Hash { // there is none after head
+		return placed(path, head)
+	}
+	if err != nil {
+		return end, err
+	}
+	defer r.Close()
+	lines := bufio.NewReaderSize(r, 1<<16)
+	known := begin.Seq == head.Seq && begin.Hash == head.Hash
+	if begin.Seq != head.Seq {
+		line, err := lines.ReadBytes('\n')
+		known = err == nil && sha256.Sum256(line[:len(line)-1]) == head.Hash
+	}
+	if !known {
+		return end, fmt.Errorf("%w: record %d is not the one that is known", ErrDamaged, head.Seq)
+	}
+	end, err = readOn(lines, Head{Seq: head.Seq, Hash: head.Hash}, do)
+	if err != nil {
+		return end, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return placed(path, end)
+}
+
+// readOn calls do with the records after at.
+func readOn(lines *bufio.Reader, at Head, do func(line []byte) error) (Head, error) {
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err == io.EOF && len(line) == 0 {
+			return at, nil
+		}
+		if err != nil {
+			return at, fmt.Errorf("record %d is cut short: %w", at.Seq+1, err)
+		}
+		next, err := at.follows(line[:len(line)-1])
+		if err != nil {
+			return at, err
+		}
+		if err := do(line[:len(line)-1]); err != nil {
+			return at, err
+		}
+		at = next
+	}
+}
+
+// placed fills in where the trail's last record is.
+func placed(path string, h Head) (Head, error) {
+	first, err := firstRecord(path)
+	if err != nil {
+		return h, err
+	}
+	h.Sealed = h.Seq
+	if first > 0 {
+		h.Sealed = first - 1
+	}
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		h.Size = 0
+		return h, nil
+	}
+	if err != nil {
+		return h, err
+	}
+	h.Size = fi.Size()
+	return h, nil
+}
+
+// subtrees are the places, as in [tlog.StoredHashIndex], of the roots of the complete subtrees of the first n leaves, the largest first.
+func subtrees(n int64) (indexes []int64) {
+	for at := int64(0); at < n; {
+		level := bits.Len64(uint64(n-at)) - 1
+		indexes = append(indexes, tlog.StoredHashIndex(level, at>>level))
+		at += 1 << level
+	}
+	return indexes
+}
