@@ -119,6 +119,7 @@ func (e *encoder) verdict(v *Verdict) {
 	e.value("charges", v.Charges)
 	e.truth("replaces", v.Replaces)
 	e.truth("repeat", v.Repeat)
+	e.optional("rules", v.Rules)
 	e.b = append(e.b, '}')
 }
 

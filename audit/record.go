@@ -80,4 +80,6 @@ type Verdict struct {
 	Charges  any  `json:"charges,omitempty"`
 	Replaces bool `json:"replaces,omitempty"` // another transaction with the same nonce was signed before
 	Repeat   bool `json:"repeat,omitempty"`   // this digest was signed before and costs nothing
+	// Rules is the version of the operator's guard rules that judged, a SHA-256 in hex; "" if there are none.
+	Rules string `json:"rules,omitempty"`
 }

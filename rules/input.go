@@ -36,7 +36,6 @@ type Session struct {
 // Client is what the socket knows of the program that asks.
 type Client struct {
 	UID, GID uint32
-	Unit     string // systemd's; "": unknown
 }
 
 // variables are the names that an expression may use, and their types.
@@ -66,9 +65,8 @@ var variables = map[string]*types.Type{
 	"session.protection": types.StringType,
 	"session.expiresAt":  types.TimestampType,
 
-	"client.uid":  types.IntType,
-	"client.gid":  types.IntType,
-	"client.unit": types.StringType,
+	"client.uid": types.IntType,
+	"client.gid": types.IntType,
 }
 
 // ResolveName returns the value of a variable.
@@ -97,8 +95,6 @@ func (in *Input) ResolveName(name string) (any, bool) {
 		return types.Int(in.Client.UID), true
 	case "client.gid":
 		return types.Int(in.Client.GID), true
-	case "client.unit":
-		return types.String(in.Client.Unit), true
 	}
 	return in.resolveTx(name)
 }

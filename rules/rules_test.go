@@ -41,7 +41,7 @@ func input() *Input {
 			GasLimit: dec("100000"), MaxFeePerGas: dec("25000000"), Data: transferData(policy.Address{19: 0xbb}, dec("5")),
 		},
 		Session: Session{ID: "s1", Kind: "agw", Account: policy.Address{19: 1}, Protection: "sealed", Backend: "tpm"},
-		Client:  Client{UID: 1000, GID: 1001, Unit: "app.service"},
+		Client:  Client{UID: 1000, GID: 1001},
 		Now:     time.Date(2026, 11, 28, 23, 30, 0, 0, time.UTC),
 	}
 }
@@ -66,7 +66,7 @@ func TestExpressions(t *testing.T) {
 		`tx.selector == selector("transfer(address to, uint256 amount)")`:                                  true,
 		`tx.selector == selector("0xa9059cbb")`:                                                            true,
 		`tx.function == "transfer(address,uint256)"`:                                                       true,
-		`client.uid == 1000 && client.unit.startsWith("app")`:                                              true,
+		`client.uid == 1000 && client.gid == 1001`:                                                         true,
 		`now.getDayOfWeek() == 6 && now.getHours("UTC") == 23`:                                             true,
 		`session.kind == "eoa" || session.protection != "resident"`:                                        true,
 		`tx.chainId != 2741`:                                                                               false,

@@ -89,13 +89,19 @@ func appendTime(b []byte, t time.Time) []byte {
 	return binary.AppendVarint(b, t.UnixNano())
 }
 
-func (d *decoder) time() time.Time {
+// int reads a signed integer.
+func (d *decoder) int() int64 {
 	x, n := binary.Varint(d.b)
 	if n <= 0 {
 		d.b, d.failed = nil, true
-		return time.Time{}
+		return 0
 	}
 	d.b = d.b[n:]
+	return x
+}
+
+func (d *decoder) time() time.Time {
+	x := d.int()
 	if x == 0 {
 		return time.Time{}
 	}
@@ -160,6 +166,23 @@ func (d *decoder) costs() costs {
 		c = append(c, cost{d.tracker(), d.amount()})
 	}
 	return c
+}
+
+func (t tally) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(t)))
+	for i := range t {
+		b = binary.AppendVarint(binary.AppendVarint(b, t[i].from), t[i].until)
+		b = appendAmount(b, &t[i].amount)
+	}
+	return b
+}
+
+func (d *decoder) tally() tally {
+	t := make(tally, 0, d.count())
+	for range cap(t) {
+		t = append(t, tallied{d.int(), d.int(), d.amount()})
+	}
+	return t
 }
 
 func appendAmounts(b []byte, a amounts) []byte {

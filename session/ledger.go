@@ -5,11 +5,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/rules"
 )
 
 // Ledger counts what sessions have signed for, in memory at once and on disk
@@ -24,8 +26,9 @@ type Ledger struct {
 
 	mu      sync.Mutex
 	books   map[ID]*book
-	index   *index        // of the sessions in books
-	intents map[ID]intent // keys that may exist without their session
+	tallies map[string]*openTally // of guard rules, looked at since the start. Made when needed
+	index   *index                // of the sessions in books
+	intents map[ID]intent         // keys that may exist without their session
 	queue   []*entry
 	head    audit.Head // of the last record on disk
 	halted  error      // not nil: nothing is signed any more
@@ -87,6 +90,10 @@ type Grant struct {
 	Digest  policy.Hash
 	Charges []policy.Charge // from [policy.Spec.Check]
 	Denied  error           // from the same
+
+	Counters []rules.Counter // what guard rules count, from [rules.Set.Judge]
+	Rules    string          // the version of the rules, from [rules.Set.Hash]; for the record
+	At       time.Time       // when the rules judged
 }
 
 // Reservation is a grant that is counted. It is durable once Durable returned nil.
@@ -124,26 +131,34 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	if err != nil {
 		return nil, err
 	}
-	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(p.counted), Repeat: known, Replaces: !known && n.signed}
+	tallies, added, err := l.countLocked(&g, known)
+	if err != nil {
+		return nil, err
+	}
+	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(p.counted), Repeat: known, Replaces: !known && n.signed, Rules: g.Rules}
 	var c *change // a digest that is known changes nothing
 	if !known {
-		c = &change{id: id, used: p.used, costs: nonces{g.Nonce: p.nonce}, grant: &granted{g.Nonce, g.Digest, p.digest}}
+		c = &change{id: id, used: p.used, costs: nonces{g.Nonce: p.nonce}, grant: &granted{g.Nonce, g.Digest, p.digest}, tallies: tallies}
 	}
 	at := digestKey{g.Nonce, g.Digest}
 	r := &Reservation{Counted: p.counted, ledger: l, digest: at, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
-		rec: rec, change: c, after: func() { b.committed(g.Nonce, n) },
+		rec: rec, change: c, after: func() {
+			b.committed(g.Nonce, n)
+			l.talliedLocked(tallies)
+		},
 	}}
 	if err := l.enqueueLocked(r.entry); err != nil {
 		return nil, err
 	}
 	b.take(g.Nonce, n, p)
+	l.tallyAheadLocked(tallies)
 	if !known {
 		n.grant(g.Digest, p.digest)
 	}
 	n.signed = true
 	n.entries++
 	b.inDevice++
-	r.flight = b.join(at, !known)
+	r.flight = b.join(at, !known, added)
 	return r, nil
 }
 
@@ -155,8 +170,11 @@ func (l *Ledger) Preview(id ID, g Grant) ([]policy.Charge, error) {
 	if b == nil || !b.Load().signs() {
 		return nil, notActive(b.session())
 	}
-	_, _, p, err := l.weighLocked(b, &g)
+	_, known, p, err := l.weighLocked(b, &g)
 	if err != nil {
+		return nil, err
+	}
+	if _, _, err := l.countLocked(&g, known); err != nil {
 		return nil, err
 	}
 	return p.counted, nil

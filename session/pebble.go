@@ -34,6 +34,7 @@ const (
 	liabilityKey = 'l' // ‖ ID ‖ nonce → costs
 	signedKey    = 's' // ‖ ID ‖ nonce ‖ digest → costs of that digest
 	chainKey     = 'c' // ‖ ID → settled
+	tallyKind    = 't' // ‖ a counter's key, with its length before it → tally
 )
 
 var (
@@ -216,6 +217,11 @@ func (s *embedded) nonce(id ID, nonce uint64, digest policy.Hash) (c costs, sign
 	return c, signed, known, err
 }
 
+func (s *embedded) tally(key string) (t tally, err error) {
+	_, err = s.get(keyOf(tallyKind, ID(key)), func(d *decoder) { t = d.tally() })
+	return t, err
+}
+
 // highest returns the highest nonce of a session that has a liability, and whether there is one.
 func (s *embedded) highest(id ID) (nonce uint64, any bool, err error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keyOf(liabilityKey, id), UpperBound: append(nonceKey(liabilityKey, id, math.MaxUint64), 0)})
@@ -353,6 +359,9 @@ func (w *writing) change(c *change) {
 		if r.last {
 			w.remove(w.ofNonce(liabilityKey, c.id, r.nonce))
 		}
+	}
+	for _, t := range c.tallies {
+		w.put(w.of(tallyKind, ID(t.key)), t.append(w.valueRoom[:0]))
 	}
 	if c.chain != nil {
 		w.put(w.of(chainKey, c.id), c.chain.append(w.valueRoom[:0]))

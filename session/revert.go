@@ -19,15 +19,16 @@ type digestKey struct {
 
 // flight is the calls for one digest, from the one that charged it to the last that ends.
 type flight struct {
-	calls int  // that have not ended
-	doubt bool // one has ended, and a signature may exist
+	calls int       // that have not ended
+	doubt bool      // one has ended, and a signature may exist
+	added []counted // to the counters of guard rules
 }
 
 // join adds a call for a digest, which first charged, to its flight. It returns nil if the flight is over.
-func (b *book) join(at digestKey, first bool) *flight {
+func (b *book) join(at digestKey, first bool, added []counted) *flight {
 	f := b.flights[at]
 	if first {
-		f = &flight{}
+		f = &flight{added: added}
 		if b.flights == nil {
 			b.flights = map[digestKey]*flight{}
 		}
@@ -55,7 +56,7 @@ func (r *Reservation) failed(certain bool, rec audit.Record) (*entry, error) {
 	if !r.leaveLocked(certain) {
 		return nil, nil
 	}
-	return r.ledger.revertLocked(r.ledger.books[r.pass.id], r.digest, rec)
+	return r.ledger.revertLocked(r.ledger.books[r.pass.id], r.digest, r.flight.added, rec)
 }
 
 // leaveLocked takes the call out of the device and its flight, and reports whether the charge is to be taken back.
@@ -82,7 +83,7 @@ type revertedDetail struct {
 
 // revertLocked takes back what a digest was charged: the nonce costs the most of what is left, and totals fall by
 // the difference. Its entry is in line after that of the charge. It returns nil if the digest is forgotten already.
-func (l *Ledger) revertLocked(b *book, at digestKey, rec audit.Record) (*entry, error) {
+func (l *Ledger) revertLocked(b *book, at digestKey, added []counted, rec audit.Record) (*entry, error) {
 	n, known, err := l.nonceLocked(b, at.nonce, at.digest)
 	if err != nil || !known {
 		return nil, err
@@ -95,6 +96,10 @@ func (l *Ledger) revertLocked(b *book, at digestKey, rec audit.Record) (*entry, 
 	if err != nil {
 		return nil, err
 	}
+	tallies, err := l.uncountLocked(added)
+	if err != nil {
+		return nil, err
+	}
 	left, totals := takeBack(n.costs, remain, b.chain != nil, used)
 	returned := amounts{}
 	for _, after := range totals {
@@ -102,17 +107,21 @@ func (l *Ledger) revertLocked(b *book, at digestKey, rec audit.Record) (*entry, 
 	}
 	rec.Event, rec.Detail = audit.SignReverted, revertedDetail{rec.Detail, returned}
 	last := len(remain) == 0
-	c := &change{id: b.Load().ID, used: totals, revert: &reverted{at.nonce, at.digest, last}}
+	c := &change{id: b.Load().ID, used: totals, revert: &reverted{at.nonce, at.digest, last}, tallies: tallies}
 	if !last {
 		c.costs = nonces{at.nonce: left}
 	}
-	e := &entry{rec: &rec, change: c, after: func() { b.committed(at.nonce, n) }}
+	e := &entry{rec: &rec, change: c, after: func() {
+		b.committed(at.nonce, n)
+		l.talliedLocked(tallies)
+	}}
 	if err := l.enqueueLocked(e); err != nil {
 		return nil, err
 	}
 	for _, total := range totals {
 		b.setUsed(total.tracker, total.amount)
 	}
+	l.tallyAheadLocked(tallies)
 	n.costs, n.signed = left, !last
 	n.revert(at.digest)
 	n.entries++

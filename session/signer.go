@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/rules"
 )
 
 // SignRequest asks for a signature over a transaction. Session or Signer names the
@@ -56,6 +58,8 @@ type Signer struct {
 	Watcher  *Watcher // nil: the agent is offline
 	// Rules are what the nodes of each chain refuse, by chain id. A chain that is missing is an unknown one.
 	Rules map[uint64]zktx.ChainRules
+	// Guard is the operator's guard rules; nil: none. Stored anew while requests run, each of them is judged by one version.
+	Guard atomic.Pointer[rules.Set]
 
 	granted, denied, failed atomic.Uint64
 }
@@ -111,7 +115,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	res, err := s.reserve(j, rec)
 	if err != nil {
 		leave()
-		return nil, s.deny(ctx, rec, req.Tx, err)
+		return nil, s.deny(ctx, rec, j, req.Tx, err)
 	}
 	s.Sessions.forecast.use(sess.ID)
 	atDevice := time.Now()
@@ -154,18 +158,25 @@ type judgement struct {
 	digest    policy.Hash
 	periodIDs []uint64
 	charges   []policy.Charge
-	denied    error // by the policy; a limit among charges may deny before it
+	denied    error          // by the policy; a limit among charges may deny before it
+	guard     *rules.Verdict // nil: the rules were not asked
+	rules     string         // the version of the rules that were asked
+	at        time.Time
 	refused   error // whatever the policy says: the state of the session, not its transaction, or no node's
 }
 
 func (j *judgement) grant() Grant {
-	return Grant{Nonce: j.nonce, Digest: j.digest, Charges: j.charges, Denied: j.denied}
+	g := Grant{Nonce: j.nonce, Digest: j.digest, Charges: j.charges, Denied: j.denied, Rules: j.rules, At: j.at}
+	if j.guard != nil {
+		g.Counters = j.guard.Counters
+	}
+	return g
 }
 
 // judge computes the digest and asks the policy.
 func (s *Signer) judge(peer audit.Peer, sess *Session, req *SignRequest) *judgement {
 	now, tx := s.Sessions.cfg.Now(), req.Tx
-	j := &judgement{sess: sess, nonce: tx.Nonce, digest: tx.Digest()}
+	j := &judgement{sess: sess, nonce: tx.Nonce, digest: tx.Digest(), at: now}
 	if tx.ChainID != sess.ChainID {
 		j.refused = s.wrongChain(peer, sess, req)
 		return j
@@ -179,7 +190,30 @@ func (s *Signer) judge(peer audit.Peer, sess *Session, req *SignRequest) *judgem
 	if j.denied == nil {
 		j.refused = s.checkIncludable(sess, tx, j.periodIDs)
 	}
+	if j.denied == nil && j.refused == nil {
+		s.judgeByRules(peer, j, tx)
+	}
 	return j
+}
+
+// judgeByRules asks the operator's guard rules about what the spec allows.
+func (s *Signer) judgeByRules(peer audit.Peer, j *judgement, tx *zktx.Transaction) {
+	set := s.Guard.Load()
+	if set.Hash() == "" {
+		return
+	}
+	sess := j.sess
+	j.rules = set.Hash()
+	j.guard = set.Judge(&rules.Input{
+		Tx: tx, Now: j.at, Client: rules.Client{UID: peer.UID, GID: peer.GID},
+		Session: rules.Session{
+			ID: string(sess.ID), Kind: string(sess.Kind), Account: sess.Account, Signer: sess.Signer(), Backend: sess.Backend,
+			Protection: string(sess.Protection), ExpiresAt: time.Unix(int64(min(sess.expiresAt(), math.MaxInt64)), 0),
+		},
+	})
+	if d := j.guard.Denied; d != nil {
+		j.refused = &policy.Denial{Reason: ReasonGuardRule, Detail: d.Error(), Policy: -1, Constraint: -1}
+	}
 }
 
 // checkIncludable refuses what the session allows and no node would include: it would be charged for nothing.
@@ -251,7 +285,7 @@ func (s *Signer) grantRecord(peer audit.Peer, req *SignRequest, j *judgement) *a
 }
 
 // deny records a denial and returns it.
-func (s *Signer) deny(ctx context.Context, rec *audit.Record, tx *zktx.Transaction, err error) error {
+func (s *Signer) deny(ctx context.Context, rec *audit.Record, j *judgement, tx *zktx.Transaction, err error) error {
 	var d *policy.Denial
 	if !errors.As(err, &d) {
 		return err
@@ -259,7 +293,7 @@ func (s *Signer) deny(ctx context.Context, rec *audit.Record, tx *zktx.Transacti
 	s.denied.Add(1)
 	denied := *rec
 	denied.Event, denied.Transaction = audit.SignDenied, brief(tx)
-	denied.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error()}
+	denied.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error(), Rules: j.rules}
 	return s.Sessions.refused(ctx, denied, d.Reason, err)
 }
 

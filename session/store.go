@@ -25,6 +25,8 @@ type store interface {
 	// liabilities calls do with what each signed nonce from <= nonce < to of a session costs, lowest first,
 	// until do returns an error, which it returns.
 	liabilities(id ID, from, to uint64, do func(nonce uint64, c costs) error) error
+	// tally returns a counter of a guard rule; nil if it has counted nothing.
+	tally(key string) (tally, error)
 	// commit makes b durable: all or nothing of it is there after a crash, and all once commit has returned nil.
 	// It keeps nothing of b. After an error the store takes no further commit: its caller stops, and the next start reads what
 	// is there.
@@ -63,6 +65,7 @@ type change struct {
 	used    costs        // new totals
 	costs   nonces       // new costs of nonces
 	chain   *settled     // nil: as before
+	tallies []newTally   // new contents of guard rules' counters
 	forget  forgotten    // what can't be asked for any more
 }
 
