@@ -13,6 +13,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -108,22 +109,35 @@ type rule struct {
 	judge   func(*Input, *Verdict) error
 }
 
-// Compile checks rules and makes them ready for use. The error names the rule and what is wrong with it.
+// Error is what is wrong with one of the rules given to [Compile].
+type Error struct {
+	Index int // in the list, from 0
+	Name  string
+	Err   error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("rule %q: %v", e.Name, e.Err) }
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Compile checks rules and makes them ready for use. The error is an *[Error].
 func Compile(list []Rule) (*Set, error) {
 	s := &Set{}
 	names := map[string]bool{}
 	for i := range list {
 		r := &list[i]
-		if err := checkName(r.Name); err != nil {
-			return nil, fmt.Errorf("rule %d: %w", i+1, err)
-		}
+		err := checkName(r.Name)
 		if names[r.Name] {
-			return nil, fmt.Errorf("rule %q: there are two rules of that name", r.Name)
+			err = errors.New("there are two rules of that name")
 		}
 		names[r.Name] = true
+		if err != nil {
+			return nil, &Error{i, r.Name, err}
+		}
 		compiled, err := compile(r)
 		if err != nil {
-			return nil, fmt.Errorf("rule %q: %w", r.Name, err)
+			return nil, &Error{i, r.Name, err}
 		}
 		s.rules = append(s.rules, compiled)
 	}

@@ -40,14 +40,16 @@ func logLevel(conf *config.Config) (level slog.Level) {
 
 func (a *agent) serverConfig() socket.Config {
 	chains := make(map[string]socket.Chain, len(a.conf.Chains))
-	rules := make(map[uint64]zktx.ChainRules, len(a.conf.Chains))
+	nodeRules := make(map[uint64]zktx.ChainRules, len(a.conf.Chains))
 	for name, c := range a.conf.Chains {
 		chains[name] = socket.Chain{ID: c.ID, Validator: c.Validator}
-		rules[c.ID] = zktx.ChainRules{Kind: c.Kind, Fork: c.Fork, MaxGasLimit: c.MaxGasLimit, MaxTxSize: uint64(c.MaxTxSize)}
+		nodeRules[c.ID] = zktx.ChainRules{Kind: c.Kind, Fork: c.Fork, MaxGasLimit: c.MaxGasLimit, MaxTxSize: uint64(c.MaxTxSize)}
 	}
 	l := a.conf.Limits
+	signer := &session.Signer{Sessions: a.sessions, Watcher: a.watcher, Rules: nodeRules}
+	signer.Guard.Store(a.conf.Guard)
 	return socket.Config{
-		Signer:   &session.Signer{Sessions: a.sessions, Watcher: a.watcher, Rules: rules},
+		Signer:   signer,
 		Backends: a.backends,
 		Chains:   chains,
 		Reload:   a.reload,

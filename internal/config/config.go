@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/internal/suggest"
+	"github.com/keyward/keyward/rules"
 )
 
 // Config is a whole configuration file, with defaults where it says nothing.
@@ -29,6 +30,8 @@ type Config struct {
 	Confine  Confine
 	Backends map[string]*Backend // by name
 	Chains   map[string]*Chain   // by name; the built-in ones too
+	Rules    []rules.Rule        // in their order
+	Guard    *rules.Set          // Rules, compiled; nil: none
 }
 
 // Agent is what concerns the process as a whole.

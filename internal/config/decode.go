@@ -84,10 +84,19 @@ func positions(data []byte) map[string]unstable.Position {
 	var p unstable.Parser
 	p.Reset(data)
 	var section path
+	items := map[string]int{} // of each list of sections, so far
 	for p.NextExpression() {
 		switch e := p.Expression(); e.Kind {
-		case unstable.Table, unstable.ArrayTable:
+		case unstable.Table:
 			section = mark(at, &p, nil, e.Key())
+		case unstable.ArrayTable: // its items are numbered
+			section = mark(at, &p, nil, e.Key())
+			name := section.id()
+			section = section.in(strconv.Itoa(items[name]))
+			items[name]++
+			for key := e.Key(); key.Next(); {
+				at[section.id()] = p.Shape(key.Node().Raw).Start
+			}
 		case unstable.KeyValue:
 			markValue(at, &p, section, e)
 		}
@@ -119,7 +128,7 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "watch", "limits", "metrics", "confine", "backends", "chains"}
+	sections := []string{"agent", "session", "watch", "limits", "metrics", "confine", "backends", "chains", "rules"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {
@@ -147,6 +156,8 @@ func (d *document) config(tree map[string]any, c *Config) error {
 				}
 				return d.section(v, p.in(name), c.Chains[name].fields())
 			})
+		case "rules":
+			err = d.rules(tree[key], p, c)
 		default:
 			err = d.unknown(p, sections)
 		}

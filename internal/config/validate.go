@@ -28,6 +28,9 @@ func (d *document) validate(c *Config) error {
 			return err
 		}
 	}
+	if err := d.validateRules(c); err != nil {
+		return err
+	}
 	return d.validateChains(c.Chains)
 }
 
