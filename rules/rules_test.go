@@ -2,8 +2,11 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -430,6 +433,23 @@ func BenchmarkJudge(b *testing.B) {
 	for b.Loop() {
 		if v := s.Judge(in); v.Denied != nil {
 			b.Fatal(v.Denied)
+		}
+	}
+}
+
+// TestDocs wants docs/rules.md to name every variable, function and ready-made rule.
+func TestDocs(t *testing.T) {
+	page, err := os.ReadFile("../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := slices.Concat(slices.Collect(maps.Keys(variables)), slices.Collect(maps.Keys(ready)), pers)
+	for name := range literals {
+		names = append(names, name+"(\"")
+	}
+	for _, name := range names {
+		if !strings.Contains(string(page), "`"+name) {
+			t.Errorf("docs/rules.md does not name %s", name)
 		}
 	}
 }

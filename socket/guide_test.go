@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/rules"
 	"github.com/keyward/keyward/socket/api"
 	goclient "github.com/keyward/keyward/socket/client"
 )
@@ -185,6 +186,22 @@ var denials = map[string]func(t *testing.T) *api.Denial{
 	},
 	"productionRules":   notCreated(strings.Replace(testSpec, "0x40c10f19", "0x095ea7b3", 1)), // approve of any spender
 	"unlimitedFeeLimit": notCreated(strings.Replace(testSpec, `"limitType":1`, `"limitType":0`, 1)),
+	"guardRule": func(t *testing.T) *api.Denial {
+		a, _ := guideAgent(t)
+		set, err := rules.Compile([]rules.Rule{{Name: "calm", Use: "rate", Per: "client", Limit: "1", Window: time.Hour}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Signer.Guard.Store(set)
+		a.mustSign(map[string]any{"data": mintOf(7, 1)})
+		d := a.sign(map[string]any{"data": mintOf(7, 1), "nonce": 2})
+		if d == nil || fmt.Sprint(d.Limit, d.Used, d.Asked, d.Remaining) != "1 1 1 0" || d.Tracker != nil {
+			t.Errorf("%+v, want 1 of 1 used", d)
+		}
+		a.ahead.Store(int64(time.Hour))
+		a.mustSign(map[string]any{"data": mintOf(7, 1), "nonce": 2})
+		return naming(t, d, `guard rule "calm"`)
+	},
 	"messageNotAllowed": func(t *testing.T) *api.Denial {
 		a, sess := guideAgent(t)
 		return goclient.Details(a.app.Call(t.Context(), nil, "personal_sign", "0x00", sess.Signer)).Denial()

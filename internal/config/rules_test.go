@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -69,5 +70,22 @@ func TestRulesErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s:\n%v\nwant %q", text, err, want)
 		}
+	}
+}
+
+// TestRulesOfTheDocs parses the example of docs/rules.md.
+func TestRulesOfTheDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```toml\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("docs/rules.md has no example")
+	}
+	c, err := Parse([]byte(oneBackend+example), "rules.md")
+	if err != nil || len(c.Rules) != 3 {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
