@@ -212,7 +212,7 @@ func (s *Signer) judgeByRules(peer audit.Peer, j *judgement, tx *zktx.Transactio
 		},
 	})
 	if d := j.guard.Denied; d != nil {
-		j.refused = &policy.Denial{Reason: ReasonGuardRule, Detail: d.Error(), Policy: -1, Constraint: -1}
+		j.refused = guardDenial(d)
 	}
 }
 

@@ -108,11 +108,16 @@ func (l *Ledger) countLocked(g *Grant, known bool) (changes []newTally, added []
 	if known {
 		return nil, nil, nil
 	}
-	now := g.At.Unix()
-	for i := range g.Counters {
-		c := &g.Counters[i]
+	return count(g.Counters, g.At, l.tallyLocked)
+}
+
+// count works out what counters add to what find has: all, or the first refusal, a *policy.Denial.
+func count(counters []rules.Counter, at time.Time, find func(key string) (tally, error)) (changes []newTally, added []counted, err error) {
+	now := at.Unix()
+	for i := range counters {
+		c := &counters[i]
 		key := tallyKey(c)
-		have, err := l.tallyLocked(key)
+		have, err := find(key)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -128,6 +133,40 @@ func (l *Ledger) countLocked(g *Grant, known bool) (changes []newTally, added []
 		added = append(added, counted{key, part, c.Amount})
 	}
 	return changes, added, nil
+}
+
+// Rehearsal counts what guard rules count as the ledger does, in memory. The zero value has counted nothing. It is not safe for
+// concurrent use.
+type Rehearsal struct{ tallies map[string]tally }
+
+// Judge applies the rules to in, and counts it if nothing denies. It returns the name of the rule that denies and a
+// *policy.Denial, or "" and nil.
+func (r *Rehearsal) Judge(set *rules.Set, in *rules.Input) (rule string, err error) {
+	v := set.Judge(in)
+	if v.Denied != nil {
+		return v.Denied.Rule, guardDenial(v.Denied)
+	}
+	find := func(key string) (tally, error) { return r.tallies[key], nil }
+	for i := range v.Counters { // one by one, to name the first that refuses
+		if _, _, err := count(v.Counters[i:i+1], in.Now, find); err != nil {
+			return v.Counters[i].Rule, err
+		}
+	}
+	changes, _, err := count(v.Counters, in.Now, find)
+	if err != nil {
+		return "", err
+	}
+	if r.tallies == nil {
+		r.tallies = map[string]tally{}
+	}
+	for _, c := range changes {
+		r.tallies[c.key] = c.tally
+	}
+	return "", nil
+}
+
+func guardDenial(d *rules.Denied) *policy.Denial {
+	return &policy.Denial{Reason: ReasonGuardRule, Detail: d.Error(), Policy: -1, Constraint: -1}
 }
 
 func overLimit(c *rules.Counter, used uint256.Int) error {

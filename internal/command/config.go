@@ -59,9 +59,9 @@ func (t *tool) configCheck(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("json") {
-		return t.printJSON(map[string]any{"ok": true, "file": file, "backends": len(conf.Backends), "chains": len(conf.Chains)})
+		return t.printJSON(map[string]any{"ok": true, "file": file, "backends": len(conf.Backends), "chains": len(conf.Chains), "rules": len(conf.Rules)})
 	}
-	t.print("%s: valid, with %d backends and %d chains", file, len(conf.Backends), len(conf.Chains))
+	t.print("%s: valid, with %d backends, %d chains and %d guard rules", file, len(conf.Backends), len(conf.Chains), len(conf.Rules))
 	return nil
 }
 

@@ -28,6 +28,7 @@ var reasons = map[string]struct{ rule, pass string }{
 	session.ReasonBlocked:           {"the policy registry does not allow one of the session's policies any more", "It passes when the registry allows the policy again: docs.abs.xyz says how to ask"},
 	session.ReasonMessage:           {"a session key signs transactions only", "Nothing: the chain's validator refuses messages of session keys too"},
 	session.ReasonType:              {"no session signs a transaction of this type", "Send another type: 0x71 for an agw session, 0, 1 or 2 for an eoa session"},
+	session.ReasonGuardRule:         {"a guard rule of the operator forbids it", "Another request passes, or a change of the rules in config.toml; of a counter, the next window"},
 	"wrongChain":                    {"the session is for another chain", "Use a session for that chain"},
 	"wrongAccount":                  {"the session is for another account", "Give the session's account as from"},
 	"wrongType":                     {"the session's kind does not sign this type", "Send type 0x71 with an agw session, and 0, 1 or 2 with an eoa session"},

@@ -9,8 +9,8 @@ import (
 func (t *tool) policyCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "policy",
-		Usage: "read and rehearse policies; needs no agent and no key",
-		Subcommands: []*cli.Command{
+		Usage: "read and rehearse policies and guard rules; needs no agent and no key",
+		Subcommands: append([]*cli.Command{
 			{
 				Name:   "show",
 				Usage:  "say in plain words what a session spec allows",
@@ -25,7 +25,7 @@ func (t *tool) policyCommand() *cli.Command {
 			},
 			t.policyLintCommand(),
 			t.policyRiskCommand(),
-		},
+		}, t.ruleCommands()...),
 	}
 }
 
