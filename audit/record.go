@@ -31,6 +31,7 @@ const (
 	SessionSucceeded Event = "session.succeeded"  // its clients are moved to its successor
 	KeyDestroyed     Event = "key.destroyed"
 	KeyDestroyError  Event = "key.destroyFailed"
+	KeyRewrapped     Event = "key.rewrapped"         // encrypted with the device key of now
 	BackendChecked   Event = "backend.checked"       // with a throw-away key
 	AdminPINGiven    Event = "backend.adminPinGiven" // for the next key that is generated or destroyed
 	AgentStarted     Event = "agent.started"

@@ -112,6 +112,14 @@ type ListedKey struct {
 	Label string
 }
 
+// Rewrapper is a Backend whose keys are stored outside of its device, encrypted by a device key.
+type Rewrapper interface {
+	// Rewrap encrypts the key that uri names with the device key of now: a new version, or another that was configured since.
+	// It reports whether it did; a key that is encrypted so already stays as it is. After an error, and after a crash, the key is
+	// usable as before.
+	Rewrap(ctx context.Context, uri string) (bool, error)
+}
+
 // Unlocker is a Backend that needs a PIN.
 type Unlocker interface {
 	// Unlock tries pin once and wipes it. A nil pin means the configured source.

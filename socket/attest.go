@@ -37,6 +37,26 @@ func adminAttest(s *Server, ctx context.Context, c *call) (any, error) {
 	}, nil
 }
 
+// adminRewrapKey is refused while the agent is locked: it would have the device open keys.
+func adminRewrapKey(s *Server, ctx context.Context, c *call) (any, error) {
+	var params api.RewrapKey
+	if err := c.object(&params); err != nil {
+		return nil, err
+	}
+	if s.Signer.Locked() {
+		return nil, session.ErrLocked
+	}
+	sess := s.sessionWithKey(params.Key)
+	if sess == nil {
+		return nil, badParam("key", "no session has the id, signer or key %q, or its key is destroyed", shorten(params.Key))
+	}
+	done, err := s.Signer.Sessions.Rewrap(ctx, c.peer, sess.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &api.RewrappedKey{Session: string(sess.ID), Backend: sess.Backend, KeyURI: sess.KeyURI, Rewrapped: done}, nil
+}
+
 // sessionWithKey is the session that name, its ID or signer or the URI of its key, stands for; nil if
 // there is none with a key.
 func (s *Server) sessionWithKey(name string) *session.Session {

@@ -34,6 +34,11 @@ func deviceMethods() []Method {
 		Result: Result{"attestation", "Attestation", "a sealed key's is that of the device key that it is sealed to"},
 		Errors: []int{api.CodeUnavailable}, do: adminAttest,
 	}, {
+		Name: "admin_rewrapKey", Summary: "Encrypt a key that is stored outside of its device with the device key of now",
+		Params: []Param{{"request", true, "RewrapKey", "key: a session's ID or signer, or its key's URI"}},
+		Result: Result{"key", "RewrappedKey", "rewrapped is false if that device key encrypts it already; after an error the key is usable as before"},
+		Errors: []int{api.CodeUnavailable}, do: adminRewrapKey,
+	}, {
 		Name: "admin_backends", Summary: "The configured backends and how they are",
 		Result: Result{"backends", "Backends", ""}, do: adminBackends,
 	}, {
@@ -85,6 +90,9 @@ func abilities(b backends.Backend) (can []string) {
 	}
 	if _, ok := b.(backends.Unlocker); ok {
 		can = append(can, "pin")
+	}
+	if _, ok := b.(backends.Rewrapper); ok {
+		can = append(can, "rewrap")
 	}
 	if _, ok := b.(backends.Attester); ok {
 		can = append(can, "attest")

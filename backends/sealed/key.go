@@ -109,13 +109,18 @@ func (b *Backend) seal(ctx context.Context, attrs backends.KeyAttributes) (*file
 	if f.public, err = backends.ParsePublicKey(point); err != nil {
 		return nil, err
 	}
+	return f, b.sealScalar(ctx, f, scalar)
+}
+
+// sealScalar encrypts scalar, f's key, with a new file key, and has the device open it again.
+func (b *Backend) sealScalar(ctx context.Context, f *file, scalar *secret.Buffer) error {
 	fileKey, err := random32()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer fileKey.Close()
 	if f.wrapped, err = b.cfg.Wrapper.Wrap(ctx, fileKey, f.binding()); err != nil {
-		return nil, err
+		return err
 	}
 	err = withAEAD(fileKey, func(aead cipher.AEAD) error {
 		return scalar.Use(func(d []byte) error {
@@ -124,20 +129,20 @@ func (b *Backend) seal(ctx context.Context, attrs backends.KeyAttributes) (*file
 		})
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := f.checkSize(); err != nil {
-		return nil, err
+		return err
 	}
 	again, err := b.unseal(ctx, f)
 	if err != nil {
-		return nil, fmt.Errorf("opening it again: %w", err)
+		return fmt.Errorf("opening it again: %w", err)
 	}
 	defer again.Close()
 	if !again.Equal(scalar) {
-		return nil, fmt.Errorf("opening it again: %w: another key came out", ErrDamaged)
+		return fmt.Errorf("opening it again: %w: another key came out", ErrDamaged)
 	}
-	return f, nil
+	return nil
 }
 
 // checkSize refuses what read would not take back.
@@ -183,7 +188,7 @@ func (b *Backend) unseal(ctx context.Context, f *file) (*secret.Buffer, error) {
 var zeroNonce = make([]byte, 12)
 
 // withAEAD calls f with AES-256-GCM under key. The cipher's key schedule is left to the garbage
-// collector: it opens one file, and only for who has that file.
+// collector: it opens only that file.
 func withAEAD(key *secret.Buffer, f func(cipher.AEAD) error) error {
 	return key.Use(func(k []byte) error {
 		if len(k) != 32 {

@@ -100,6 +100,8 @@ type Backend struct {
 	closing bool
 	closed  sync.Once
 	cache   map[common.Address]*opened
+
+	files sync.Mutex // held while a key's file is removed, or replaced by another
 }
 
 var (
@@ -230,7 +232,9 @@ func (b *Backend) Destroy(ctx context.Context, uri string) error {
 	if err != nil {
 		return b.wrap("destroying a key", err)
 	}
+	b.files.Lock()
 	err = b.remove(signer)
+	b.files.Unlock()
 	b.forget(signer) // after its file: see keep
 	if err != nil {
 		return b.wrap("destroying a key", err)

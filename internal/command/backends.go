@@ -21,6 +21,7 @@ var openers = map[string]func(a *agent, ctx context.Context, name string, b *con
 	"gcpkms":  (*agent).openGCPKMS,
 	"piv":     (*agent).openPIV,
 	"tpm":     (*agent).openTPM,
+	"transit": (*agent).openTransit,
 }
 
 // openBackends opens every configured backend. A device that is absent or locked is no
@@ -60,7 +61,7 @@ func protection(b *config.Backend) backends.Protection {
 	switch c := b.Settings.(type) {
 	case *config.PKCS11, *config.OpenPGP, *config.GCPKMS, *config.AzureKV:
 		return backends.Resident
-	case *config.PIV, *config.TPM:
+	case *config.PIV, *config.TPM, *config.Transit:
 		return backends.Sealed
 	case *config.AWSKMS:
 		return backends.Protection(c.Class)

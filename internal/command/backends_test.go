@@ -23,7 +23,7 @@ func TestEveryBackendTypeHasAnOpener(t *testing.T) {
 func TestEveryBackendTypeHasAProtection(t *testing.T) {
 	want := map[string]backends.Protection{
 		"pkcs11": backends.Resident, "openpgp": backends.Resident, "gcpkms": backends.Resident, "azurekv": backends.Resident,
-		"piv": backends.Sealed, "tpm": backends.Sealed, "awskms": backends.Sealed, // of class sealed
+		"piv": backends.Sealed, "tpm": backends.Sealed, "transit": backends.Sealed, "awskms": backends.Sealed, // of class sealed
 	}
 	for _, typ := range config.BackendTypes() {
 		b := config.NewBackend(typ)

@@ -126,6 +126,12 @@ func (a *agent) allowBackend(r *confine.Rules, b *config.Backend) error {
 		if c.AdminPIN.File != "" {
 			r.Read = append(r.Read, filepath.Dir(a.dirs.Path(c.AdminPIN.File)))
 		}
+	case *config.Transit:
+		for _, path := range []string{c.SecretFile, c.CAFile} {
+			if path != "" { // the directory, since another program may put a new file into it
+				r.Read = append(r.Read, filepath.Dir(a.dirs.Path(path)))
+			}
+		}
 	case *config.AWSKMS:
 		r.Read = append(r.Read, filepath.Join(home, ".aws"))
 	case *config.GCPKMS:

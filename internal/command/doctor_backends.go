@@ -28,6 +28,8 @@ func (x *examination) checkBackends() {
 		switch settings := b.Settings.(type) {
 		case *config.PKCS11:
 			x.checkToken(name, settings)
+		case *config.Transit:
+			x.checkTransitSecret(name, settings)
 		case *config.PIV, *config.OpenPGP:
 			x.checkCardReader(name)
 		}
@@ -117,7 +119,7 @@ func (x *examination) checkPIN(name string, pin *config.PIN) {
 	check := "PIN of " + name
 	switch {
 	case pin.File != "":
-		x.checkPINFile(check, x.place.dirs.Path(pin.File))
+		x.checkSecretFile(check, x.place.dirs.Path(pin.File), "PIN", "pin_file")
 	case pin.Credential != "":
 		x.checkCredential(check, pin.Credential)
 	case pin.Env != "":
@@ -127,11 +129,25 @@ func (x *examination) checkPIN(name string, pin *config.PIN) {
 	}
 }
 
-func (x *examination) checkPINFile(check, path string) {
+// checkTransitSecret looks at where the secret of a login to Vault comes from, without reading it.
+func (x *examination) checkTransitSecret(name string, settings *config.Transit) {
+	check := "secret of " + name
+	switch {
+	case settings.SecretCredential != "":
+		x.checkCredential(check, settings.SecretCredential)
+	case settings.Auth == "kubernetes":
+		x.add(check, skipped, "", "the service account's token, in %s", serviceAccountToken(x.place.dirs, settings))
+	default:
+		x.checkSecretFile(check, x.place.dirs.Path(settings.SecretFile), "secret", "secret_file")
+	}
+}
+
+// checkSecretFile looks at the file of a PIN or another secret, which the key of the configuration names.
+func (x *examination) checkSecretFile(check, path, what, key string) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		x.add(check, wrong, "write the PIN into that file, or correct pin_file", "%s does not exist", path)
+		x.add(check, wrong, "write the "+what+" into that file, or correct "+key, "%s does not exist", path)
 		return
 	case err != nil:
 		x.add(check, skipped, "sudo keyward doctor", "%v", err)
@@ -141,7 +157,7 @@ func (x *examination) checkPINFile(check, path string) {
 	agent := x.agentUID()
 	switch {
 	case info.Size() == 0:
-		x.add(check, wrong, "write the PIN into that file", "%s is empty", path)
+		x.add(check, wrong, "write the "+what+" into that file", "%s is empty", path)
 	case info.Mode().Perm()&0o077 != 0:
 		x.add(check, wrong, "chmod 0600 "+path, "%s can be read by others (mode %04o)", path, info.Mode().Perm())
 	case owner != agent && agent != 0:

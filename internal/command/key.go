@@ -3,8 +3,11 @@ package command
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/keyward/keyward/socket/client"
 )
 
 func (t *tool) keyCommand() *cli.Command {
@@ -13,6 +16,14 @@ func (t *tool) keyCommand() *cli.Command {
 		Usage: "see the keys in the devices",
 		Subcommands: []*cli.Command{
 			{Name: "list", Usage: "list all keys and the sessions they belong to", Action: t.keyList},
+			{
+				Name: "rewrap", ArgsUsage: "[SESSION|KEY]", Action: t.keyRewrap,
+				Usage: "encrypt keys that are stored outside of their device with the device key of now (default: each session's)",
+				Description: `Do this after the device key was rotated, or another was put into the configuration. Keys stay usable throughout,
+and an interrupted run is continued by the next. Keys that a device keeps inside are passed over. What is done is recorded in the audit
+trail. Exit code 1 if a key could not be encrypted again.`,
+				Flags: []cli.Flag{&cli.StringFlag{Name: "backend", Usage: "keys of this `NAME` only"}},
+			},
 			{
 				Name: "attest", ArgsUsage: "SESSION|KEY", Action: t.keyAttest,
 				Usage: "print a device's certificates on how a session's key came about; what they say goes to stderr",
@@ -56,6 +67,75 @@ func (t *tool) keyList(c *cli.Context) error {
 		rows = append(rows, []string{k.Backend, k.Protection, k.Signer.String(), session, status, k.URI})
 	}
 	return t.table(rows)
+}
+
+func (t *tool) keyRewrap(c *cli.Context) error {
+	names := c.Args().Slice()
+	if len(names) > 1 || len(names) == 1 && c.String("backend") != "" {
+		return usageError("key rewrap takes one session or key, or --backend")
+	}
+	cl, err := t.dialAdmin(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if len(names) == 0 {
+		if names, err = rewrappable(c, cl); err != nil {
+			return err
+		}
+	}
+	done, failed := 0, 0
+	for _, name := range names {
+		key, err := cl.RewrapKey(c.Context, name)
+		switch {
+		case err != nil && c.Context.Err() != nil:
+			return err
+		case err != nil:
+			failed++
+			t.note("%s: %v", name, err)
+		case key.Rewrapped:
+			done++
+		}
+	}
+	summary := map[string]int{"rewrapped": done, "current": len(names) - done - failed, "failed": failed}
+	if c.Bool("json") {
+		err = t.printJSON(summary)
+	} else {
+		t.print("%d keys encrypted with the device key of now, %d were already, %d failed", done, summary["current"], failed)
+	}
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("%d keys could not be encrypted again; they are usable as before", failed)
+	}
+	return err
+}
+
+// rewrappable are the sessions whose keys can be encrypted again, of one backend or of all.
+func rewrappable(c *cli.Context, cl *client.Client) (sessions []string, err error) {
+	list, err := cl.Backends(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	can := map[string]bool{}
+	for _, b := range list {
+		can[b.Name] = slices.Contains(b.Can, "rewrap")
+	}
+	name := c.String("backend")
+	switch able, known := can[name]; {
+	case name != "" && !known:
+		return nil, usageError("there is no backend %q: keyward backend list", name)
+	case name != "" && !able:
+		return nil, fmt.Errorf("backend %q keeps its keys in the device, so there is none to encrypt again", name)
+	}
+	keys, err := cl.Keys(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if k.Session != "" && can[k.Backend] && (name == "" || k.Backend == name) {
+			sessions = append(sessions, k.Session)
+		}
+	}
+	return sessions, nil
 }
 
 func (t *tool) keyAttest(c *cli.Context) error {

@@ -34,6 +34,7 @@ var backendTypes = []struct {
 	{"pkcs11", newPKCS11},
 	{"piv", func() Settings { return &PIV{} }},
 	{"tpm", newTPM},
+	{"transit", newTransit},
 }
 
 // BackendTypes are the names of all types of backend.

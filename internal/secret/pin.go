@@ -26,24 +26,39 @@ const maxPIN = 1024
 // root or this process's user. One newline at its end is dropped. The file is read
 // again each time.
 func FromFile(path string) Source {
-	return func(context.Context) (*Buffer, error) { return readFile(path, 0o077) }
+	return func(context.Context) (*Buffer, error) { return pins.readFile(path, 0o077) }
 }
 
 // FromCredential reads the PIN from the systemd credential of that name
 // (LoadCredential=, LoadCredentialEncrypted=), which systemd puts into the
 // directory $CREDENTIALS_DIRECTORY.
 func FromCredential(name string) Source {
-	return func(context.Context) (*Buffer, error) {
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return nil, fmt.Errorf("PIN credential %q: $CREDENTIALS_DIRECTORY is not set; add LoadCredential=%s:PATH to the systemd unit", name, name)
-		}
-		if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
-			return nil, fmt.Errorf("PIN credential %q: not a credential's name", name)
-		}
-		// systemd gives the service's user access by an ACL, whose mask shows as group bits.
-		return readFile(filepath.Join(dir, name), 0o007)
+	return func(context.Context) (*Buffer, error) { return pins.readCredential(name) }
+}
+
+// kind is a kind of secret that files hold.
+type kind struct {
+	name string // in errors
+	max  int    // bytes
+	give string // what to do with one that a file can't give
+}
+
+var (
+	pins   = kind{"PIN", maxPIN, "so it is not tried; remove that, or if the PIN really has it, give it with: keyward unlock"}
+	tokens = kind{"token", maxToken, "so it is not used; remove that"}
+)
+
+// readCredential reads a systemd credential.
+func (k kind) readCredential(name string) (*Buffer, error) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return nil, fmt.Errorf("%s credential %q: $CREDENTIALS_DIRECTORY is not set; add LoadCredential=%s:PATH to the systemd unit", k.name, name, name)
 	}
+	if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
+		return nil, fmt.Errorf("%s credential %q: not a credential's name", k.name, name)
+	}
+	// systemd gives the service's user access by an ACL, whose mask shows as group bits.
+	return k.readFile(filepath.Join(dir, name), 0o007)
 }
 
 // FromEnv takes the PIN from an environment variable, which it removes, so that no child
@@ -74,7 +89,7 @@ func FromEnv(name string) Source {
 			if err != nil {
 				return nil, err
 			}
-			if b, err = guarded(b, "PIN: environment variable "+name); err != nil {
+			if b, err = pins.guarded(b, "PIN: environment variable "+name); err != nil {
 				return nil, err
 			}
 			kept = b
@@ -83,42 +98,43 @@ func FromEnv(name string) Source {
 	}
 }
 
-// readFile reads a PIN straight into locked memory. forbidden are the permission bits
+// readFile reads a secret straight into locked memory. forbidden are the permission bits
 // that the file must not have.
-func readFile(path string, forbidden fs.FileMode) (*Buffer, error) {
+func (k kind) readFile(path string, forbidden fs.FileMode) (*Buffer, error) {
+	what := k.name + " file"
 	// O_NONBLOCK so that a named pipe in the file's place can't hang us.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("PIN file: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	defer f.Close()
 	if err := checkFile(f, forbidden); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s %s: %w", what, path, err)
 	}
-	b, err := New(maxPIN + 1)
+	b, err := New(k.max + 1)
 	if err != nil {
 		return nil, err
 	}
 	n, err := io.ReadFull(f, b.data)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, errors.Join(fmt.Errorf("PIN file: %w", err), b.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", what, err), b.Close())
 	}
-	what := "PIN file " + path
-	if b, err = trimmed(b, n, what); err != nil {
+	what += " " + path
+	if b, err = trimmed(b, n, k.max, what); err != nil {
 		return nil, err
 	}
-	return guarded(b, what)
+	return k.guarded(b, what)
 }
 
-// trimmed cuts b to its first n bytes less one newline, and refuses what can't be a PIN.
-func trimmed(b *Buffer, n int, what string) (*Buffer, error) {
-	if n > 0 && n <= maxPIN && b.data[n-1] == '\n' {
+// trimmed cuts b to its first n bytes less one newline, and refuses what is empty or has more than most bytes.
+func trimmed(b *Buffer, n, most int, what string) (*Buffer, error) {
+	if n > 0 && n <= most && b.data[n-1] == '\n' {
 		n--
 	}
-	if n == 0 || n > maxPIN {
+	if n == 0 || n > most {
 		reason := "empty"
-		if n > maxPIN {
-			reason = fmt.Sprintf("longer than %d bytes", maxPIN)
+		if n > most {
+			reason = fmt.Sprintf("longer than %d bytes", most)
 		}
 		return nil, errors.Join(fmt.Errorf("%s is %s", what, reason), b.Close())
 	}
@@ -126,14 +142,14 @@ func trimmed(b *Buffer, n int, what string) (*Buffer, error) {
 	return b, nil
 }
 
-// guarded closes and refuses a PIN that is not what its source was meant to hold: editors and copying leave line endings,
+// guarded closes and refuses a secret that is not what its source was meant to hold: editors and copying leave line endings,
 // byte-order marks and spaces, and a device would count the try. A PIN that has them is given by keyward unlock.
-func guarded(b *Buffer, what string) (*Buffer, error) {
+func (k kind) guarded(b *Buffer, what string) (*Buffer, error) {
 	var found string
 	if err := b.Use(func(pin []byte) error { found = oddity(pin); return nil }); err != nil || found == "" {
 		return b, err
 	}
-	return nil, errors.Join(fmt.Errorf("%s %s, so it is not tried; remove that, or if the PIN really has it, give it with: keyward unlock", what, found), b.Close())
+	return nil, errors.Join(fmt.Errorf("%s %s, %s", what, found, k.give), b.Close())
 }
 
 // oddity says what is odd about a PIN, without quoting it; "": nothing.
@@ -164,22 +180,19 @@ func oddity(pin []byte) string {
 	return ""
 }
 
-// checkFile refuses a PIN file that others can read, or could have written.
+// checkFile refuses a file of a secret that others can read, or could have written.
 func checkFile(f *os.File, forbidden fs.FileMode) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return fmt.Errorf("PIN file %s: %w", f.Name(), err)
+		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("PIN file %s: not a regular file", f.Name())
+		return errors.New("not a regular file")
 	}
 	if perm := fs.FileMode(st.Mode) & 0o777; perm&forbidden != 0 {
-		return fmt.Errorf("PIN file %s: others may read or change it (mode %04o); run chmod 600 on it", f.Name(), perm)
+		return fmt.Errorf("others may read or change it (mode %04o); run chmod 600 on it", perm)
 	}
-	if err := checkOwner(st.Uid, uint32(os.Geteuid())); err != nil {
-		return fmt.Errorf("PIN file %s: %w", f.Name(), err)
-	}
-	return nil
+	return checkOwner(st.Uid, uint32(os.Geteuid()))
 }
 
 // checkOwner refuses an owner that is neither root nor self.

@@ -133,7 +133,7 @@ func getPIN(in io.Writer, out io.Reader, terminal, description string) (pin *Buf
 		return nil, errors.Join(err, b.Close())
 	}
 	_, _ = io.WriteString(in, "BYE\n") // not answered by all
-	return trimmed(b, got.n, "the entry")
+	return trimmed(b, got.n, maxPIN, "the entry")
 }
 
 // filling is a PIN that comes in parts.

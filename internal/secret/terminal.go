@@ -100,7 +100,7 @@ func askOnce(ctx context.Context, tty *os.File, prompt string) (*Buffer, error) 
 		return nil, errors.Join(fmt.Errorf("PIN prompt: %w", err), b.Close())
 	}
 	_, _ = tty.WriteString("\n") // the one that was typed was not echoed
-	if b, err = trimmed(b, n, "the entry"); err != nil {
+	if b, err = trimmed(b, n, maxPIN, "the entry"); err != nil {
 		return nil, &Slip{err}
 	}
 	return b, nil

@@ -29,6 +29,19 @@ type Keys struct {
 	Backend string `json:"backend,omitempty"` // "": all of them
 }
 
+// RewrapKey is the parameter of admin_rewrapKey.
+type RewrapKey struct {
+	Key string `json:"key"` // a session's ID or signer, or the URI of its key
+}
+
+// RewrappedKey is its result.
+type RewrappedKey struct {
+	Session   string `json:"session"`
+	Backend   string `json:"backend"`
+	KeyURI    string `json:"keyUri"`
+	Rewrapped bool   `json:"rewrapped"` // false: the device key of now encrypts it already
+}
+
 // Attest is the parameter of admin_attest.
 type Attest struct {
 	Key string `json:"key"` // a session's ID or signer, or the URI of its key

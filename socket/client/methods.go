@@ -81,6 +81,11 @@ func (c *Client) CheckBackend(ctx context.Context, name string) (*api.BackendChe
 	return call[*api.BackendCheck](ctx, c, "admin_checkBackend", api.CheckBackend{Backend: name})
 }
 
+// RewrapKey has a session's key, named by the session's ID or signer or by its URI, encrypted with the device key of now.
+func (c *Client) RewrapKey(ctx context.Context, key string) (*api.RewrappedKey, error) {
+	return call[*api.RewrappedKey](ctx, c, "admin_rewrapKey", api.RewrapKey{Key: key})
+}
+
 // ImportSession recovers a session from the chain whose key a backend still has.
 func (c *Client) ImportSession(ctx context.Context, req *api.ImportSession) (*api.Session, error) {
 	return call[*api.Session](ctx, c, "admin_importSession", req)
