@@ -46,7 +46,7 @@ func switchAll(text []byte, mutants []*mutant, numbers map[*mutant]int) *switche
 			if !fn.results {
 				add(m, []byte("\nreturn"))
 			}
-			add(nil, []byte("\n}"))
+			add(nil, []byte("\n}\n"))
 			mutants = mutants[1:]
 		}
 		at = fn.from + 1

@@ -19,9 +19,7 @@ loop:
 }
 
 // Name has a change that does not build: strings have no minus.
-func Name(s string) string {
-	return "sample " + s
-}
+func Name(s string) string { return "sample " + s }
 
 // Unnoticed is covered, and the test looks at nothing.
 func Unnoticed(a bool) {
