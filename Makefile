@@ -10,7 +10,9 @@
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make check gofmt, go vet and staticcheck
-# make lint  check and govulncheck
+# make licenses      does all that ships have a license that allows it
+# make reproducible  two builds of HEAD, in two directories: one hash
+# make lint  check, licenses, reproducible and govulncheck
 
 FUZZTIME ?= 3s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -21,7 +23,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills mutate packages install-test
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills mutate packages install-test licenses reproducible
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -110,7 +112,16 @@ packages: deps
 install-test: packages
 	@scripts/install-test "$$(ls -t dist/keyward_*.deb | head -n 1)"
 
-lint: check
+# Modules in the binary and npm packages that ship: each under a license that is allowed.
+licenses: build
+	@scripts/deps packages
+	@scripts/licenses bin/keyward
+
+# Some minutes: the second build uses no cache.
+reproducible: deps
+	@scripts/reproducible
+
+lint: check licenses reproducible
 	go run $(GOVULNCHECK) ./...
 
 clean:
