@@ -25,6 +25,7 @@ type mutant struct {
 
 // function is a function or method with a body.
 type function struct {
+	name     string
 	from, to int   // bytes of its body, braces included
 	labels   []int // the ends of its labels' names, where they are set and where they are used
 	results  bool
@@ -40,11 +41,30 @@ func (m *mutant) change() string {
 	return fmt.Sprintf("%q → %q", short(m.old), short(m.new))
 }
 
-// id names the mutant without its line number, which changes with each edit above it: the file, the line's text and the change.
+// id names the mutant without its line number, which changes with each edit above it: the file, the function, the line's text, which
+// one of the function's lines with that text if there are several, and the change.
 func (m *mutant) id() string {
-	from := bytes.LastIndexByte(m.text[:m.from], '\n') + 1
-	line, _, _ := bytes.Cut(m.text[from:], []byte("\n"))
-	return fmt.Sprintf("%s: %s: %s", m.file, strings.TrimSpace(string(line)), m.change())
+	name, from, to := "var", 0, len(m.text)
+	if m.fn != nil {
+		name, from, to = m.fn.name, m.fn.from, m.fn.to
+	}
+	begin := bytes.LastIndexByte(m.text[:m.from], '\n') + 1
+	own, _, _ := bytes.Cut(m.text[begin:], []byte("\n"))
+	text, which, same := strings.TrimSpace(string(own)), 1, 0
+	at := from
+	for line := range strings.SplitAfterSeq(string(m.text[from:to]), "\n") {
+		if strings.TrimSpace(line) == text {
+			same++
+			if at < begin {
+				which++
+			}
+		}
+		at += len(line)
+	}
+	if same > 1 {
+		text += fmt.Sprintf(" (%d of %d)", which, same)
+	}
+	return fmt.Sprintf("%s: %s: %s: %s", m.file, name, text, m.change())
 }
 
 // source is the file with the change.
@@ -128,7 +148,7 @@ func (f *finder) function(decl ast.Decl) *function {
 	if !ok || d.Body == nil {
 		return nil
 	}
-	fn := &function{from: f.offset(d.Body.Lbrace), to: f.offset(d.Body.Rbrace) + 1, results: d.Type.Results.NumFields() > 0}
+	fn := &function{name: d.Name.Name, from: f.offset(d.Body.Lbrace), to: f.offset(d.Body.Rbrace) + 1, results: d.Type.Results.NumFields() > 0}
 	ast.Inspect(d.Body, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.LabeledStmt:
