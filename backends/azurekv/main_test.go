@@ -8,7 +8,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/azurekv/kvfake"
 	"github.com/keyward/keyward/backends/backendtest"
-	"github.com/keyward/keyward/backends/internal/testca"
+	"github.com/keyward/keyward/internal/testca"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
 	"github.com/keyward/keyward/backends/gcpkms/kmsfake"
-	"github.com/keyward/keyward/backends/internal/testca"
+	"github.com/keyward/keyward/internal/testca"
 )
 
 const ring = "projects/p-1/locations/europe-west6/keyRings/keyward"

@@ -23,7 +23,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys/fake"
 
-	"github.com/keyward/keyward/backends/internal/testca"
+	"github.com/keyward/keyward/internal/testca"
 )
 
 const (
@@ -64,6 +64,7 @@ type Fault struct {
 	Delay  time.Duration     // before doing anything, unless the caller leaves
 	Cut    bool              // what was asked is done, then the connection is cut
 	Change func(body []byte) []byte
+	Then   *Fault // what befalls the calls after these; nil: nothing
 }
 
 // Start starts a vault of that host name. Its certificate is by ca.
@@ -85,6 +86,9 @@ func (s *Server) Close() {
 	s.tls.CloseClientConnections()
 	s.tls.Close()
 }
+
+// SetKeepAlivesEnabled is [http.Server.SetKeepAlivesEnabled].
+func (s *Server) SetKeepAlivesEnabled(on bool) { s.tls.Config.SetKeepAlivesEnabled(on) }
 
 // Dial connects to the server whatever the address is.
 func (s *Server) Dial(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -118,7 +122,7 @@ func (s *Server) fault(operation string) Fault {
 	}
 	out := *f
 	if f.Times == 1 {
-		s.faults[operation] = nil
+		s.faults[operation] = f.Then
 	}
 	f.Times = max(0, f.Times-1)
 	return out

@@ -31,7 +31,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/keyward/keyward/backends/internal/testca"
+	"github.com/keyward/keyward/internal/testca"
 )
 
 // Server is a service with one key ring.
@@ -62,6 +62,7 @@ type Fault struct {
 	Asked  func()              // called before anything else; nil: nothing is
 	Cut    bool                // what was asked is done, then the connection is cut
 	Change func(proto.Message) // what was asked is done, then its answer is changed
+	Then   *Fault              // what befalls the calls after these; nil: nothing
 }
 
 // Start starts a server for the key ring of that resource name, on a free port of loopback.
@@ -190,7 +191,7 @@ func (s *Server) begin(method string) Fault {
 		return Fault{}
 	}
 	if f.Times == 1 {
-		s.faults[method] = nil
+		s.faults[method] = f.Then
 	} else if f.Times > 1 {
 		f.Times--
 	}
