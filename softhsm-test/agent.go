@@ -2,6 +2,7 @@ package softhsmtest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -28,6 +29,9 @@ type Agent struct {
 	Dir string
 	cmd *exec.Cmd
 	log *syncbuf.Buffer
+	// server is the program that serves, if that is not bin, and env what it has in its environment, beside the test's.
+	server string
+	env    []string
 	// sockets, "agent" and "admin", are passed to the process as systemd does; nil: it makes its own.
 	sockets []*os.File
 }
@@ -92,12 +96,12 @@ func (a *Agent) Socket() string { return filepath.Join(a.Dir, "agent.sock") }
 // Start starts the process and waits until it answers.
 func (a *Agent) Start() {
 	a.t.Helper()
-	a.cmd = exec.Command(a.bin, "serve", "--dir", a.Dir)
-	a.cmd.Env = processEnv()
+	a.cmd = exec.Command(cmp.Or(a.server, a.bin), "serve", "--dir", a.Dir)
+	a.cmd.Env = append(processEnv(), a.env...)
 	if a.sockets != nil { // sd_listen_fds(3)
 		a.cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, a.cmd.Args...)...)
 		a.cmd.ExtraFiles = a.sockets
-		a.cmd.Env = append(processEnv(), "LISTEN_FDS=2", "LISTEN_FDNAMES=agent:admin")
+		a.cmd.Env = append(a.cmd.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=agent:admin")
 	}
 	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
 	if err := a.cmd.Start(); err != nil {
