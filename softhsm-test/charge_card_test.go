@@ -34,18 +34,17 @@ func TestChargesOfAnOpenPGPCard(t *testing.T) {
 		{"no card", func() { pcscd.Remove(0); pcscd.AwaitEmpty(t, 0) }, insert, true},
 		{"no application", fails(card, cardsim.Fault{INS: insSelect, Do: cardsim.Status, SW: 0x6A82, Times: -1}), card.Heal, true},
 		{"the PIN is not checked", fails(card, cardsim.Fault{INS: insVerify, Do: cardsim.Status, SW: cardsim.SWInternal}), unlock, true},
-		{"61xx for ever", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Endless}), unlock, false},
-		{"half an answer", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Short}), unlock, false},
-		{"no status word", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.NoStatus}), unlock, false},
-		{"garbage", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Garbage}), unlock, false},
+		{"61xx for ever", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Endless}), card.Heal, false},
+		{"half an answer", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Short}), card.Heal, false},
+		{"no status word", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.NoStatus}), card.Heal, false},
+		{"garbage", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Garbage}), card.Heal, false},
 		{"taken out while it signs", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.UnplugDuring}), insert, false},
 	}
-	for sw, certain := range map[uint16]bool{
-		0x6600: true, 0x6700: true, 0x6982: true, 0x6983: true, 0x6985: true, 0x6A80: true, 0x6A88: true, 0x6B00: true, 0x6D00: true, 0x6E00: true,
-		0x6400: false, 0x6581: false, 0x6F00: false, 0x6C40: false, 0x6A86: false,
+	for sw, certain := range map[uint16]bool{ // one of each kind; TestWhatIsCertainlyNotSigned has them all
+		0x6600: true, 0x6982: true, 0x6985: true, 0x6A80: true, 0x6400: false, 0x6581: false, 0x6F00: false, 0x6C40: false,
 	} {
 		fault := fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Status, SW: sw, Times: -1})
-		failures = append(failures, failure{fmt.Sprintf("%04X", sw), fault, unlock, certain})
+		failures = append(failures, failure{fmt.Sprintf("%04X", sw), fault, card.Heal, certain})
 	}
 	failures = append(failures, failure{"it hangs while it signs", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Hang}),
 		func() { card.Heal(); pcscd.AwaitFree(t, 0); a.Keyward("unlock", "--backend", "yubi") }, false})
@@ -54,7 +53,8 @@ func TestChargesOfAnOpenPGPCard(t *testing.T) {
 
 func fails(card *cardsim.Card, f cardsim.Fault) func() { return func() { card.Fail(f) } }
 
-// TestChargesOfASealingCard: a PIV card only opens the key, whatever goes wrong with that.
+// TestChargesOfASealingCard: a PIV card only opens the key, whatever goes wrong with that. (Of a card that hangs its process says so before
+// the agent stops waiting, unless the machine is busy: TestChildAnswersInTime.)
 func TestChargesOfASealingCard(t *testing.T) {
 	pcscd := cardsim.StartPCSCD(t)
 	card := cardsim.NewYubiKey(cardsim.Firmware543, 4711)
@@ -73,7 +73,6 @@ func TestChargesOfASealingCard(t *testing.T) {
 		{"garbage", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Garbage, Times: -1}), heal, true},
 		{"half an answer", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Short, Times: -1}), heal, true},
 		{"taken out while it opens the key", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.UnplugDuring}), insert, true},
-		{"it hangs", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Hang}), heal, true},
 	})
 }
 
