@@ -3,6 +3,8 @@ package tpm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -47,6 +49,28 @@ func newRestarts(t *testing.T) *restarts {
 		t.Fatalf("a fresh emulator allows %d tries, want 3", l.Max)
 	}
 	return r
+}
+
+// What an editor leaves in the PIN's file costs no try.
+func TestOddPINFiles(t *testing.T) {
+	r := newRestarts(t)
+	uri := backendtest.Generate(t, r.open(), "keyward-x").URI()
+	for _, odd := range []string{"\xef\xbb\xbf%s\n", "%s\r\n", "%s \n", " %s\n", "%s\n\n"} {
+		file := filepath.Join(t.TempDir(), "pin")
+		if err := os.WriteFile(file, fmt.Appendf(nil, odd, r.pin), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		keeper := Explained(secret.NewKeeper(secret.FromFile(file), secret.UntilLock)).MarkIn(filepath.Join(r.dir, "pins"))
+		b := openTest(t, r.emulator, Config{Key: r.key, PINs: keeper, Dir: filepath.Join(r.dir, "keys")})
+		k, err := b.Key(t.Context(), uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = k.SignDigest(t.Context(), [32]byte{1}); err == nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), r.pin) {
+			t.Errorf("%q: %v, want an error that names the file", odd, err)
+		}
+	}
+	r.wantFailed("with what is no PIN", 0)
 }
 
 // A wrong PIN is one try, however often a signature is asked for and the agent is started again.
