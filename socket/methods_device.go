@@ -76,11 +76,35 @@ func (s *Server) backendStates(ctx context.Context) []api.Backend {
 			probes.Go(func() {
 				status := prober.Status(ctx)
 				states[i].State, states[i].Detail = status.State, status.Detail
+				if backend.Type == cardType && status.State == "ready" {
+					s.stateLost(ctx, &states[i])
+				}
 			})
 		}
 	}
 	probes.Wait()
 	return states
+}
+
+// A card has slots for two keys, which other programs can overwrite. So each key of a session is looked for, as a signature would.
+const (
+	cardType     = "openpgp"
+	lostPatience = 2 * time.Second // with a card that is in use
+)
+
+// stateLost makes the state of a card that is ready unavailable if a session's key is not on it any more.
+func (s *Server) stateLost(ctx context.Context, state *api.Backend) {
+	ctx, cancel := context.WithTimeout(ctx, lostPatience)
+	defer cancel()
+	for _, sess := range s.Signer.Sessions.List() {
+		if sess.Backend != state.Name || sess.Status.Ended() {
+			continue
+		}
+		if _, err := s.Backends[state.Name].Backend.Key(ctx, sess.KeyURI); errors.Is(err, backends.ErrKeyNotFound) {
+			state.State = "unavailable"
+			state.Detail = fmt.Sprintf("the key of session %s is lost: the card does not have it any more; revoke the session on chain; %s", sess.ID, state.Detail)
+		}
+	}
 }
 
 // abilities are what only some backends can.

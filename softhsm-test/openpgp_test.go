@@ -109,6 +109,37 @@ func TestOpenPGPCard(t *testing.T) {
 	}
 }
 
+// TestOpenPGPLostKey: a card that was reset has lost its key. status says so, as a signature does, also after a restart of the agent.
+func TestOpenPGPLostKey(t *testing.T) {
+	credentials := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
+	writePIN(t, filepath.Join(credentials, "yubi-admin-pin"), "83920175")
+	a, app, _ := agentWithCard(t, cardsim.StartPCSCD(t), "472911", "83920175", `admin_pin_credential = "yubi-admin-pin"`)
+	sess := a.activeSessionOn("yubi", transferSpec(3))
+	if st := a.backendStatus("yubi"); st.State != "ready" {
+		t.Errorf("status with the key = %+v, want ready", st)
+	}
+	app.FactoryReset()
+	app.SetPINs("472911", "83920175")
+	lost := func() {
+		t.Helper()
+		if _, err := a.Client().SignTransaction(t.Context(), transferTx(sess.ID, 0)); reason(err) != "keyNotFound" {
+			t.Errorf("signing: %v, want keyNotFound", err)
+		}
+		st := a.backendStatus("yubi")
+		if st.State != "unavailable" || !strings.Contains(st.Detail, "the key of session "+sess.ID+" is lost") {
+			t.Errorf("status = %+v, want unavailable and the lost key", st)
+		}
+		if out := a.Keyward("key", "list"); !strings.Contains(out, "KEY LOST") {
+			t.Errorf("key list does not say that the key is lost:\n%s", out)
+		}
+	}
+	lost()
+	a.Stop()
+	a.Start()
+	lost()
+}
+
 // TestOpenPGPAdminPIN has the operator give the admin PIN, for one key after the other.
 func TestOpenPGPAdminPIN(t *testing.T) {
 	const userPIN, adminPIN, wrongPIN = "472911", "83920175", "11112222"
