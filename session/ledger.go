@@ -104,6 +104,7 @@ type Reservation struct {
 	ledger  *Ledger
 	digest  digestKey
 	flight  *flight // nil: the digest was charged before
+	left    bool    // the call has ended
 }
 
 // Record is the number of the grant's audit record, once Durable returned nil.

@@ -81,11 +81,16 @@ func (s *Signer) Lock() error {
 
 // writeLock writes the lock file, if the agent has one.
 func (s *Sessions) writeLock() error {
+	s.lockFile.Lock()
+	defer s.lockFile.Unlock()
+	return s.writeLockLocked()
+}
+
+// writeLockLocked is writeLock with lockFile held.
+func (s *Sessions) writeLockLocked() error {
 	if s.cfg.LockPath == "" {
 		return nil
 	}
-	s.lockFile.Lock()
-	defer s.lockFile.Unlock()
 	return writeLockOn(s.cfg.FS, s.cfg.LockPath, s.cfg.Now())
 }
 
@@ -98,7 +103,10 @@ func (s *Signer) LockVersion() uint64 {
 
 // Unlock lets the agent sign again. version is what [Signer.LockVersion] returned when the unlock began: a lock since then
 // wins, and the error is [ErrLockedAgain]. After any error the agent is still locked.
-func (s *Signer) Unlock(version uint64) error {
+//
+// record makes the unlock's audit record; nil: there is none. The lock file is gone by then, so that the record is true, and nothing
+// is signed before the record is on disk. A crash between the two leaves an agent that is unlocked without a record of that.
+func (s *Signer) Unlock(version uint64, record func() error) error {
 	s.Sessions.lockFile.Lock() // a lock that begins now writes its file after this one is removed
 	defer s.Sessions.lockFile.Unlock()
 	if s.LockVersion() != version {
@@ -109,10 +117,15 @@ func (s *Signer) Unlock(version uint64) error {
 			return fmt.Errorf("the agent stays locked: %w", err)
 		}
 	}
+	if record != nil {
+		if err := record(); err != nil {
+			return errors.Join(fmt.Errorf("the agent stays locked: %w", err), s.Sessions.writeLockLocked())
+		}
+	}
 	l := s.Sessions.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lockVersion != version {
+	if l.lockVersion != version { // that lock waits to write its file
 		return ErrLockedAgain
 	}
 	l.locked = false

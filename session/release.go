@@ -38,7 +38,8 @@ type writer struct {
 // calls cut to end the connection. The caller writes only those whose refused is nil, and calls
 // done when write(2) has returned, also if it writes none.
 //
-// Each refused signature has its record when Release returns. Its charge stays. Errors: [ErrLocked], or
+// Each refused signature has its record when Release returns, or the record is in line and the disk has hung for a second: a disk
+// that hangs must not hold up a revoke, which waits for this writer. Its charge stays. Errors: [ErrLocked], or
 // the *policy.Denial of the session's state. A nil refused means that none is.
 func (s *Signer) Release(passes []*Pass, cut func()) (refused []error, done func()) {
 	l, now := s.Sessions.ledger, s.Sessions.cfg.Now()
@@ -47,7 +48,7 @@ func (s *Signer) Release(passes []*Pass, cut func()) (refused []error, done func
 	w.ids = w.room[:0]
 	l.mu.Lock()
 	for i, p := range passes {
-		reason, err := s.heldLocked(p, now)
+		reason, err := s.stoppedLocked(p, now)
 		if err == nil {
 			w.ids = append(w.ids, p.id)
 			continue
@@ -59,12 +60,21 @@ func (s *Signer) Release(passes []*Pass, cut func()) (refused []error, done func
 	}
 	l.writers[w] = struct{}{}
 	l.mu.Unlock()
-	for i, err := range refused {
-		if err != nil {
-			s.withheld(passes[i], reasons[i], err)
-		}
+	if refused != nil {
+		s.recordWithheld(passes, refused, reasons)
 	}
 	return refused, func() { l.written(w) }
+}
+
+// recordWithheld records each refused signature. It waits a second for the disk, in all.
+func (s *Signer) recordWithheld(passes []*Pass, refused []error, reasons []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), writerPatience)
+	defer cancel()
+	for i, err := range refused {
+		if err != nil {
+			s.withheld(ctx, passes[i], reasons[i], err)
+		}
+	}
 }
 
 // written takes note that w's write(2) has returned.
@@ -77,8 +87,8 @@ func (l *Ledger) written(w *writer) {
 	}
 }
 
-// heldLocked says why the signature of p must not be written, with the word for its record.
-func (s *Signer) heldLocked(p *Pass, now time.Time) (reason string, err error) {
+// stoppedLocked says why the signature of p must not be written, with the word for its record.
+func (s *Signer) stoppedLocked(p *Pass, now time.Time) (reason string, err error) {
 	l := s.Sessions.ledger
 	b := l.books[p.id]
 	switch {
@@ -97,13 +107,13 @@ func (s *Signer) heldLocked(p *Pass, now time.Time) (reason string, err error) {
 	return "", nil
 }
 
-// withheld records that a signature was made and not released.
-func (s *Signer) withheld(p *Pass, reason string, why error) {
+// withheld records that a signature was made and not released. It waits for the disk until ctx ends.
+func (s *Signer) withheld(ctx context.Context, p *Pass, reason string, why error) {
 	s.failed.Add(1)
 	rec := *p.granted // the committer may still read the granted one
 	rec.Event, rec.Transaction, rec.Time = audit.SignFailed, nil, s.Sessions.cfg.Now().UTC()
 	rec.Verdict = &audit.Verdict{Reason: reason, Message: why.Error()}
-	if err := s.Sessions.Record(context.Background(), rec); err != nil {
+	if err := s.Sessions.Record(ctx, rec); err != nil {
 		s.Sessions.cfg.Logger.Error("a signature was not released, and recording that failed", "session", p.id, "error", err)
 	}
 }

@@ -126,10 +126,10 @@ func TestUnlockOfAnEarlierLock(t *testing.T) {
 		return a.LockVersion()
 	}
 	first, second := lock(), lock()
-	if err := a.Unlock(first); !errors.Is(err, ErrLocked) || !a.Locked() || !LockedOnDisk(path) {
+	if err := a.Unlock(first, nil); !errors.Is(err, ErrLocked) || !a.Locked() || !LockedOnDisk(path) {
 		t.Errorf("Unlock of the first lock = %v, locked: %v, on disk: %v", err, a.Locked(), LockedOnDisk(path))
 	}
-	if err := a.Unlock(second); err != nil || a.Locked() || LockedOnDisk(path) {
+	if err := a.Unlock(second, nil); err != nil || a.Locked() || LockedOnDisk(path) {
 		t.Errorf("Unlock of the second lock = %v, locked: %v, on disk: %v", err, a.Locked(), LockedOnDisk(path))
 	}
 }

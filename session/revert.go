@@ -59,9 +59,20 @@ func (r *Reservation) failed(certain bool, rec audit.Record) (*entry, error) {
 	return r.ledger.revertLocked(r.ledger.books[r.pass.id], r.digest, r.flight.added, rec)
 }
 
+// abandon is for a call that ended neither way: by a panic. A signature may exist.
+func (r *Reservation) abandon() {
+	if r.left {
+		return
+	}
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	r.leaveLocked(false)
+}
+
 // leaveLocked takes the call out of the device and its flight, and reports whether the charge is to be taken back.
 func (r *Reservation) leaveLocked(certain bool) bool {
 	b, f := r.ledger.books[r.pass.id], r.flight
+	r.left = true
 	b.inDevice--
 	if f == nil {
 		return false

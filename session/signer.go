@@ -117,6 +117,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		leave()
 		return nil, s.deny(ctx, rec, j, req.Tx, err)
 	}
+	defer res.abandon() // a panic must not leave it in the device
 	s.Sessions.forecast.use(sess.ID)
 	atDevice := time.Now()
 	signature, signErr := signDigest(ctx, key, sess, j.digest)
@@ -127,7 +128,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	}
 	res.signed()
 	if err := res.Durable(ctx); err != nil {
-		return nil, recorded{error: err}
+		return nil, s.late(rec, err)
 	}
 	cfg.observe(StageLedger, res.entry.at.Sub(begun))
 	s.granted.Add(1)
@@ -316,6 +317,25 @@ func (s *Signer) fail(ctx context.Context, res *Reservation, granted *audit.Reco
 	default:
 		number, recErr = s.Sessions.numbered(ctx, rec)
 	}
+	if recErr != nil {
+		return recorded{error: errors.Join(err, recErr)}
+	}
+	return recorded{err, number}
+}
+
+// late records that a signature was made and not released, because the request's time was over before its charge and record were on
+// disk. They may still get there: the charge stays. A disk that hangs holds it up for a second at most.
+func (s *Signer) late(granted *audit.Record, err error) error {
+	s.failed.Add(1)
+	if errors.Is(err, ErrHalted) { // nothing can be recorded
+		return recorded{error: err}
+	}
+	rec := *granted // the committer may still read the granted one
+	rec.Event, rec.Verdict, rec.Transaction, rec.Detail = audit.SignFailed, nil, nil, err.Error()
+	rec.Time = s.Sessions.cfg.Now().UTC()
+	ctx, cancel := context.WithTimeout(context.Background(), writerPatience)
+	defer cancel()
+	number, recErr := s.Sessions.numbered(ctx, rec)
 	if recErr != nil {
 		return recorded{error: errors.Join(err, recErr)}
 	}

@@ -384,7 +384,7 @@ func TestLockedSignsNothing(t *testing.T) {
 	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); !errors.Is(err, ErrLocked) {
 		t.Errorf("Sign = %v, want ErrLocked", err)
 	}
-	if err := a.Unlock(a.LockVersion()); err != nil {
+	if err := a.Unlock(a.LockVersion(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); err != nil {

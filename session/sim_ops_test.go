@@ -296,7 +296,7 @@ func (w *simWorld) unlock() {
 		return
 	}
 	w.model.locked = ""
-	if err := w.agent.Unlock(w.agent.LockVersion()); w.answered(err) {
+	if err := w.agent.Unlock(w.agent.LockVersion(), nil); w.answered(err) {
 		w.model.locked = "no"
 	}
 }

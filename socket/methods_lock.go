@@ -168,20 +168,21 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 	if failed != nil && (params.Backend != "" || pin != nil) {
 		return nil, failed // which names the backend; a wrong PIN ends no lock
 	}
-	result, err := s.done(ctx, c, audit.AgentUnlocked, map[string]any{"backends": unlocked, "agent": all})
-	if err != nil {
-		return nil, err
+	record := func() error {
+		_, err := s.done(ctx, c, audit.AgentUnlocked, map[string]any{"backends": unlocked, "agent": all})
+		return err
 	}
-	if all {
-		if err := s.Signer.Unlock(version); err != nil {
-			return nil, errors.Join(err, failed)
-		}
-		s.signing.Open()
+	if !all {
+		return api.Done{OK: true}, record()
 	}
+	if err := s.Signer.Unlock(version, record); err != nil {
+		return nil, errors.Join(err, failed)
+	}
+	s.signing.Open()
 	if failed != nil {
 		return nil, fmt.Errorf("the agent is unlocked, but not every backend: %w", failed)
 	}
-	return result, nil
+	return api.Done{OK: true}, nil
 }
 
 // lockedAgain is for an unlock during which the agent was locked. The lock wins: what the unlock logged in after the lock's
