@@ -12,6 +12,7 @@ import (
 	"github.com/keyward/keyward/backends/isolated"
 	"github.com/keyward/keyward/backends/piv"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/durable"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -32,7 +33,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		Serial: uint32(c.Serial), PINPolicy: piv.PINPolicy(c.PINPolicy), TouchPolicy: piv.TouchPolicy(c.TouchPolicy),
 		Dir: filepath.Join(a.dirs.State, "keys", name), KeyHold: c.KeyHold,
 	}
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil { // its process may write there, and not above
+	if err := durable.MkdirAll(s.Dir, 0o700); err != nil { // its process may write there, and not above
 		return nil, err
 	}
 	var err error

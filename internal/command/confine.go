@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/internal/confine"
+	"github.com/keyward/keyward/internal/durable"
 )
 
 // systemFiles are where libraries, their configuration, certificates, time zones and the kernel's own files are.
@@ -23,7 +24,7 @@ var systemDevices = []string{
 // confine takes from the agent, when its configuration is known and before it opens anything, what neither it nor a process
 // of its devices needs: those are confined by its rules, too.
 func (a *agent) confine() error {
-	if err := os.MkdirAll(a.dirs.State, 0o700); err != nil { // a rule is for what exists
+	if err := durable.MkdirAll(a.dirs.State, 0o700); err != nil { // a rule is for what exists
 		return err
 	}
 	for _, pattern := range systemDevices {

@@ -188,10 +188,7 @@ func (t *tool) firstBackend(c *cli.Context, dirs config.Dirs) (name string, b *c
 func makeDir(dir string) (isNew bool, err error) {
 	_, err = os.Stat(dir)
 	isNew = errors.Is(err, fs.ErrNotExist)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return isNew, err
-	}
-	return isNew, durable.SyncDir(filepath.Dir(dir))
+	return isNew, durable.MkdirAll(dir, 0o700)
 }
 
 // softHSMBackend makes a token in dir and returns the configuration for it.

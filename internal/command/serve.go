@@ -171,9 +171,6 @@ func (a *agent) checkOwned() error {
 }
 
 func (a *agent) openSessions() error {
-	if err := os.MkdirAll(a.dirs.State, 0o700); err != nil {
-		return err
-	}
 	devices := make(map[string]backends.Backend, len(a.backends))
 	for name, b := range a.backends {
 		devices[name] = b.Backend

@@ -88,6 +88,33 @@ func writeAndClose(f File, data []byte, perm os.FileMode, uid, gid int) error {
 	return f.Close()
 }
 
+// MkdirAll makes the directory dir and those above it that are missing, durably.
+func MkdirAll(dir string, perm os.FileMode) error { return Files{OS}.MkdirAll(dir, perm) }
+
+// MkdirAll is the function of that name on f's file system.
+func (f Files) MkdirAll(dir string, perm os.FileMode) error {
+	var missing []string
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		_, err := f.FS.Stat(at)
+		if err == nil || at == filepath.Dir(at) {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		missing = append(missing, at)
+	}
+	if err := f.FS.MkdirAll(dir, perm); err != nil {
+		return err
+	}
+	for _, made := range missing {
+		if err := f.SyncDir(filepath.Dir(made)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SyncDir makes the names in dir durable: a file that was just made, renamed or
 // removed there (fsync(2): syncing a file does not sync its directory entry).
 func SyncDir(dir string) error { return Files{OS}.SyncDir(dir) }

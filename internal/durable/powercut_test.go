@@ -99,3 +99,19 @@ func TestFailingDisk(t *testing.T) {
 		}
 	}
 }
+
+// No power cut undoes a directory that MkdirAll has made, or one above it.
+func TestMkdirAll(t *testing.T) {
+	d := simdisk.New()
+	if err := (durable.Files{FS: d}).MkdirAll("etc/agent/state", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	after := d.Snapshot(simdisk.Crash{Power: true})
+	if info, err := after.Stat("etc/agent/state"); err != nil || !info.IsDir() {
+		t.Errorf("after a power cut: %v, %v", info, err)
+	}
+	ops := d.Ops()
+	if err := (durable.Files{FS: d}).MkdirAll("etc/agent/state", 0o700); err != nil || d.Ops() != ops {
+		t.Errorf("MkdirAll of what is there: %v, %d operations", err, d.Ops()-ops)
+	}
+}

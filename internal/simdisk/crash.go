@@ -2,6 +2,7 @@ package simdisk
 
 import (
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 )
@@ -14,6 +15,7 @@ type content struct {
 	cached []byte
 	disk   []byte
 	dirty  span   // holds all that was written since the last sync
+	cut    bool   // it has become shorter since the last sync
 	lost   []span // what a failed sync dropped: programs see it, and no later sync writes it
 }
 
@@ -54,6 +56,18 @@ func without(spans []span, cut span) (left []span) {
 	return left
 }
 
+// truncate makes it size bytes long.
+func (c *content) truncate(size int) {
+	if size > len(c.cached) {
+		c.write(make([]byte, size-len(c.cached)), len(c.cached))
+		return
+	}
+	c.cached = c.cached[:size:size]
+	c.dirty.to = min(c.dirty.to, size)
+	c.lost = without(c.lost, span{size, math.MaxInt})
+	c.cut = true
+}
+
 // flush puts a part of what is cached on the disk.
 func (c *content) flush(part span) {
 	for _, s := range c.unlost(part) {
@@ -73,6 +87,9 @@ func (c *content) unlost(part span) []span {
 }
 
 func (c *content) sync() {
+	if c.cut {
+		c.disk, c.cut = c.disk[:min(len(c.disk), len(c.cached))], false
+	}
 	if !c.dirty.empty() {
 		c.flush(c.dirty)
 	}

@@ -245,6 +245,21 @@ func (d *Disk) Rename(from, to string) error {
 	})
 }
 
+// Truncate changes a file's size, as truncate(2) does.
+func (d *Disk) Truncate(name string, size int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	if _, err := d.begin(Write, name, 0); err != nil {
+		return &fs.PathError{Op: "truncate", Path: name, Err: err}
+	}
+	n.truncate(int(size))
+	return nil
+}
+
 // ReuseForWrite implements vfs.FS.
 func (d *Disk) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	if err := d.Rename(from, to); err != nil {

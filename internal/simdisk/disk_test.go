@@ -146,3 +146,27 @@ func TestFailedSync(t *testing.T) {
 		t.Errorf("after a power cut the file has %q, want what was written again", text)
 	}
 }
+
+// A file that became shorter is so after a power cut once it is synced, and what is written behind the cut is not what was there.
+func TestTruncate(t *testing.T) {
+	d := New()
+	f := put(t, d, "f", "a long text")
+	if err := errors.Join(f.Sync(), (durable.Files{FS: d}).SyncDir(""), d.Truncate("f", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if text := got(t, d, "f"); text != "a" {
+		t.Errorf("the file has %q, want %q", text, "a")
+	}
+	if text := got(t, d.Snapshot(Crash{Power: true}), "f"); text != "a long text" {
+		t.Errorf("before the sync, a power cut leaves %q", text)
+	}
+	if err := errors.Join(f.Sync(), d.Truncate("f", 3)); err != nil {
+		t.Fatal(err)
+	}
+	if text := got(t, d.Snapshot(Crash{Power: true}), "f"); text != "a" {
+		t.Errorf("after the sync, a power cut leaves %q", text)
+	}
+	if text := got(t, d, "f"); text != "a\x00\x00" {
+		t.Errorf("the longer file has %q", text)
+	}
+}
