@@ -52,14 +52,21 @@ func NewPlainAgent(t testing.TB, dir string) *Agent {
 
 func startAgent(t testing.TB, build func() (string, error), dir string) *Agent {
 	t.Helper()
+	a := initAgent(t, build, dir)
+	a.Start()
+	t.Cleanup(a.finish)
+	return a
+}
+
+// initAgent is startAgent for an agent that is started later.
+func initAgent(t testing.TB, build func() (string, error), dir string) *Agent {
+	t.Helper()
 	bin, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := &Agent{t: t, bin: bin, Dir: filepath.Join(dir, "agent"), log: &syncbuf.Buffer{}}
 	a.Keyward("init", "--softhsm")
-	a.Start()
-	t.Cleanup(a.finish)
 	return a
 }
 
@@ -96,6 +103,13 @@ func (a *Agent) Socket() string { return filepath.Join(a.Dir, "agent.sock") }
 // Start starts the process and waits until it answers.
 func (a *Agent) Start() {
 	a.t.Helper()
+	a.launch()
+	a.awaitAnswer()
+}
+
+// launch starts the process.
+func (a *Agent) launch() {
+	a.t.Helper()
 	a.cmd = exec.Command(cmp.Or(a.server, a.bin), "serve", "--dir", a.Dir)
 	a.cmd.Env = append(processEnv(), a.env...)
 	if a.sockets != nil { // sd_listen_fds(3)
@@ -107,6 +121,10 @@ func (a *Agent) Start() {
 	if err := a.cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
+}
+
+func (a *Agent) awaitAnswer() {
+	a.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		admin, err := client.Dial(a.t.Context(), filepath.Join(a.Dir, "admin.sock"))

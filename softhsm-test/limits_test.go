@@ -85,6 +85,7 @@ type auditRecord struct {
 	Event   string
 	Session string
 	Digest  string
+	Detail  json.RawMessage
 	Verdict struct {
 		Charges []struct {
 			Tracker string

@@ -1,6 +1,7 @@
 package softhsmtest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,20 +20,34 @@ import (
 // module. lines are added to its section.
 func (a *Agent) addFaulty(lines ...string) *Faults {
 	a.t.Helper()
+	faults, control := a.addModule("faulty", lines...)
+	a.mayWrite(control)
+	return faults
+}
+
+// mayWrite lets the agent's modules write to files: a fault module writes to the one that controls it.
+func (a *Agent) mayWrite(files ...string) {
+	a.t.Helper()
+	list, err := json.Marshal(files) // which TOML reads, too
+	a.must(err)
+	a.configureIn("confine", fmt.Sprintf("write = %s", list))
+}
+
+// addModule adds a backend of that name, and returns the file that controls its fault module.
+func (a *Agent) addModule(name string, lines ...string) (faults *Faults, control string) {
+	a.t.Helper()
 	tok := NewToken(a.t)
-	faults := NewFaults(a.t, tok)
+	faults = NewFaults(a.t, tok)
 	var env []string
 	for name, value := range tok.Env() {
 		env = append(env, fmt.Sprintf("%q = %q", name, value))
 	}
-	// The module writes to the file that controls it.
-	a.configureIn("confine", fmt.Sprintf("write = [%q]", tok.Env()["FAULT_CONTROL"]))
 	conf, err := os.OpenFile(filepath.Join(a.Dir, "config.toml"), os.O_APPEND|os.O_WRONLY, 0)
 	a.must(err)
-	_, err = fmt.Fprintf(conf, "\n[backends.faulty]\ntype = \"pkcs11\"\nmodule = %q\ntoken = %q\npin_file = %q\nenv = { %s }\n%s\n",
-		tok.Module, tok.Label, tok.PINFile, strings.Join(env, ", "), strings.Join(lines, "\n"))
+	_, err = fmt.Fprintf(conf, "\n[backends.%s]\ntype = \"pkcs11\"\nmodule = %q\ntoken = %q\npin_file = %q\nenv = { %s }\n%s\n",
+		name, tok.Module, tok.Label, tok.PINFile, strings.Join(env, ", "), strings.Join(lines, "\n"))
 	a.must(errors.Join(err, conf.Close()))
-	return faults
+	return faults, tok.Env()["FAULT_CONTROL"]
 }
 
 // wantRetryable fails the test unless err is what an app is told of a device that may answer later.

@@ -292,13 +292,13 @@ func (a *Agent) configure(text string) {
 }
 
 // activeSessionOn is ActiveSession with a key in that backend.
-func (a *Agent) activeSessionOn(backend, spec string) *api.Session {
+func (a *Agent) activeSessionOn(backend, spec string, more ...string) *api.Session {
 	a.t.Helper()
 	file := filepath.Join(a.t.TempDir(), "spec.json")
 	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 		a.t.Fatal(err)
 	}
-	out := a.Keyward("session", "create", "--backend", backend, "--spec", file, "--account", userAccount, "--chain", "abstract-testnet", "--json")
+	out := a.Keyward(append([]string{"session", "create", "--backend", backend, "--spec", file, "--account", userAccount, "--chain", "abstract-testnet", "--json"}, more...)...)
 	sess := new(api.Session)
 	if err := json.Unmarshal([]byte(out), sess); err != nil {
 		a.t.Fatalf("session create printed %q: %v", out, err)
