@@ -6,6 +6,8 @@
 # make endurance  millions of signed transactions at the ledger: its size, its latency
 # make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
 # make kills      the agent and its ledger, killed 1,000 times each under load
+# make soak SOAK=10m       clients, faults of a device, kills and strangers at one agent: sums, growth and latency at the end
+# make lossy CUTS=100      the agent on a file system that loses what was not synced, its power cut under load; needs root and /dev/fuse
 # make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, about half an hour on a quiet machine
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
@@ -23,7 +25,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills mutate packages install-test licenses reproducible
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -96,6 +98,15 @@ KILLS ?= 1000
 kills: deps-test
 	go test ./session -run '^TestKilledWhileSettling$$' -count=1 -v -timeout 24h -kills $(KILLS)
 	go test ./softhsm-test -run '^TestKilledUnderLoad$$' -count=1 -v -timeout 24h -kills $(KILLS)
+
+SOAK ?= 10m
+soak: deps-test
+	go test ./softhsm-test -run '^TestSoak$$' -count=1 -v -timeout 24h -soak $(SOAK)
+
+CUTS ?= 100
+lossy: deps-test
+	go vet -tags lossy ./softhsm-test
+	go test -tags lossy ./softhsm-test -run '^TestPowerCutOf' -count=1 -v -timeout 24h -cuts $(CUTS)
 
 MUTANTS ?= 400
 MUTATED = internal/durable audit backends/sealed internal/zktx policy internal/secret session
