@@ -173,8 +173,13 @@ func (a *Agent) sessions() []*api.Session {
 // allUsed is what the transfers of each session have counted.
 func (a *Agent) allUsed() map[string]int {
 	a.t.Helper()
+	admin, err := client.Dial(a.t.Context(), filepath.Join(a.Dir, "admin.sock"))
+	a.must(err)
+	defer admin.Close()
 	used := map[string]int{}
-	for _, sess := range a.sessions() {
+	for _, listed := range a.sessions() {
+		sess, err := admin.Session(a.t.Context(), listed.ID) // a list has no limits
+		a.must(err)
 		for _, l := range sess.Limits {
 			if n := l.Used.Int(); l.Tracker.Kind == policy.TransferValueTracker {
 				used[sess.ID] += int(n.Uint64())

@@ -23,6 +23,8 @@ const (
 	honestRate    = 40  // requests a second
 	maxSlowdown   = 3   // of the honest client's p99, beside strangers and faults
 	slowdownFloor = 100 * time.Millisecond
+	// A short run has too few requests for a p99, on a machine that does other things: it shows only that nobody is shut out.
+	shortRun, shortFloor = 5 * time.Minute, 10 * time.Second
 )
 
 // soak is one run of TestSoak.
@@ -57,7 +59,7 @@ func TestSoak(t *testing.T) {
 	defer stopTelling()
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the end of the agent's log:\n%s", lastLines(a.log.String(), 100))
+			t.Logf("what failed, by the agent's log:\n%s", failures(a.log.String()))
 		}
 	})
 	s.quiet.Add(s.sign(quiet))
@@ -80,6 +82,17 @@ func TestSoak(t *testing.T) {
 	if log := s.a.log.String(); len(log) > 1<<20+int(*soakFor/time.Second)*4<<10 {
 		t.Errorf("the agent's log has %d KB", len(log)>>10)
 	}
+}
+
+// failures are the lines of a log that say why a request failed, and of crashes.
+func failures(log string) string {
+	var b strings.Builder
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "level=ERROR") || strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "keyward: error") {
+			b.WriteString(line)
+		}
+	}
+	return lastLines(b.String(), 200)
 }
 
 func lastLines(text string, n int) string {
@@ -206,7 +219,11 @@ func (s *soak) checkLatency() {
 	alone, beside := s.quiet.Quantile(99), s.noisy.Quantile(99)
 	s.t.Logf("honest client: p99 %v by itself (%d requests), %v beside %d faults and %v (%d requests), which is %.1f times as long; max. %v across %d kills and %d stops (%d requests)",
 		alone, s.quiet.Done, beside, s.broken, &s.strangers, s.noisy.Done, float64(beside)/float64(alone), s.killed.Quantile(100).Round(time.Millisecond), s.kills, s.stops, s.killed.Done)
-	if beside > max(maxSlowdown*alone, slowdownFloor) {
+	floor := slowdownFloor
+	if *soakFor < shortRun {
+		floor = shortFloor
+	}
+	if beside > max(maxSlowdown*alone, floor) {
 		s.t.Errorf("the honest client's p99 is %v beside the others and %v by itself", beside, alone)
 	}
 	if s.kills+s.stops == 0 || s.broken < 10 {
