@@ -101,7 +101,8 @@ kills: deps-test
 
 SOAK ?= 10m
 soak: deps-test
-	go test ./softhsm-test -run '^TestSoak$$' -count=1 -v -timeout 24h -soak $(SOAK)
+	go vet -tags soak ./softhsm-test
+	go test -tags soak ./softhsm-test -run '^TestSoak$$' -count=1 -v -timeout 24h -soak $(SOAK)
 
 CUTS ?= 100
 lossy: deps-test

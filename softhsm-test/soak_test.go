@@ -1,3 +1,5 @@
+//go:build soak || lossy
+
 package softhsmtest
 
 import (
