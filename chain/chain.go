@@ -125,6 +125,9 @@ func (c *Client) Name() string { return c.cfg.Name }
 // ID is the chain id.
 func (c *Client) ID() uint64 { return c.cfg.ID }
 
+// Registry is the address of the chain's policy registry; zero: it has none.
+func (c *Client) Registry() policy.Address { return c.cfg.Registry }
+
 // Close drops idle connections. What is under way goes on.
 func (c *Client) Close() {
 	for _, e := range c.endpoints {

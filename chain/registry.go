@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -116,6 +117,16 @@ func (r *RegistryCache) Refresh(ctx context.Context, c *Client, queries []policy
 		}
 	}
 	return nil
+}
+
+// Learn takes over the answers of another cache, which is of the same registry.
+func (r *RegistryCache) Learn(from *RegistryCache) {
+	from.mu.Lock()
+	answers := maps.Clone(from.answers)
+	from.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers = answers
 }
 
 // Keep forgets the answers to all but these queries, when sessions have ended.

@@ -72,7 +72,7 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 	if err := s.store(ctx, by, sess, audit.SessionCreated, nil); err != nil {
 		return nil, err
 	}
-	s.keepKey(id, key)
+	s.keepKey(id, heldKey{backend, key})
 	return sess, nil
 }
 

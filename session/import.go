@@ -99,7 +99,7 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 	if err := s.store(ctx, by, sess, audit.SessionImported, counted); err != nil {
 		return nil, err
 	}
-	s.keepKey(id, key)
+	s.keepKey(id, heldKey{s.cfg.Backends[name], key})
 	return sess, nil
 }
 

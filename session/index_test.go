@@ -16,7 +16,7 @@ import (
 
 // onlyIndex is Sessions without a state on disk, for what the index alone decides.
 func onlyIndex(sessions ...*Session) *Sessions {
-	s := &Sessions{cfg: Config{Now: func() time.Time { return time.Unix(1_000, 0) }}, ledger: &Ledger{index: newIndex()}}
+	s := &Sessions{cfg: Config{Now: func() time.Time { return time.Unix(1_000, 0) }}, state: &state{ledger: &Ledger{index: newIndex()}}}
 	s.ledger.index.load(sessions)
 	return s
 }

@@ -13,13 +13,13 @@ import (
 // key returns the session's key, found in its device once. It must be the very key that
 // the session was made with.
 func (s *Sessions) key(ctx context.Context, sess *Session) (backends.Key, error) {
-	s.keysMu.Lock()
-	key := s.keys[sess.ID]
-	s.keysMu.Unlock()
-	if key != nil {
-		return key, nil
-	}
 	backend := s.cfg.Backends[sess.Backend]
+	s.keysMu.Lock()
+	held := s.keys[sess.ID]
+	s.keysMu.Unlock()
+	if held.key != nil && held.backend == backend {
+		return held.key, nil
+	}
 	if backend == nil {
 		return nil, fmt.Errorf("%w: backend %q of session %s is not in the configuration", backends.ErrUnavailable, sess.Backend, sess.ID)
 	}
@@ -30,7 +30,7 @@ func (s *Sessions) key(ctx context.Context, sess *Session) (backends.Key, error)
 	if !bytes.Equal(crypto.FromECDSAPub(key.Public()), sess.PublicKey) {
 		return nil, fmt.Errorf("%w: %s is another key than the one session %s was made with", backends.ErrKeyNotFound, sess.KeyURI, sess.ID)
 	}
-	s.keepKey(sess.ID, key)
+	s.keepKey(sess.ID, heldKey{backend, key})
 	return key, nil
 }
 
@@ -46,15 +46,17 @@ func (s *Sessions) queue(backend string) *queue {
 	return q
 }
 
-// keepKey remembers a session's key; nil forgets it.
-func (s *Sessions) keepKey(id ID, key backends.Key) {
+// keepKey remembers a session's key.
+func (s *Sessions) keepKey(id ID, held heldKey) {
 	s.keysMu.Lock()
 	defer s.keysMu.Unlock()
-	if key == nil {
-		delete(s.keys, id)
-		return
-	}
-	s.keys[id] = key
+	s.keys[id] = held
+}
+
+func (s *Sessions) forgetKey(id ID) {
+	s.keysMu.Lock()
+	defer s.keysMu.Unlock()
+	delete(s.keys, id)
 }
 
 // claim makes the key and the intent of a session that is not stored yet the caller's until end, which must be

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -53,14 +54,13 @@ type refusals struct {
 	closed bool
 }
 
+// refusalRate is how many refusals get a record of their own: a second, and together.
+func (c *Config) refusalRate() (perSecond float64, burst int) {
+	return cmp.Or(c.RefusalsPerSecond, defaultRefusalRate), cmp.Or(c.RefusalBurst, defaultRefusalBurst)
+}
+
 func newRefusals(s *Sessions) *refusals {
-	perSecond, burst := s.cfg.RefusalsPerSecond, s.cfg.RefusalBurst
-	if perSecond == 0 {
-		perSecond = defaultRefusalRate
-	}
-	if burst == 0 {
-		burst = defaultRefusalBurst
-	}
+	perSecond, burst := s.cfg.refusalRate()
 	dir := filepath.Dir(s.cfg.AuditPath)
 	return &refusals{
 		write: func(rec *audit.Record) error {

@@ -133,7 +133,7 @@ func (w *Watcher) registryAge(c *watched, sess *Session, now time.Time) error {
 	at, asked := c.registryAt[sess.ID]
 	c.mu.Unlock()
 	if !asked {
-		if at = w.start; at.Before(sess.CreatedAt) {
+		if at = c.since; at.Before(sess.CreatedAt) {
 			at = sess.CreatedAt
 		}
 	}

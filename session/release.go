@@ -109,7 +109,7 @@ func (s *Signer) stoppedLocked(p *Pass, now time.Time) (reason string, err error
 
 // withheld records that a signature was made and not released. It waits for the disk until ctx ends.
 func (s *Signer) withheld(ctx context.Context, p *Pass, reason string, why error) {
-	s.failed.Add(1)
+	s.Sessions.counts.failed.Add(1)
 	rec := *p.granted // the committer may still read the granted one
 	rec.Event, rec.Transaction, rec.Time = audit.SignFailed, nil, s.Sessions.cfg.Now().UTC()
 	rec.Verdict = &audit.Verdict{Reason: reason, Message: why.Error()}

@@ -93,7 +93,7 @@ func (s *Sessions) destroyKey(ctx context.Context, sess *Session) error {
 	if err := backend.Destroy(ctx, sess.KeyURI); err != nil && !errors.Is(err, backends.ErrKeyNotFound) {
 		return fmt.Errorf("destroying the key of session %s: %w", sess.ID, err)
 	}
-	s.keepKey(sess.ID, nil)
+	s.forgetKey(sess.ID)
 	_, err := s.change(ctx, sess.ID, nil, audit.KeyDestroyed, nil, func(next *Session) error {
 		next.KeyDestroyedAt = s.cfg.Now().UTC()
 		return nil

@@ -60,22 +60,34 @@ type Config struct {
 	Observe func(stage Stage, took time.Duration)
 }
 
-// Sessions is every session of an agent, on disk and in memory. Methods are safe
+// Sessions is every session of an agent, on disk and in memory, with one configuration. Methods are safe
 // for concurrent use. Every change is recorded in the audit trail and durable when the
 // method returns.
 type Sessions struct {
-	cfg      Config
+	cfg    Config
+	queues map[string]*queue // by backend; guarded by keysMu
+	*state
+}
+
+// state is what the configurations of an agent have in common; see [Sessions.With].
+type state struct {
 	ledger   *Ledger
 	nudge    chan struct{} // tells Run that there may be something to do
 	forecast *forecast
 	refusals *refusals
+	counts   counters
 
 	lockFile sync.Mutex // held while the lock file changes; taken before Ledger.mu
 
 	keysMu   sync.Mutex
-	keys     map[ID]backends.Key // found before
-	queues   map[string]*queue   // by backend
-	creating map[ID]bool         // being created: Run leaves their intents alone
+	keys     map[ID]heldKey // found before
+	creating map[ID]bool    // being created: Run leaves their intents alone
+}
+
+// heldKey is a key and the backend that found it.
+type heldKey struct {
+	backend backends.Backend
+	key     backends.Key
 }
 
 // Open opens or makes the state. It refuses state that is missing, cut short or older than
@@ -102,7 +114,9 @@ func Open(cfg Config) (*Sessions, error) {
 	markUsed(&cfg, fresh)
 	l.observe.Store(&cfg)
 	l.locked = lockedOn(cfg.FS, cfg.LockPath)
-	s := &Sessions{cfg: cfg, ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]backends.Key{}, queues: map[string]*queue{}, creating: map[ID]bool{}}
+	s := &Sessions{cfg: cfg, queues: map[string]*queue{}, state: &state{
+		ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]heldKey{}, creating: map[ID]bool{},
+	}}
 	l.index.startSchedule(s.dueAt)
 	s.refusals = newRefusals(s)
 	return s, nil

@@ -47,12 +47,12 @@ type Verdict struct {
 	PeriodIDs []uint64
 }
 
-// Counts is what a Signer did since it was made.
+// Counts is what an agent did since it was started.
 type Counts struct {
 	Granted, Denied, Failed uint64
 }
 
-// Signer is the only way to a session's key.
+// Signer is the only way to a session's key. It judges by one configuration.
 type Signer struct {
 	Sessions *Sessions
 	Watcher  *Watcher // nil: the agent is offline
@@ -60,13 +60,15 @@ type Signer struct {
 	Rules map[uint64]zktx.ChainRules
 	// Guard is the operator's guard rules; nil: none. Stored anew while requests run, each of them is judged by one version.
 	Guard atomic.Pointer[rules.Set]
-
-	granted, denied, failed atomic.Uint64
 }
 
-// Counts returns what was granted, denied and failed so far.
+// counters are those of [Counts].
+type counters struct{ granted, denied, failed atomic.Uint64 }
+
+// Counts returns what was granted, denied and failed so far, with any configuration.
 func (s *Signer) Counts() Counts {
-	return Counts{Granted: s.granted.Load(), Denied: s.denied.Load(), Failed: s.failed.Load()}
+	c := &s.Sessions.counts
+	return Counts{Granted: c.granted.Load(), Denied: c.denied.Load(), Failed: c.failed.Load()}
 }
 
 // Sign judges, counts, records and signs: this function is the order of these steps.
@@ -131,7 +133,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		return nil, s.late(rec, err)
 	}
 	cfg.observe(StageLedger, res.entry.at.Sub(begun))
-	s.granted.Add(1)
+	s.Sessions.counts.granted.Add(1)
 	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Record: res.Record(), Pass: res.pass}, nil
 }
 
@@ -291,7 +293,7 @@ func (s *Signer) deny(ctx context.Context, rec *audit.Record, j *judgement, tx *
 	if !errors.As(err, &d) {
 		return err
 	}
-	s.denied.Add(1)
+	s.Sessions.counts.denied.Add(1)
 	denied := *rec
 	denied.Event, denied.Transaction = audit.SignDenied, brief(tx)
 	denied.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error(), Rules: j.rules}
@@ -301,7 +303,7 @@ func (s *Signer) deny(ctx context.Context, rec *audit.Record, j *judgement, tx *
 // fail records that a granted signature was not released. Its charge is taken back if the device has certainly made
 // none, in this call and in all others for the digest. Else it stays: somebody may have seen a signature.
 func (s *Signer) fail(ctx context.Context, res *Reservation, granted *audit.Record, err error) error {
-	s.failed.Add(1)
+	s.Sessions.counts.failed.Add(1)
 	rec := *granted // the committer may still read the granted one
 	rec.Event, rec.Verdict, rec.Transaction, rec.Detail = audit.SignFailed, nil, nil, err.Error()
 	rec.Time = s.Sessions.cfg.Now().UTC()
@@ -326,7 +328,7 @@ func (s *Signer) fail(ctx context.Context, res *Reservation, granted *audit.Reco
 // late records that a signature was made and not released, because the request's time was over before its charge and record were on
 // disk. They may still get there: the charge stays. A disk that hangs holds it up for a second at most.
 func (s *Signer) late(granted *audit.Record, err error) error {
-	s.failed.Add(1)
+	s.Sessions.counts.failed.Add(1)
 	if errors.Is(err, ErrHalted) { // nothing can be recorded
 		return recorded{error: err}
 	}
@@ -372,7 +374,7 @@ func (s *Signer) Refuse(ctx context.Context, peer audit.Peer, signer policy.Addr
 	if err != nil {
 		return s.refuseAccess(ctx, peer, &SignRequest{Signer: signer, Method: method}, err)
 	}
-	s.denied.Add(1)
+	s.Sessions.counts.denied.Add(1)
 	d := &policy.Denial{Reason: reason, Policy: -1, Constraint: -1, Detail: detail}
 	rec := s.Sessions.record(audit.MessageRefused, &peer, sess)
 	rec.Method, rec.Verdict = method, &audit.Verdict{Reason: d.Reason, Message: d.Error()}

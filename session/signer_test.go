@@ -413,7 +413,7 @@ func TestAnotherKeyUnderTheURIIsNotUsed(t *testing.T) {
 	swapped.KeyURI = two.KeyURI
 	a.ledger.index.put(&swapped)
 	a.ledger.mu.Unlock()
-	a.keepKey(one.ID, nil)
+	a.forgetKey(one.ID)
 	if _, err := a.Sign(t.Context(), app, transfer(&swapped, 1)); !errors.Is(err, backends.ErrKeyNotFound) {
 		t.Errorf("Sign = %v, want ErrKeyNotFound", err)
 	}

@@ -55,7 +55,8 @@ type watched struct {
 	WatchedChain
 	clock    clock
 	registry chain.RegistryCache
-	rounds   sync.Mutex // held for a round: one at a time
+	rounds   *sync.Mutex // held for a round: one at a time, whatever the configuration
+	since    time.Time   // when the registry began to be asked
 
 	mu         sync.Mutex
 	err        error     // why the last round failed
@@ -84,7 +85,7 @@ func NewWatcher(s *Sessions, cfg WatchConfig, chains []WatchedChain) *Watcher {
 	w := &Watcher{sessions: s, cfg: cfg, start: s.cfg.Now(), chains: map[uint64]*watched{}}
 	for _, c := range chains {
 		w.chains[c.Client.ID()] = &watched{
-			WatchedChain: c, clock: clock{bound: cfg.ClockBound},
+			WatchedChain: c, clock: clock{bound: cfg.ClockBound}, rounds: new(sync.Mutex), since: w.start,
 			registryAt: map[ID]time.Time{}, seen: map[ID]Seen{},
 		}
 	}

@@ -222,13 +222,16 @@ func TestStatusAndClients(t *testing.T) {
 	a := startAgent(t)
 	ctx := t.Context()
 	reloads := 0
-	a.Reload = func(context.Context) ([]string, error) { reloads++; return []string{"limits"}, nil }
+	a.Reload = func(context.Context) (*api.Reloaded, error) {
+		reloads++
+		return &api.Reloaded{OK: true, Changed: []string{"limits"}}, nil
+	}
 	sess := a.session("agw", testSpec)
 	a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil))
 	a.ask("personal_sign", "0x00", sess.Signer)
 	reloaded, err := a.operator.Reload(ctx)
-	if err != nil || reloads != 1 || !slices.Equal(reloaded.Restart, []string{"limits"}) {
-		t.Errorf("Reload = %+v, %v, %d times, want that the limits need a restart", reloaded, err, reloads)
+	if err != nil || reloads != 1 || !slices.Equal(reloaded.Changed, []string{"limits"}) {
+		t.Errorf("Reload = %+v, %v, %d times, want that the limits have changed", reloaded, err, reloads)
 	}
 	status, err := a.operator.Status(ctx)
 	if err != nil {
@@ -256,7 +259,7 @@ func TestStatusAndClients(t *testing.T) {
 // What the operator does is in the audit trail, with who it was.
 func TestAdminAudit(t *testing.T) {
 	a := startAgent(t)
-	a.Reload = func(context.Context) ([]string, error) { return nil, nil }
+	a.Reload = func(context.Context) (*api.Reloaded, error) { return &api.Reloaded{OK: true}, nil }
 	reload := func() error { _, err := a.operator.Reload(t.Context()); return err }
 	lock := func() error { _, err := a.operator.Lock(t.Context(), api.Lock{}); return err }
 	for _, err := range []error{lock(), a.operator.Unlock(t.Context(), "", nil), reload()} {

@@ -64,9 +64,10 @@ type conn struct {
 func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
 	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }}, server: s, nc: nc, since: time.Now(), gone: make(chan struct{})}
 	c.drained.L = &c.mu
+	limits := &s.Now().limits
 	c.scan = scanner{
-		max:      s.limits.MaxMessage,
-		maxDepth: s.limits.MaxDepth,
+		max:      limits.MaxMessage,
+		maxDepth: limits.MaxDepth,
 		reserve:  func(n int) bool { return e.quota.take(peer, bytesInFlight, n) },
 		release:  func(n int) { e.quota.give(peer, bytesInFlight, n) },
 	}
@@ -148,6 +149,10 @@ func (c *conn) readMore() error {
 	if err != nil {
 		return err
 	}
+	if size, _ := c.scan.Unfinished(); size == 0 && !c.scan.passesOver() { // a new message begins
+		limits := &c.server.Now().limits
+		c.scan.max, c.scan.maxDepth = limits.MaxMessage, limits.MaxDepth
+	}
 	c.scan.Filled(n)
 	c.oweRead(n)
 	return nil
@@ -164,7 +169,7 @@ func (c *conn) setPatience() error {
 		return nil
 	case size > 0:
 		c.timed = true
-		return c.nc.SetReadDeadline(c.begun.Add(c.server.limits.patienceFor(size)))
+		return c.nc.SetReadDeadline(c.begun.Add(c.server.Now().limits.patienceFor(size)))
 	case c.timed:
 		c.timed = false
 		return c.nc.SetReadDeadline(time.Time{})
@@ -189,7 +194,7 @@ func (c *conn) handle(doc []byte) {
 		c.pause(c.socket.work.charge(c.peer, 0))
 	}
 	// The calls run on after the buffer, of which doc is a part, is used for what follows.
-	msg, bad := parseMessage(bytes.Clone(doc), c.server.limits.MaxBatch)
+	msg, bad := parseMessage(bytes.Clone(doc), c.server.Now().limits.MaxBatch)
 	if bad != nil {
 		c.sendBad(bad)
 		c.owe(costOfRequest + time.Duration(len(doc))*costOfByte)
@@ -247,7 +252,7 @@ func (c *conn) send(out output) {
 func (c *conn) sendAside(line []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dead || c.pending+len(line) > min(busyOutput, c.server.limits.MaxPendingOutput) || !c.hold(len(line)) {
+	if c.dead || c.pending+len(line) > min(busyOutput, c.server.Now().limits.MaxPendingOutput) || !c.hold(len(line)) {
 		return
 	}
 	c.out = append(c.out, output{line: line})
@@ -291,7 +296,7 @@ func (c *conn) writeLocked() {
 // write writes all of outs within the time that a client has to take it. Of signatures it writes only those that
 // may still be released.
 func (c *conn) write(outs []output) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(c.server.limits.WriteTimeout)); err != nil {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.server.Now().limits.WriteTimeout)); err != nil {
 		return err
 	}
 	lines, done := c.server.release(outs, c.socket.admin, c.cut)

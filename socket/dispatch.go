@@ -20,7 +20,7 @@ func (s *Server) admit(from *client, msg *message) (release func(), err error) {
 	if size <= freeBuffer { // small ones are bounded by their number, and never wait for large ones
 		size = 0
 	}
-	if from.calls.Add(int64(n)) > int64(s.limits.MaxInFlightPerConn) {
+	if from.calls.Add(int64(n)) > int64(s.Now().limits.MaxInFlightPerConn) {
 		from.calls.Add(-int64(n))
 		return nil, errBusy
 	}
@@ -42,6 +42,8 @@ func (s *Server) admit(from *client, msg *message) (release func(), err error) {
 
 // refuse answers every request of a message with err.
 func (s *Server) refuse(from *client, msg *message, err error) output {
+	s = s.enter()
+	defer s.users.Leave()
 	var answers []answer
 	for i := range msg.requests {
 		if r := &msg.requests[i]; r.bad != nil || r.id != nil {
@@ -82,6 +84,8 @@ func (s *Server) run(from *client, msg *message) output {
 // there is no way to hand over a signature or a refusal, and nothing is done: nil.
 func (s *Server) answer(from *client, r *request) *answer {
 	begun := time.Now()
+	s = s.enter()
+	defer s.users.Leave()
 	if r.bad != nil {
 		refusal := s.recordNotGranted(from, r, errMalformed, r.bad.reply())
 		s.tell(from, r, nil, begun, errMalformed, refusal)

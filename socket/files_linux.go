@@ -12,15 +12,15 @@ const (
 	adminConnections = 32
 )
 
-// fitFiles lowers the connections of agent.sock to what the process may open beside what is open now and what is
-// reserved. Connections beyond the bound, which are answered with an error, have a part of it. It reports whether there
+// fitFiles lowers the connections of agent.sock to what the process may open beside the descriptors that are open, not counting
+// connections, and what is reserved. Connections beyond the bound, which are answered with an error, have a part of it. It reports whether there
 // are fewer than configured.
-func (l *Limits) fitFiles() (fewer bool) {
+func (l *Limits) fitFiles(open int) (fewer bool) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return false
 	}
-	room := int(min(limit.Cur, 1<<30)) - openFiles() - reservedFiles
+	room := int(min(limit.Cur, 1<<30)) - open - reservedFiles
 	if l.MaxConnections+l.maxRefusedConns <= room {
 		return false
 	}

@@ -108,7 +108,7 @@ func (w *webServer) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, c *conn) {
 	from := &c.client
 	c.settle()
-	size := w.server.limits.MaxMessage
+	size := w.server.Now().limits.MaxMessage
 	if r.ContentLength >= 0 {
 		size = int(min(r.ContentLength, int64(size)))
 	}
@@ -139,7 +139,7 @@ func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, c *conn) {
 	}
 	defer c.dropHeld()
 	rc := http.NewResponseController(rw)
-	if err := rc.SetWriteDeadline(time.Now().Add(w.server.limits.WriteTimeout)); err != nil {
+	if err := rc.SetWriteDeadline(time.Now().Add(w.server.Now().limits.WriteTimeout)); err != nil {
 		w.server.log.Debug("write deadline", "error", err)
 	}
 	lines, done := w.server.release([]output{out}, from.socket.admin, from.cut)
@@ -153,7 +153,7 @@ func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, c *conn) {
 
 // readBody reads the one message of a request, with the bounds that a stream has.
 func (w *webServer) readBody(rw http.ResponseWriter, r *http.Request, c *conn) (*message, *badMessage) {
-	limits := &w.server.limits
+	limits := &w.server.Now().limits
 	body := &patientBody{from: http.MaxBytesReader(rw, r.Body, int64(limits.MaxMessage)), rc: http.NewResponseController(rw), limits: limits, began: time.Now()}
 	text, err := io.ReadAll(body)
 	if !c.socket.work.known(c.peer) {

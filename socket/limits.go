@@ -96,6 +96,14 @@ type holding struct {
 
 func newQuota(l Limits, known func(audit.Peer) bool) *quota {
 	q := &quota{known: known, users: make(map[uint32]*holding)}
+	q.setLimits(l)
+	return q
+}
+
+// setLimits changes how much there is to hold. What is held already stays.
+func (q *quota) setLimits(l Limits) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.max = [resources]int{l.MaxConnections, l.MaxInFlight, l.MaxInFlightBytes, 4 * l.MaxPendingOutput}
 	for r, most := range q.max {
 		q.share[r] = most - most/4
@@ -104,7 +112,6 @@ func newQuota(l Limits, known func(audit.Peer) bool) *quota {
 	q.assured = [resources]int{
 		min(16, l.MaxConnections/16), min(64, l.MaxInFlight/16), min(4*l.MaxMessage, l.MaxInFlightBytes/4), l.MaxPendingOutput,
 	}
-	return q
 }
 
 // take counts n more of r for peer, if there are as many left for it.

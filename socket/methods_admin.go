@@ -74,8 +74,8 @@ func agentStateMethods() []Method {
 		Name: "admin_clients", Summary: "Who is connected",
 		Result: Result{"clients", "Clients", "one for each process and socket"}, do: adminClients,
 	}, {
-		Name: "admin_reload", Summary: "Read the configuration again",
-		Result: Result{"reloaded", "Reloaded", "restart names the sections with changes that take effect when the agent is started again"}, do: adminReload,
+		Name: "admin_reload", Summary: "Put the configuration into effect as it is on disk now; after an error, the one before stays",
+		Result: Result{"reloaded", "Reloaded", "changed names the sections that differ from before, unlock the backends that wait for the operator to type their PIN"}, do: adminReload,
 	}, {
 		Name: "admin_status", Summary: "State of the agent",
 		Result: Result{"status", "Status", ""}, do: adminStatus,
@@ -224,14 +224,14 @@ func adminReload(s *Server, ctx context.Context, c *call) (any, error) {
 	if s.Reload == nil {
 		return nil, errors.New("this agent's configuration can't be read again: restart it")
 	}
-	restart, err := s.Reload(ctx)
+	result, err := s.Reload(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration again: %w", err)
+		return nil, fmt.Errorf("the configuration stays as it was: %w", err)
 	}
-	if _, err := s.done(ctx, c, audit.AgentReloaded, nil); err != nil {
+	if _, err := s.done(ctx, c, audit.AgentReloaded, map[string]any{"changed": append([]string{}, result.Changed...)}); err != nil {
 		return nil, err
 	}
-	return api.Reloaded{OK: true, Restart: restart}, nil
+	return result, nil
 }
 
 // done records what the operator did to the agent.

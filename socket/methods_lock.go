@@ -64,7 +64,7 @@ func (s *Server) Lock() error {
 	s.lockMu.Lock()
 	defer s.lockMu.Unlock()
 	err := s.Signer.Lock()
-	s.beginLogoutLocked()
+	s.Now().beginLogoutLocked()
 	return err
 }
 
@@ -190,7 +190,7 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 func (s *Server) lockedAgain() error {
 	s.lockMu.Lock()
 	defer s.lockMu.Unlock()
-	s.beginLogoutLocked()
+	s.Now().beginLogoutLocked()
 	return session.ErrLockedAgain
 }
 
@@ -208,7 +208,7 @@ func unlockAll(ctx context.Context, all map[string]backends.Unlocker, pin []byte
 }
 
 // ifNewer says why a backend may be missing that is in the configuration.
-const ifNewer = "; if it was configured since the agent started, start the agent again"
+const ifNewer = "; if it was configured since the agent read its configuration, type keyward reload"
 
 // keepAdminPIN gives a backend its admin PIN. No device is shown it yet, and nothing is unlocked.
 func (s *Server) keepAdminPIN(ctx context.Context, c *call, backend string, pin []byte) (any, error) {

@@ -18,6 +18,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/policy"
 	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
 )
 
 // Config is what a [Server] serves.
@@ -32,8 +34,9 @@ type Config struct {
 	Signer   *session.Signer
 	Backends map[string]Backend // by name in the configuration
 	Chains   map[string]Chain   // by name in the configuration
-	// Reload reads the configuration again; restart is as in [api.Reloaded].
-	Reload  func(ctx context.Context) (restart []string, err error)
+	// Reload puts the configuration into effect as it is on disk now. It runs within a request, so it must not wait for those that
+	// are being worked on.
+	Reload  func(ctx context.Context) (*api.Reloaded, error)
 	Version string
 	Started time.Time
 
@@ -59,17 +62,26 @@ type Chain struct {
 	Validator policy.Address // zero: no agw sessions on this chain
 }
 
-// Server serves the two sockets. Make it with [New].
+// Server serves the two sockets with one configuration. Make it with [New]; [Server.Renew] replaces the configuration. A request
+// is handled by the Server that was current when it began.
 type Server struct {
 	Config
 	limits Limits // with defaults
-	log    *slog.Logger
-	often  *oftenLog   // for what clients can cause
-	lines  *requestLog // for each request
-	agent  *endpoint
-	admin  *endpoint
-	web    *webServer
-	owner  uint32 // who may use admin.sock, besides root: the agent's own user
+	users  gate   // requests that this configuration is for; closed once another has replaced it
+	*serving
+}
+
+// serving is what the configurations of a server have in common.
+type serving struct {
+	current atomic.Pointer[Server] // what the next request is handled by
+
+	log   *slog.Logger
+	often *oftenLog   // for what clients can cause
+	lines *requestLog // for each request
+	agent *endpoint
+	admin *endpoint
+	web   *webServer
+	owner uint32 // who may use admin.sock, besides root: the agent's own user
 
 	base   context.Context // of every call
 	cancel context.CancelFunc
@@ -105,16 +117,15 @@ type endpoint struct {
 func New(cfg Config) *Server {
 	limits := cfg.Limits.withDefaults()
 	configured := limits.MaxConnections
-	fewer := limits.fitFiles()
-	s := &Server{
-		Config:       cfg,
-		limits:       limits,
+	fewer := limits.fitFiles(openFiles())
+	s := &Server{Config: cfg, limits: limits, serving: &serving{
 		log:          cfg.Logger,
 		owner:        uint32(os.Geteuid()),
 		refusedSlots: make(chan struct{}, limits.maxRefusedConns),
 		conns:        make(map[*conn]struct{}),
 		ending:       make(chan struct{}),
-	}
+	}}
+	s.current.Store(s)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -250,7 +261,7 @@ func (s *Server) register(c *conn) bool {
 			return false
 		}
 		c.refuse, c.last = errConnections, true
-		_ = c.nc.SetReadDeadline(time.Now().Add(s.limits.refusedConnectionFor))
+		_ = c.nc.SetReadDeadline(time.Now().Add(s.Now().limits.refusedConnectionFor))
 		release = func() { <-s.refusedSlots }
 	}
 	s.mu.Lock()

@@ -207,7 +207,7 @@ func TestConnectionsFollowTheFileLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := Limits{}.withDefaults()
-		fewer := l.fitFiles()
+		fewer := l.fitFiles(openFiles())
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestConnectionsFollowTheFileLimit(t *testing.T) {
 			t.Errorf("of %d files, %d open: %d connections and %d that are refused", files, open, l.MaxConnections, l.maxRefusedConns)
 		}
 	}
-	if l := (Limits{MaxConnections: 10, maxRefusedConns: 1}); l.fitFiles() || l.MaxConnections != 10 {
+	if l := (Limits{MaxConnections: 10, maxRefusedConns: 1}); l.fitFiles(openFiles()) || l.MaxConnections != 10 {
 		t.Errorf("with files to spare: %+v", l)
 	}
 }

@@ -24,11 +24,16 @@ var openers = map[string]func(a *agent, ctx context.Context, name string, b *con
 	"transit": (*agent).openTransit,
 }
 
-// openBackends opens every configured backend. A device that is absent or locked is no
+// openBackends opens every configured backend that is not open yet. A device that is absent or locked is no
 // error: its state says so, and it may come later.
 func (a *agent) openBackends(ctx context.Context) error {
-	a.backends = map[string]socket.Backend{}
+	if a.backends == nil {
+		a.backends = map[string]socket.Backend{}
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
+		if a.backends[name].Backend != nil { // it is that of the configuration before
+			continue
+		}
 		if err := a.openBackend(ctx, name); err != nil {
 			return err
 		}

@@ -109,7 +109,7 @@ func (t *tool) benchBackend(c *cli.Context) (*agent, string, error) {
 	if why := costs[conf.Backends[name].Type]; why != "" && !c.Bool("create") && c.String("key") == "" {
 		return nil, "", usageError("backend %q: %s: give --key SESSION to sign with that session's key, or --create to make a key all the same", name, why)
 	}
-	a := &agent{dirs: dirs, conf: conf, notify: newNotifier(), backends: map[string]socket.Backend{}}
+	a := &agent{process: &process{dirs: dirs, notify: newNotifier()}, conf: conf, backends: map[string]socket.Backend{}}
 	a.log = slog.New(slog.NewTextHandler(t.stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	return a, name, nil
 }

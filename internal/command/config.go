@@ -3,7 +3,6 @@ package command
 import (
 	"errors"
 	"io/fs"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,7 +22,7 @@ func (t *tool) configCommand() *cli.Command {
 				Action:    t.configCheck,
 			},
 			{
-				Name: "diff", Usage: "say in which sections the configuration differs from FILE, and what of it a reload puts into effect",
+				Name: "diff", Usage: "say in which sections the configuration differs from FILE, and which keys only a start puts into effect",
 				ArgsUsage: "FILE",
 				Action:    t.configDiff,
 			},
@@ -82,21 +81,22 @@ func (t *tool) configDiff(c *cli.Context) error {
 		return err
 	}
 	all := config.Differences(p.conf, other)
-	logs := p.conf.Agent.LogLevel != other.Agent.LogLevel
-	other.Agent.LogLevel = p.conf.Agent.LogLevel
-	restart := config.Differences(p.conf, other)
+	start := config.NeedsStart(p.conf, other)
 	if c.Bool("json") {
-		return t.printJSON(map[string]any{"sections": append([]string{}, all...), "restart": append([]string{}, restart...)})
+		return t.printJSON(map[string]any{"sections": append([]string{}, all...), "restart": append([]string{}, start...)})
 	}
 	if len(all) == 0 {
 		t.print("no differences")
 		return nil
 	}
-	if logs {
-		t.print("reload   agent.log_level")
+	for _, section := range all {
+		t.print("differs  %s", section)
 	}
-	for _, section := range restart {
-		t.print("restart  %s", strings.TrimSpace(section))
+	for _, key := range start {
+		t.print("restart  %s", key)
+	}
+	if len(start) > 0 {
+		t.note("reload refuses the file as a whole, because these keys take effect only when the agent is started again")
 	}
 	return nil
 }

@@ -39,6 +39,9 @@ func (a *agent) confine() error {
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(on, func(name string) bool { return strings.HasPrefix(name, "landlock") }) {
+		a.allowed = rules.Existing()
+	}
 	a.protections = append([]string{"no core dumps", "not traceable"}, on...)
 	a.log.Info("the agent is confined", "by", strings.Join(a.protections, ", "))
 	for _, what := range missing {

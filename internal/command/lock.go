@@ -31,7 +31,7 @@ func (t *tool) lockCommand() *cli.Command {
 func (t *tool) reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "reload",
-		Usage:  "read the configuration again, and say what of it takes effect only when the agent is started again",
+		Usage:  "put the configuration into effect as it is on disk now; one with a mistake changes nothing",
 		Action: t.reload,
 	}
 }
@@ -102,8 +102,11 @@ func (t *tool) reload(c *cli.Context) error {
 		return t.printJSON(result)
 	}
 	t.print("configuration reloaded")
-	if len(result.Restart) > 0 {
-		t.note("changes in %s take effect when the agent is started again", strings.Join(result.Restart, ", "))
+	if len(result.Changed) > 0 {
+		t.note("changes in %s are in effect", strings.Join(result.Changed, ", "))
+	}
+	for _, name := range result.Unlock {
+		t.hint("keyward unlock --backend %s", name)
 	}
 	return nil
 }

@@ -4,20 +4,42 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/internal/metrics"
 	"github.com/keyward/keyward/socket"
 )
 
-// listenMetrics opens what the configuration says under [metrics].
-func (a *agent) listenMetrics() error {
+// monitor is a place where metrics are served.
+type monitor struct {
+	net.Listener
+	stop context.CancelFunc // nil: it is not served yet
+	over chan struct{}
+}
+
+// close ends serving, and the listener.
+func (m *monitor) close() {
+	if m.stop != nil {
+		m.stop()
+		<-m.over
+	}
+	_ = m.Close() // it may be closed already
+}
+
+// listenMetrics opens what the configuration says under [metrics], and takes over what before has open.
+func (a *agent) listenMetrics(before map[string]*monitor) error {
+	a.monitors = map[string]*monitor{}
 	for _, listen := range a.conf.Metrics.Listen {
+		if m := before[listen]; m != nil {
+			a.monitors[listen] = m
+			continue
+		}
 		l, err := a.listenMetricsOn(listen)
 		if err != nil {
 			return fmt.Errorf("listening for metrics: %w", err)
 		}
-		a.monitors = append(a.monitors, l)
+		a.monitors[listen] = &monitor{Listener: l}
 	}
 	return nil
 }
@@ -37,10 +59,31 @@ func (a *agent) listenMetricsOn(listen string) (net.Listener, error) {
 	return socket.Listen(path, a.conf.Metrics.SocketMode)
 }
 
-// serveMetrics serves them until ctx is done. The agent goes on signing without them.
-func (a *agent) serveMetrics(ctx context.Context) {
-	watched := metrics.Agent{Server: a.server, Ledger: a.dirs.Ledger(), Trail: a.dirs.AuditTrail()}
-	if err := a.metrics.Serve(ctx, watched, a.log, a.monitors); err != nil {
-		a.log.Error("metrics are not served any more", "error", err)
+// serveMetrics begins to serve what is not served yet, until the monitor is closed or the agent ends. The agent goes on signing without
+// them.
+func (a *agent) serveMetrics() {
+	for _, m := range a.monitors {
+		if m.Addr().Network() == "unix" { // its mode may have changed
+			if err := os.Chmod(m.Addr().String(), a.conf.Metrics.SocketMode); err != nil {
+				a.log.Error("the metrics' socket keeps its mode", "error", err)
+			}
+		}
+		if m.stop != nil {
+			continue
+		}
+		var ctx context.Context
+		ctx, m.stop = context.WithCancel(a.upkeep)
+		m.over = make(chan struct{})
+		go func() {
+			defer close(m.over)
+			if err := a.watched.Serve(ctx, a.log, m.Listener); err != nil {
+				a.log.Error("metrics are not served any more", "address", m.Addr().String(), "error", err)
+			}
+		}()
 	}
+}
+
+// watch makes what metrics are read from.
+func (a *agent) watch() {
+	a.watched = a.metrics.Watch(metrics.Agent{Server: a.server, Ledger: a.dirs.Ledger(), Trail: a.dirs.AuditTrail()})
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/chain"
 	"github.com/keyward/keyward/internal/config"
+	"github.com/keyward/keyward/internal/confine"
 	"github.com/keyward/keyward/internal/metrics"
 	"github.com/keyward/keyward/internal/owned"
 	"github.com/keyward/keyward/internal/secret"
@@ -37,28 +39,43 @@ func (t *tool) serveCommand() *cli.Command {
 	}
 }
 
-// agent is everything that serve opens, in the order in which it is opened.
-type agent struct {
+// process is what an agent has from its start to its end.
+type process struct {
 	dirs     config.Dirs
-	conf     *config.Config
 	started  time.Time
 	level    slog.LevelVar
 	log      *slog.Logger
 	notify   *notifier
 	watchdog *watchdog
-	locked   bool // by the operator, before this start
+	metrics  *metrics.Metrics
+	watched  *metrics.Watched
+
+	protections []string       // that are on, for status
+	devices     []string       // those of systemDevices that were there at the start
+	allowed     *confine.Rules // what the process may do since its start; nil: it may use all files of its user
+
+	app, admin net.Listener
+	upkeep     context.Context // of what runs beside requests
+
+	reloading sync.Mutex
+	retiring  sync.WaitGroup        // ends what requests of an older configuration still used
+	newest    atomic.Pointer[agent] // the configuration in effect
+}
+
+// agent is everything that serve opens for one configuration, in the order in which it is opened.
+type agent struct {
+	*process
+	conf     *config.Config
+	locked   bool // by the operator, when the backends are opened
 	backends map[string]socket.Backend
 	sessions *session.Sessions
 	clients  []*chain.Client // of the chains that are watched
 	watcher  *session.Watcher
 	server   *socket.Server
-	metrics  *metrics.Metrics
+	monitors map[string]*monitor // of the metrics, as the configuration names them
 
-	protections []string // that are on, for status
-	devices     []string // those of systemDevices that were there at the start
-
-	app, admin net.Listener
-	monitors   []net.Listener // of the metrics
+	stopUpkeep context.CancelFunc
+	kept       sync.WaitGroup // the upkeep of this configuration
 }
 
 func (t *tool) serve(c *cli.Context) (err error) {
@@ -88,7 +105,9 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	if err := harden(); err != nil {
 		return err
 	}
-	a := &agent{dirs: dirs, conf: conf, started: time.Now(), notify: newNotifier(), watchdog: newWatchdog(), metrics: metrics.New()}
+	p := &process{dirs: dirs, started: time.Now(), notify: newNotifier(), watchdog: newWatchdog(), metrics: metrics.New()}
+	a := &agent{process: p, conf: conf}
+	p.newest.Store(a)
 	a.setLogger(t.stderr)
 	if err := a.checkOwned(); err != nil {
 		return err
@@ -99,7 +118,7 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	defer func() { err = errors.Join(err, a.close()) }()
+	defer func() { err = errors.Join(err, p.close()) }()
 	if err := a.open(c.Context); err != nil {
 		return err
 	}
@@ -137,14 +156,14 @@ func (a *agent) open(ctx context.Context) error {
 	if err := a.openSessions(); err != nil {
 		return err
 	}
-	if err := a.openWatcher(); err != nil {
+	if err := a.openWatcher(nil); err != nil {
 		return err
 	}
 	// The ledger's lock is held from here on, so no other agent wants these sockets.
 	if err := a.listen(appPath, adminPath); err != nil {
 		return err
 	}
-	return a.listenMetrics()
+	return a.listenMetrics(nil)
 }
 
 // checkOwned refuses state, and libraries to load, that others could change.
@@ -171,25 +190,10 @@ func (a *agent) checkOwned() error {
 }
 
 func (a *agent) openSessions() error {
-	devices := make(map[string]backends.Backend, len(a.backends))
-	for name, b := range a.backends {
-		devices[name] = b.Backend
-	}
-	sessions, err := session.Open(session.Config{
-		LedgerPath:   a.dirs.Ledger(),
-		AuditPath:    a.dirs.AuditTrail(),
-		LockPath:     a.dirs.LockFile(),
-		Backends:     devices,
-		ExpiryMargin: a.conf.Session.ExpiryMargin,
-		KeyGrace:     a.conf.Session.KeyGrace,
-		WarnAhead:    a.conf.Session.WarnAhead,
-		MaxLifetime:  a.conf.Session.MaxLifetime,
-		Logger:       a.log,
-
-		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
-		RefusalBurst:      a.conf.Limits.RefusalBurst,
-		Observe:           a.metrics.Stage,
-	})
+	cfg := a.sessionConfig()
+	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile()
+	cfg.Observe = a.metrics.Stage
+	sessions, err := session.Open(cfg)
 	if errors.Is(err, session.ErrInUse) {
 		return withHint(err, "keyward status --dir %s", a.dirs.Config)
 	}
@@ -205,6 +209,25 @@ func (a *agent) openSessions() error {
 		a.log.Warn("the agent runs in a user namespace that does not map clients of its sessions: they are strangers to it", "clients", unmapped)
 	}
 	return nil
+}
+
+// sessionConfig is what the configuration says about sessions.
+func (a *agent) sessionConfig() session.Config {
+	devices := make(map[string]backends.Backend, len(a.backends))
+	for name, b := range a.backends {
+		devices[name] = b.Backend
+	}
+	return session.Config{
+		Backends:     devices,
+		ExpiryMargin: a.conf.Session.ExpiryMargin,
+		KeyGrace:     a.conf.Session.KeyGrace,
+		WarnAhead:    a.conf.Session.WarnAhead,
+		MaxLifetime:  a.conf.Session.MaxLifetime,
+		Logger:       a.log,
+
+		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
+		RefusalBurst:      a.conf.Limits.RefusalBurst,
+	}
 }
 
 // listen takes over the sockets that systemd listens on, and makes those that it does not.
@@ -236,6 +259,7 @@ func (a *agent) listen(appPath, adminPath string) error {
 // finish; the second does not.
 func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	a.server = socket.New(a.serverConfig())
+	a.watch()
 	// "keyward lock" finds no agent until the sockets are there, and may have written its file after open looked.
 	if !a.locked && session.LockedOnDisk(a.dirs.LockFile()) {
 		if err := a.server.Lock(); err != nil {
@@ -245,17 +269,18 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	if err := a.record(ctx, audit.AgentStarted); err != nil {
 		return err
 	}
+	defer func() { a.newest.Load().kept.Wait() }()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	wg.Go(func() { a.sessions.Run(ctx) })
-	wg.Go(func() { a.watcher.Run(ctx) })
-	wg.Go(func() { a.serveMetrics(ctx) })
+	a.upkeep = ctx
+	a.startUpkeep()
+	a.serveMetrics()
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- a.server.Serve(ctx, a.app, a.admin) })
 	a.notify.send("READY=1")
-	wg.Go(func() { a.watchdog.run(ctx, a) })
+	wg.Go(func() { a.watchdog.run(ctx, a.process) })
 	for {
 		select {
 		case <-a.watchdog.alive:
@@ -264,7 +289,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 			return fmt.Errorf("serving: %w", err)
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				a.reloadOnSignal(ctx)
+				wg.Go(func() { a.reloadOnSignal(ctx) })
 				continue
 			}
 			a.log.Info("stopping", "signal", sig.String())
@@ -276,7 +301,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 
 // stop ends serving.
 func (a *agent) stop(ctx context.Context, signals <-chan os.Signal) error {
-	limit, cancel := context.WithTimeout(ctx, a.conf.Agent.ShutdownTimeout)
+	limit, cancel := context.WithTimeout(ctx, a.newest.Load().conf.Agent.ShutdownTimeout)
 	defer cancel()
 	go func() {
 		select {
@@ -292,14 +317,27 @@ func (a *agent) stop(ctx context.Context, signals <-chan os.Signal) error {
 }
 
 // record writes what the agent itself did into the audit trail.
-func (a *agent) record(ctx context.Context, event audit.Event) error {
-	return a.sessions.Record(ctx, audit.Record{Time: time.Now().UTC(), Event: event, Detail: map[string]string{"version": version()}})
+func (p *process) record(ctx context.Context, event audit.Event) error {
+	return p.newest.Load().sessions.Record(ctx, audit.Record{Time: time.Now().UTC(), Event: event, Detail: map[string]string{"version": version()}})
 }
 
-// close closes what open opened, last first.
-func (a *agent) close() error {
+// startUpkeep begins what this configuration does beside requests, until it is replaced or the agent ends.
+func (a *agent) startUpkeep() {
+	ctx, cancel := context.WithCancel(a.upkeep)
+	a.stopUpkeep = cancel
+	a.kept.Go(func() { a.sessions.Run(ctx) })
+	a.kept.Go(func() { a.watcher.Run(ctx) })
+}
+
+// close closes what open and reload opened, last first.
+func (p *process) close() error {
+	p.retiring.Wait()
+	a := p.newest.Load()
 	var errs []error
-	for _, l := range append([]net.Listener{a.app, a.admin}, a.monitors...) {
+	for _, m := range a.monitors {
+		m.close()
+	}
+	for _, l := range []net.Listener{a.app, a.admin} {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

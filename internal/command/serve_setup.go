@@ -73,22 +73,6 @@ func (a *agent) serverConfig() socket.Config {
 	}
 }
 
-// reload reads the configuration again. Only the log level changes at once; what else changed and
-// needs a restart is named in the log, and returned.
-func (a *agent) reload(context.Context) (restart []string, err error) {
-	conf, err := config.Load(a.dirs.ConfigFile())
-	if err != nil {
-		return nil, err
-	}
-	a.level.Set(logLevel(conf))
-	conf.Agent.LogLevel = a.conf.Agent.LogLevel
-	restart = config.Differences(conf, a.conf)
-	if restart != nil {
-		a.log.Warn("the configuration has changes that take effect when the agent is started again", "sections", restart)
-	}
-	return restart, nil
-}
-
 // greet says what the agent is and has, on stderr.
 func (t *tool) greet(ctx context.Context, a *agent) {
 	if a.logsJSON() {

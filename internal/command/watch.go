@@ -11,9 +11,9 @@ import (
 	"github.com/keyward/keyward/session"
 )
 
-// openWatcher makes the watcher of the chains that have an rpc in the configuration. Nobody is
-// contacted yet.
-func (a *agent) openWatcher() error {
+// openWatcher makes the watcher of the chains that have an rpc in the configuration. It knows what before, which may be nil, knows.
+// Nobody is contacted yet.
+func (a *agent) openWatcher(before *session.Watcher) error {
 	var chains []session.WatchedChain
 	for _, name := range slices.Sorted(maps.Keys(a.conf.Chains)) {
 		c := a.conf.Chains[name]
@@ -31,7 +31,7 @@ func (a *agent) openWatcher() error {
 		})
 	}
 	w := a.conf.Watch
-	a.watcher = session.NewWatcher(a.sessions, session.WatchConfig{
+	a.watcher = before.With(a.sessions, session.WatchConfig{
 		Interval: w.Interval, ClockBound: w.ClockBound,
 		RegistryInterval: w.RegistryInterval, RegistryMaxAge: w.RegistryMaxAge,
 		StopOnExternalUse: w.ExternalUsage == "stop",

@@ -31,20 +31,20 @@ func newWatchdog() *watchdog {
 }
 
 // run finds out again and again how the agent is, until ctx ends. Each time all is well it tells the main loop, which tells systemd.
-func (w *watchdog) run(ctx context.Context, a *agent) {
+func (w *watchdog) run(ctx context.Context, p *process) {
 	if w.interval == 0 {
 		return
 	}
 	tick := time.NewTicker(w.interval)
 	defer tick.Stop()
 	for {
-		if err := a.checkAlive(ctx, w.interval); err == nil {
+		if err := p.checkAlive(ctx, w.interval); err == nil {
 			select {
 			case w.alive <- struct{}{}:
 			case <-ctx.Done():
 			}
 		} else if ctx.Err() == nil {
-			a.log.Error("the agent makes no progress; systemd starts it again if this lasts", "error", err)
+			p.log.Error("the agent makes no progress; systemd starts it again if this lasts", "error", err)
 		}
 		select {
 		case <-tick.C:
@@ -55,13 +55,13 @@ func (w *watchdog) run(ctx context.Context, a *agent) {
 }
 
 // checkAlive returns nil if the store and the sockets work within limit.
-func (a *agent) checkAlive(ctx context.Context, limit time.Duration) error {
+func (p *process) checkAlive(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := a.sessions.Alive(ctx); err != nil {
+	if err := p.newest.Load().sessions.Alive(ctx); err != nil {
 		return err
 	}
-	return answers(ctx, a.admin)
+	return answers(ctx, p.admin)
 }
 
 // answers returns nil once the server behind l has answered a request that no device has a part in.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -19,36 +18,32 @@ import (
 // maxConnections bounds the connections of one listener. Anyone on this host can connect to a loopback address.
 const maxConnections = 16
 
-// Serve answers on each listener until ctx is done, and closes them. The error says that one failed.
-func (m *Metrics) Serve(ctx context.Context, a Agent, log *slog.Logger, listeners []net.Listener) error {
-	w := &watcher{Agent: a, metrics: m}
-	failed := make(chan error, len(listeners))
-	var serving sync.WaitGroup
-	for _, l := range listeners {
-		server := &http.Server{
-			Handler:           m.handler(w, l.Addr().Network() == "unix"),
-			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-			MaxHeaderBytes: 16 << 10,
-			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		}
-		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-		defer stop()
-		serving.Go(func() { failed <- server.Serve(netutil.LimitListener(l, maxConnections)) })
+// Watched is an agent whose metrics are read.
+type Watched struct{ watcher }
+
+// Watch makes what [Watched.Serve] serves.
+func (m *Metrics) Watch(a Agent) *Watched { return &Watched{watcher{Agent: a, metrics: m}} }
+
+// Serve answers on a listener until ctx is done, and closes it. The error says that it failed. It may serve several listeners
+// concurrently, which share what devices say of themselves.
+func (w *Watched) Serve(ctx context.Context, log *slog.Logger, l net.Listener) error {
+	server := &http.Server{
+		Handler:           w.handler(l.Addr().Network() == "unix"),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	serving.Wait()
-	close(failed)
-	var err error
-	for e := range failed {
-		if !errors.Is(e, http.ErrServerClosed) {
-			err = errors.Join(err, e)
-		}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(netutil.LimitListener(l, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+		return err
 	}
-	return err
+	return nil
 }
 
-func (m *Metrics) handler(w *watcher, single bool) http.Handler {
+func (w *watcher) handler(single bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry(w, single), promhttp.HandlerOpts{MaxRequestsInFlight: 4, DisableCompression: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(w.metrics.registry(w, single), promhttp.HandlerOpts{MaxRequestsInFlight: 4, DisableCompression: true}))
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, r *http.Request) { w.health(rw, r, single) })
 	return mux
 }

@@ -72,9 +72,10 @@ func (w *watcher) look(ctx context.Context) *snapshot {
 	if w.last != nil && time.Since(w.at) < fresh {
 		return w.last
 	}
-	sessions := w.Server.Signer.Sessions
+	server := w.Server.Now()
+	sessions := server.Signer.Sessions
 	s := &snapshot{
-		status: w.Server.Status(ctx), queues: sessions.Queues(), head: sessions.AuditHead(), trailLag: sessions.TrailLag(),
+		status: server.Status(ctx), queues: sessions.Queues(), head: sessions.AuditHead(), trailLag: sessions.TrailLag(),
 		ledgerBytes: sizeOf(w.Ledger), sessions: w.uses(),
 	}
 	if paths, err := audit.Segments(w.Trail); err == nil {
@@ -107,7 +108,7 @@ func sizeOf(path string) (size int64) {
 
 // uses looks at the active sessions that signed lately, and then at those that end soonest.
 func (w *watcher) uses() (all []use) {
-	sessions := w.Server.Signer.Sessions
+	sessions := w.Server.Now().Signer.Sessions
 	w.metrics.mu.Lock()
 	recent := make(map[session.ID]time.Time, len(w.metrics.recent))
 	for id, at := range w.metrics.recent {

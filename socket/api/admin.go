@@ -125,9 +125,10 @@ type Client struct {
 // Reloaded is the result of admin_reload.
 type Reloaded struct {
 	OK bool `json:"ok"`
-	// Restart names the sections that have changes which take effect when the agent is started again: "limits",
-	// "backends.hsm".
-	Restart []string `json:"restart,omitempty"`
+	// Changed names the sections that differ from the configuration before: "limits", "backends.hsm".
+	Changed []string `json:"changed,omitempty"`
+	// Unlock names the backends that wait for the operator to type their PIN.
+	Unlock []string `json:"unlock,omitempty"`
 }
 
 // Done is the result of methods that have nothing to tell.
