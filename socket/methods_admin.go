@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/internal/suggest"
@@ -259,9 +260,18 @@ func (s *Server) Status(ctx context.Context) *api.Status {
 	for state, n := range s.Signer.Sessions.Counts() {
 		status.Sessions[string(state)] = n
 	}
+	took, n := s.recent.quantiles(time.Now(), .5, .99)
+	status.Recent = api.Recent{Requests: n, P50: millis(took[0]), P99: millis(took[1])}
+	queues := s.Signer.Sessions.Queues()
+	for i := range status.Backends {
+		q := queues[status.Backends[i].Name]
+		status.Backends[i].Queue = &api.Queue{Slots: q.Slots, Busy: q.Busy, Waiting: q.Waiting}
+	}
 	s.judge(status)
 	return status
 }
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func adminAuditHead(s *Server, _ context.Context, _ *call) (any, error) { return s.auditHead(), nil }
 

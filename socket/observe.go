@@ -60,6 +60,9 @@ func verdictOf(refusal *api.Error) Verdict {
 // otherwise. c is nil if the request got to no method.
 func (s *Server) tell(from *client, r *request, c *call, begun time.Time, err error, refusal *api.Error) {
 	signs := from.socket.asksToSign(r.method)
+	if signs {
+		s.recent.add(time.Now(), time.Since(begun))
+	}
 	refused := signs && refusal != nil && refusal.Code != api.CodeUnavailable // what the agent could not do, logFailure tells
 	debug := s.log.Enabled(s.base, slog.LevelDebug)
 	if s.Observe == nil && !refused && !debug {

@@ -75,13 +75,14 @@ type Server struct {
 type serving struct {
 	current atomic.Pointer[Server] // what the next request is handled by
 
-	log   *slog.Logger
-	often *oftenLog   // for what clients can cause
-	lines *requestLog // for each request
-	agent *endpoint
-	admin *endpoint
-	web   *webServer
-	owner uint32 // who may use admin.sock, besides root: the agent's own user
+	log    *slog.Logger
+	often  *oftenLog   // for what clients can cause
+	lines  *requestLog // for each request
+	recent recent      // requests for a signature
+	agent  *endpoint
+	admin  *endpoint
+	web    *webServer
+	owner  uint32 // who may use admin.sock, besides root: the agent's own user
 
 	base   context.Context // of every call
 	cancel context.CancelFunc

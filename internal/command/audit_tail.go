@@ -110,6 +110,12 @@ func (t *tool) printRecord(line []byte) error {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)), "keyward audit verify")
 	}
+	t.print("%s", recordLine(&r))
+	return nil
+}
+
+// recordLine is a record on one line.
+func recordLine(r *tailRecord) string {
 	words := []string{fmt.Sprintf("%6d", r.Seq), r.Time.Local().Format(time.DateTime), fmt.Sprintf("%-18s", r.Event)}
 	if r.Session != "" {
 		words = append(words, r.Session)
@@ -117,9 +123,8 @@ func (t *tool) printRecord(line []byte) error {
 	if r.Peer != nil {
 		words = append(words, peer(r.Peer))
 	}
-	words = append(words, outcome(&r)...)
-	t.print("%s", strings.TrimRight(strings.Join(words, "  "), " "))
-	return nil
+	words = append(words, outcome(r)...)
+	return strings.TrimRight(strings.Join(words, "  "), " ")
 }
 
 func peer(p *audit.Peer) string {

@@ -67,6 +67,7 @@ func (t *tool) app() *cli.App {
 			t.initCommand(),
 			t.serveCommand(),
 			t.statusCommand(),
+			t.topCommand(),
 			t.doctorCommand(),
 			t.healthCommand(),
 			t.sessionCommand(),

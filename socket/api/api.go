@@ -142,6 +142,22 @@ type Backend struct {
 
 	Protection string   `json:"protection,omitempty"` // of the keys that it makes
 	Can        []string `json:"can,omitempty"`        // what only some can: "list", "pin", "attest", "touch"
+	Queue      *Queue   `json:"queue,omitempty"`      // in admin_status
+}
+
+// Queue is how many requests a device works on, and how many wait for it.
+type Queue struct {
+	Slots   int `json:"slots"` // that it works on at a time
+	Busy    int `json:"busy"`
+	Waiting int `json:"waiting"`
+}
+
+// Recent is how long requests for a signature took in the last minute, refused ones included: half of them P50 at most, and 99 of 100
+// P99.
+type Recent struct {
+	Requests int     `json:"requests"`
+	P50      float64 `json:"p50"` // milliseconds, to a sixteenth; 0 without requests
+	P99      float64 `json:"p99"`
 }
 
 // Key is one key in a device, and the session it belongs to.
@@ -180,6 +196,7 @@ type Status struct {
 	Granted     uint64         `json:"granted"`  // signatures since the start
 	Denied      uint64         `json:"denied"`
 	Failed      uint64         `json:"failed"`
+	Recent      Recent         `json:"recent"`
 	AuditHead   AuditHead      `json:"auditHead"`
 	Confined    []string       `json:"confined"` // protections that are on: "no core dumps", "landlock 7", "seccomp" and others
 }
