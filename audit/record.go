@@ -39,6 +39,7 @@ const (
 	AgentLocked      Event = "agent.locked"
 	AgentUnlocked    Event = "agent.unlocked"
 	AgentReloaded    Event = "agent.reloaded"
+	AgentLatency     Event = "agent.latency" // how long requests for a signature took lately; detail has how many they were, and half and 99 of 100 of them in ms
 	BackupMade       Event = "backup.made"
 	StateRestored    Event = "state.restored" // from a backup; detail has what was counted for the time since
 	StateRepaired    Event = "state.repaired" // by keyward repair; detail has the damage and what was done

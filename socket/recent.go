@@ -16,6 +16,7 @@ const (
 type recent struct {
 	mu    sync.Mutex
 	slots [recentSlots]recentCounts
+	since map[int]int // since the last take
 }
 
 // recentCounts are the requests of ten seconds.
@@ -34,13 +35,26 @@ func (r *recent) add(now time.Time, took time.Duration) {
 		*s = recentCounts{number: number, counts: map[int]int{}}
 	}
 	s.counts[bucketOf(took)]++
+	if r.since == nil {
+		r.since = map[int]int{}
+	}
+	r.since[bucketOf(took)]++
+}
+
+// take returns the quantiles of the requests since the last take.
+func (r *recent) take(parts ...float64) (durations []time.Duration, n int) {
+	r.mu.Lock()
+	since := r.since
+	r.since = nil
+	r.mu.Unlock()
+	return quantilesOf(since, parts)
 }
 
 // quantiles returns how long that part of the requests of the last minute took at most, for each of parts, 0 to 1. n is how many requests there
 // were; if it is 0, so are the durations.
 func (r *recent) quantiles(now time.Time, parts ...float64) (durations []time.Duration, n int) {
 	oldest := now.UnixNano()/int64(recentSlot) - recentSlots + 1
-	all, highest := map[int]int{}, 0
+	all := map[int]int{}
 	r.mu.Lock()
 	for i := range r.slots {
 		if r.slots[i].number < oldest {
@@ -48,15 +62,22 @@ func (r *recent) quantiles(now time.Time, parts ...float64) (durations []time.Du
 		}
 		for bucket, count := range r.slots[i].counts {
 			all[bucket] += count
-			n += count
-			highest = max(highest, bucket)
 		}
 	}
 	r.mu.Unlock()
+	return quantilesOf(all, parts)
+}
+
+func quantilesOf(counts map[int]int, parts []float64) (durations []time.Duration, n int) {
+	highest := 0
+	for bucket, count := range counts {
+		n += count
+		highest = max(highest, bucket)
+	}
 	durations = make([]time.Duration, len(parts))
 	for i, part := range parts {
 		for bucket, seen := 0, 0; n > 0 && bucket <= highest; bucket++ {
-			if seen += all[bucket]; float64(seen) >= part*float64(n) {
+			if seen += counts[bucket]; float64(seen) >= part*float64(n) {
 				durations[i] = endOf(bucket)
 				break
 			}

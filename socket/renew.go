@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/session"
+	"github.com/keyward/keyward/socket/api"
 )
 
 // Now returns the Server that handles the next request.
@@ -50,3 +52,13 @@ func (s *Server) Renew(next Config, locks uint64) (old *Server, err error) {
 
 // Drain waits until no request is handled by s any more, which another Server has replaced.
 func (s *Server) Drain(ctx context.Context) error { return s.users.Close(ctx) }
+
+// RecordLatency writes how long requests for a signature took since it was called last to the audit trail, if there were any.
+func (s *Server) RecordLatency(ctx context.Context) error {
+	took, n := s.recent.take(.5, .99)
+	if n == 0 {
+		return nil
+	}
+	detail := api.Recent{Requests: n, P50: millis(took[0]), P99: millis(took[1])}
+	return s.Now().Signer.Sessions.Record(ctx, audit.Record{Event: audit.AgentLatency, Detail: detail})
+}

@@ -35,6 +35,7 @@ func (t *tool) auditCommand() *cli.Command {
 				},
 				Action: t.auditVerify,
 			},
+			t.auditReportCommand(),
 			t.checkpointCommand(),
 			t.witnessCommand(),
 		},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/internal/metrics"
@@ -86,4 +87,20 @@ func (a *agent) serveMetrics() {
 // watch makes what metrics are read from.
 func (a *agent) watch() {
 	a.watched = a.metrics.Watch(metrics.Agent{Server: a.server, Ledger: a.dirs.Ledger(), Trail: a.dirs.AuditTrail()})
+}
+
+// latencyStep is how often the audit trail gets a record of how long requests took.
+const latencyStep = 5 * time.Minute
+
+func (a *agent) recordLatency(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(latencyStep):
+		}
+		if err := a.server.RecordLatency(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("the trail lacks how long requests took", "error", err)
+		}
+	}
 }

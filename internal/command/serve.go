@@ -327,6 +327,7 @@ func (a *agent) startUpkeep() {
 	a.stopUpkeep = cancel
 	a.kept.Go(func() { a.sessions.Run(ctx) })
 	a.kept.Go(func() { a.watcher.Run(ctx) })
+	a.kept.Go(func() { a.recordLatency(ctx) })
 }
 
 // close closes what open and reload opened, last first.
