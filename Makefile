@@ -11,6 +11,7 @@
 # make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, about half an hour on a quiet machine
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
+# make watch-test    the dashboard's queries and each alert, in Prometheus, on running agents
 # make check gofmt, go vet and staticcheck
 # make licenses      does all that ships have a license that allows it
 # make reproducible  two builds of HEAD, in two directories: one hash
@@ -25,7 +26,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -123,6 +124,10 @@ packages: deps
 # Needs root. A target of its own: it takes the packages' build, and a machine on which systemd-nspawn works.
 install-test: packages
 	@scripts/install-test "$$(ls -t dist/keyward_*.deb | head -n 1)"
+
+# Each alert fired by its fault, in Debian's Prometheus, on a running agent. Needs root, for a small disk and for strace.
+watch-test: deps-test testnode
+	go test ./softhsm-test -run '^(TestDashboard|TestAlerts)$$' -count=1 -v -timeout 1h -alerts all
 
 # Modules in the binary and npm packages that ship: each under a license that is allowed.
 licenses: build
