@@ -141,7 +141,7 @@ func (s *Screen) totals() string {
 			outstanding += *sess.Outstanding
 		}
 	}
-	return fit(fmt.Sprintf("sessions %d active, %d pending   outstanding %d   connections %d   in flight %d   trail %d",
+	return fit(fmt.Sprintf("sessions %d active, %d pending  outstanding %d  connected %d  in flight %d  trail %d",
 		st.Sessions["active"], st.Sessions["pending"], outstanding, st.Connections, st.InFlight, st.AuditHead.Seq), s.Width)
 }
 

@@ -92,12 +92,16 @@ func (s *Screen) ends(sess *api.Session) colored {
 
 // limit is a line for one limit: its name, a bar and what is left.
 func (s *Screen) limit(l *api.Limit) string {
-	name, width := min(36, s.Width/2-4), min(14, s.Width/6)
+	name, width := min(35, s.Width/2-4), min(11, s.Width/6)
 	if s.Width >= 120 {
 		name, width = 68, 40
 	}
 	part := ratio(l)
-	text := fmt.Sprintf("%4d%% ", int(part*100)) + left(l)
+	remaining, of := left(l)
+	text := fmt.Sprintf("%4d%% %s", int(part*100), remaining)
+	if l.RunsOut == nil || s.Width >= 120 {
+		text += " of " + of
+	}
 	if l.RunsOut != nil {
 		text += ", gone in " + span(l.RunsOut.Sub(s.last.At))
 	}
@@ -113,12 +117,12 @@ func ratio(l *api.Limit) float64 {
 	return remaining.Float64() / of.Float64()
 }
 
-// left says how much of a limit is left.
-func left(l *api.Limit) string {
+// left says how much of a limit is left, and how much it was.
+func left(l *api.Limit) (remaining, of string) {
 	if l.Tracker.Kind == policy.CallParamTracker {
-		return fmt.Sprintf("%s of %s", count(l.Remaining.Int()), count(l.Limit.Int()))
+		return count(l.Remaining.Int()), count(l.Limit.Int())
 	}
-	return fmt.Sprintf("%s of %s", ether(l.Remaining.Int()), ether(l.Limit.Int()))
+	return ether(l.Remaining.Int()), ether(l.Limit.Int())
 }
 
 // count is a number with at most four digits, if it is large as a power of ten.
@@ -148,9 +152,9 @@ func limitName(t *policy.Tracker, long bool) string {
 	case policy.TransferValueTracker:
 		name = "value to " + target
 	case policy.CallValueTracker:
-		name = fmt.Sprintf("%v value, %s", t.Selector, target)
+		name = fmt.Sprintf("%v value on %s", t.Selector, target)
 	case policy.CallParamTracker:
-		name = fmt.Sprintf("%v constraint %d, %s", t.Selector, t.Position, target)
+		name = fmt.Sprintf("%v [%d] on %s", t.Selector, t.Position, target)
 	}
 	if t.Allowance {
 		name += ", period"

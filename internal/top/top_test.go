@@ -40,7 +40,9 @@ func snapshot(seconds int, granted uint64, sessions ...*api.Session) Snapshot {
 	}}
 }
 
-func screen(width, height int) *Screen { return &Screen{Width: width, Height: height, Location: time.UTC} }
+func screen(width, height int) *Screen {
+	return &Screen{Width: width, Height: height, Location: time.UTC}
+}
 
 // check finds lines that do not fit the screen.
 func check(t *testing.T, s *Screen) []string {
@@ -116,7 +118,9 @@ func TestEscapes(t *testing.T) {
 	s.Feed(snap)
 	s.Press(Enter)
 	for _, line := range append(check(t, s), s.list(99)...) {
-		if i := strings.IndexFunc(line, func(r rune) bool { return r < ' ' || r > '~' && !strings.ContainsRune("█▏▎▍▌▋▊▉░…▁▂▃▄▅▆▇", r) }); i >= 0 {
+		if i := strings.IndexFunc(line, func(r rune) bool {
+			return r < ' ' || r > '~' && !strings.ContainsRune("█▏▎▍▌▋▊▉░…▁▂▃▄▅▆▇", r)
+		}); i >= 0 {
 			t.Errorf("a line has %q", line[i:])
 		}
 	}
