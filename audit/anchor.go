@@ -3,7 +3,6 @@ package audit
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -17,13 +16,13 @@ import (
 )
 
 // Gone is the detail of a record that says that all records up to number Records are not in the trail any more:
-// [TrailArchived] and [TrailRepaired]. By it the rest of the trail can still be verified: the first record that is left continues
-// the one with this number and hash, and this record is part of the chain that leads to the ledger's head.
+// [TrailArchived] and [TrailRepaired]. By it the rest of the trail can still be verified: the first record that is left
+// continues the one with this number and hash, and this record is part of the chain that leads to the ledger's head.
 type Gone struct {
 	Records uint64 `json:"records"`
 	Hash    string `json:"hash"` // of the last one's line, SHA-256, 0x-hex
-	// Tree is the roots of the complete subtrees of the first Records lines, the largest first, in base64: with them the roots of later
-	// trees can be computed. nil: they are not known.
+	// Tree is the roots of the complete subtrees of the first Records lines, the largest first, in base64: with them
+	// the roots of later trees can be computed. nil: they are not known.
 	Tree  []tlog.Hash `json:"tree,omitempty"`
 	To    string      `json:"to,omitempty"`    // directory that they are in now; "": they were deleted
 	Files []GoneFile  `json:"files,omitempty"` // there
@@ -51,7 +50,8 @@ func goneIn(line []byte) (g Gone, ok bool) {
 	return g, json.Unmarshal(rec.Detail, &g) == nil
 }
 
-// start is where a trail begins. A trail from which nothing was moved begins before record 1, and needs no record that says so.
+// start is where a trail begins. A trail from which nothing was moved begins before record 1, and needs no record that
+// says so.
 type start struct {
 	Head       // before the first record that is there
 	said *Gone // by a record of the trail; nil: not found yet
@@ -105,62 +105,6 @@ func (s *start) explained() error {
 
 func hashText(h [32]byte) string { return fmt.Sprintf("0x%x", h) }
 
-// ReadAfter calls do with each record of the trail at path after head, without its newline, and returns the head of the last one. Each record
-// is checked to continue the one before. The error wraps [ErrDamaged] if one does not, or if head's record is not in the trail.
-func ReadAfter(path string, head Head, do func(line []byte) error) (end Head, err error) {
-	begin, err := startOf(path)
-	if err != nil {
-		return end, err
-	}
-	first := max(head.Seq, 1)
-	if begin.Seq == head.Seq {
-		first = head.Seq + 1
-	}
-	r, err := openAt(path, first)
-	if errors.Is(err, errNoRecord) && begin.Seq == head.Seq && begin.Hash == head.Hash { // there is none after head
-		return placed(path, head)
-	}
-	if err != nil {
-		return end, err
-	}
-	defer r.Close()
-	lines := bufio.NewReaderSize(r, 1<<16)
-	known := begin.Seq == head.Seq && begin.Hash == head.Hash
-	if begin.Seq != head.Seq {
-		line, err := lines.ReadBytes('\n')
-		known = err == nil && sha256.Sum256(line[:len(line)-1]) == head.Hash
-	}
-	if !known {
-		return end, fmt.Errorf("%w: record %d is not the one that is known", ErrDamaged, head.Seq)
-	}
-	end, err = readOn(lines, Head{Seq: head.Seq, Hash: head.Hash}, do)
-	if err != nil {
-		return end, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	return placed(path, end)
-}
-
-// readOn calls do with the records after at.
-func readOn(lines *bufio.Reader, at Head, do func(line []byte) error) (Head, error) {
-	for {
-		line, err := lines.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 {
-			return at, nil
-		}
-		if err != nil {
-			return at, fmt.Errorf("record %d is cut short: %w", at.Seq+1, err)
-		}
-		next, err := at.follows(line[:len(line)-1])
-		if err != nil {
-			return at, err
-		}
-		if err := do(line[:len(line)-1]); err != nil {
-			return at, err
-		}
-		at = next
-	}
-}
-
 // placed fills in where the trail's last record is.
 func placed(path string, h Head) (Head, error) {
 	first, err := firstRecord(path)
@@ -183,7 +127,8 @@ func placed(path string, h Head) (Head, error) {
 	return h, nil
 }
 
-// subtrees are the places, as in [tlog.StoredHashIndex], of the roots of the complete subtrees of the first n leaves, the largest first.
+// subtrees are the places, as in [tlog.StoredHashIndex], of the roots of the complete subtrees of the first n leaves,
+// the largest first.
 func subtrees(n int64) (indexes []int64) {
 	for at := int64(0); at < n; {
 		level := bits.Len64(uint64(n-at)) - 1

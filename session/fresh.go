@@ -55,3 +55,18 @@ func markUsed(cfg *Config, fresh bool) {
 		cfg.Logger.Warn("the state's directory can't be marked as used: should it be emptied, nothing here will show it", "dir", dir, "error", err)
 	}
 }
+
+// CheckLost is an [ErrDamaged] if an agent has kept its state where the ledger at ledgerPath and the trail at auditPath would be, and there is neither.
+func CheckLost(ledgerPath, auditPath string) error {
+	_, err := checkFresh(&Config{LedgerPath: ledgerPath, AuditPath: auditPath, FS: durable.OS})
+	return err
+}
+
+// Forget makes a state's directory one that no agent has used, once its ledger, its trail and its keys were moved away on the operator's word.
+func Forget(dir string) error {
+	err := unix.Removexattr(dir, usedMark)
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	return err
+}

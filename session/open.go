@@ -17,6 +17,10 @@ var (
 	// ErrDamaged: the ledger is missing, cut short or not readable. An audit trail that is
 	// damaged or ahead of the ledger is audit.ErrDamaged or audit.ErrAhead.
 	ErrDamaged = errors.New("the ledger is damaged")
+	// ErrOtherVersion: the ledger was written by a later version, which has to open it.
+	ErrOtherVersion = errors.New("the ledger was written by another version of keyward")
+	// ErrTwoLedgers: there is a ledger of this version and one of an older version. It wraps ErrDamaged.
+	ErrTwoLedgers = fmt.Errorf("%w: there are two", ErrDamaged)
 )
 
 const repairHint = "restore the newest copies of ledger and audit trail together; without one, nothing more can be signed for " +
@@ -105,11 +109,11 @@ func (s *embedded) begin(fsys vfs.FS, dir, auditPath string, old *oldLedger) err
 		return damaged(dir, err)
 	case version == storeVersion && old.live():
 		return fmt.Errorf("%w: %s is a ledger of an older version, and %s one of this version: move the one aside that is not the newest",
-			ErrDamaged, old.path, dir)
+			ErrTwoLedgers, old.path, dir)
 	case version == storeVersion:
 		return old.mark()
 	case version != "" && version != storeCopied:
-		return fmt.Errorf("%w: %q, this one reads %q", errOtherVersion, version, storeVersion)
+		return fmt.Errorf("%w: %q, this one reads %q", ErrOtherVersion, version, storeVersion)
 	case old.live():
 		return s.takeOver(old)
 	case version == storeCopied: // all was taken over, and the old file put aside

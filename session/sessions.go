@@ -78,6 +78,7 @@ type state struct {
 	counts   counters
 
 	lockFile sync.Mutex // held while the lock file changes; taken before Ledger.mu
+	copying  sync.Mutex // held while the ledger is copied
 
 	keysMu   sync.Mutex
 	keys     map[ID]heldKey // found before

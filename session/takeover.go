@@ -33,8 +33,6 @@ const (
 	markVersion = "3: it is a directory since, see the operator's guide"
 )
 
-var errOtherVersion = errors.New("the ledger was written by another version of keyward")
-
 // oldLedger is the file of version 1 or 2, or the mark at its place.
 type oldLedger struct {
 	path string   // "" on a file system that never had one
@@ -61,7 +59,7 @@ func openOld(fsys vfs.FS, dir string) (*oldLedger, error) {
 		return o, nil
 	case "", "1", "2":
 	default:
-		return nil, fmt.Errorf("%w: version %q, this one reads %q", errOtherVersion, version, storeVersion)
+		return nil, fmt.Errorf("%w: version %q, this one reads %q", ErrOtherVersion, version, storeVersion)
 	}
 	o.is = "live"
 	o.db, err = bolt.Open(o.path, 0o600, &bolt.Options{Timeout: lockTimeout})

@@ -225,7 +225,7 @@ func TestStoreVersions(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.open(); !errors.Is(err, errOtherVersion) {
+	if err := a.open(); !errors.Is(err, ErrOtherVersion) {
 		t.Errorf("version 4: %v, want it refused", err)
 	}
 }

@@ -83,6 +83,9 @@ func agentStateMethods() []Method {
 	}, {
 		Name: "admin_auditHead", Summary: "The audit trail's last record",
 		Result: Result{"head", "AuditHead", "keep it elsewhere: the trail can't be cut back beyond it unnoticed"}, do: adminAuditHead,
+	}, {
+		Name: "admin_copyLedger", Summary: "Copy the ledger while the agent runs, for a backup",
+		Result: Result{"copied", "Copied", "a directory in the agent's state, which the caller deletes"}, do: adminCopyLedger,
 	}}
 }
 
@@ -274,6 +277,14 @@ func (s *Server) Status(ctx context.Context) *api.Status {
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func adminAuditHead(s *Server, _ context.Context, _ *call) (any, error) { return s.auditHead(), nil }
+
+func adminCopyLedger(s *Server, ctx context.Context, c *call) (any, error) {
+	dir, err := s.Signer.Sessions.Copy(ctx, c.peer)
+	if err != nil {
+		return nil, err
+	}
+	return api.Copied{Directory: dir}, nil
+}
 
 func (s *Server) auditHead() api.AuditHead {
 	head := s.Signer.Sessions.AuditHead()

@@ -131,6 +131,11 @@ type Reloaded struct {
 	Unlock []string `json:"unlock,omitempty"`
 }
 
+// Copied is the result of admin_copyLedger.
+type Copied struct {
+	Directory string `json:"directory"` // absolute path
+}
+
 // Done is the result of methods that have nothing to tell.
 type Done struct {
 	OK bool `json:"ok"`

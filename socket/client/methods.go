@@ -196,3 +196,8 @@ func (c *Client) Status(ctx context.Context) (*api.Status, error) {
 func (c *Client) AuditHead(ctx context.Context) (api.AuditHead, error) {
 	return call[api.AuditHead](ctx, c, "admin_auditHead")
 }
+
+// CopyLedger has the agent copy its ledger, and returns the directory of the copy.
+func (c *Client) CopyLedger(ctx context.Context) (api.Copied, error) {
+	return call[api.Copied](ctx, c, "admin_copyLedger")
+}
