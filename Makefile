@@ -9,6 +9,8 @@
 # make soak SOAK=10m       clients, faults of a device, kills and strangers at one agent: sums, growth and latency at the end
 # make lossy CUTS=100      the agent on a file system that loses what was not synced, its power cut under load; needs root and /dev/fuse
 # make mutate SEED=1 MUTANTS=400  what the tests notice of changes of the code; resumable, about half an hour on a quiet machine
+# make vault  the transit backend at a real Vault, built from its Go module; the first time takes long
+# make wrapped KEYS=100000  so many wrapped keys on one SoftHSM token
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make watch-test    the dashboard's queries and each alert, in Prometheus, on running agents
@@ -26,7 +28,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -111,10 +113,17 @@ lossy: deps-test
 	go test -tags lossy ./softhsm-test -run '^TestPowerCutOf' -count=1 -v -timeout 24h -cuts $(CUTS)
 
 MUTANTS ?= 400
-MUTATED = internal/durable audit backends/sealed internal/zktx policy internal/secret session
+MUTATED = internal/durable audit backends/sealed backends/internal/keyfile internal/zktx policy internal/secret session
 
 mutate:
 	go run ./internal/mutate -seed $(SEED) -n $(MUTANTS) -state mutate-$(SEED).jsonl $(MUTATED)
+
+vault:
+	@scripts/vault -v
+
+KEYS ?= 100000
+wrapped: deps
+	go test ./backends/pkcs11 -run '^TestManyWrappedKeys$$' -count=1 -v -timeout 24h -wrapped.keys $(KEYS)
 
 packages: deps
 	@scripts/deps packages

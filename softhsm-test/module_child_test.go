@@ -36,7 +36,12 @@ func (a *Agent) mayWrite(files ...string) {
 // addModule adds a backend of that name, and returns the file that controls its fault module.
 func (a *Agent) addModule(name string, lines ...string) (faults *Faults, control string) {
 	a.t.Helper()
-	tok := NewToken(a.t)
+	return a.addToken(NewToken(a.t), name, lines...)
+}
+
+// addToken is addModule with that token.
+func (a *Agent) addToken(tok *Token, name string, lines ...string) (faults *Faults, control string) {
+	a.t.Helper()
 	faults = NewFaults(a.t, tok)
 	var env []string
 	for name, value := range tok.Env() {

@@ -39,8 +39,8 @@ timeout = "2s"
 	return &kmsAgent{Agent: newConfiguredAgent(t, conf), sealKey: "keyward"}, fake
 }
 
-// From socket to signature with keys that Vault seals: create, sign, meet each fault, start again, rotate, rewrap, destroy. To open a
-// key is no signature, so no fault uses up the limit.
+// From socket to signature with keys that Vault seals: create, sign, meet each fault, start again, rotate, rewrap,
+// destroy. To open a key is no signature, so no fault uses up the limit.
 func TestTransit(t *testing.T) {
 	a, fake := newTransitAgent(t)
 	sess := a.ActiveSession(transferSpec(100), userAccount)

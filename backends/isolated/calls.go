@@ -91,6 +91,16 @@ func (a attester) Attest(ctx context.Context, uri string) (*backends.Attestation
 	return at, nil
 }
 
+// rewrapper is what a Backend has more if its child's backend encrypts keys again.
+type rewrapper struct{ b *Backend }
+
+func (r rewrapper) Rewrap(ctx context.Context, uri string) (done bool, err error) {
+	if err := r.b.do(ctx, opRewrap, marshal(uri), &done); err != nil {
+		return false, r.b.wrap("encrypting the key again", err)
+	}
+	return done, nil
+}
+
 // Concurrency is that of the backend in the first child, or of one that says nothing of it.
 func (b *Backend) Concurrency() int {
 	if b.concurrency < 1 {

@@ -46,6 +46,8 @@ type Config struct {
 	// Unlocks says that the backend is a [backends.Unlocker], no [backends.Attester], and no [backends.Waiter]. Then Open
 	// succeeds although the first child crashes or hangs, and a later call starts another one.
 	Unlocks bool
+	// Rewraps says that a backend that Unlocks is a [backends.Rewrapper].
+	Rewraps bool
 	// PINs has the PIN for a backend that asks for it. Nil: Unlock hands PINs on to the backend.
 	PINs *secret.Keeper
 	// AdminPINs has the PIN for generating and destroying keys. With one, the backend has to be a [backends.Unlocker] and
@@ -108,6 +110,7 @@ var (
 	_ backends.Unlocker      = unlocker{}
 	_ backends.AdminUnlocker = adminUnlocker{}
 	_ backends.Attester      = attester{}
+	_ backends.Rewrapper     = rewrapper{}
 )
 
 // Open starts the child and opens its backend, which has to be a [backends.Lister] and a
@@ -154,6 +157,12 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 			unlocker
 			adminUnlocker
 		}{b, waiter{b}, unlocker{b}, adminUnlocker{b}}, nil
+	case cfg.Unlocks && cfg.Rewraps:
+		return struct {
+			*Backend
+			unlocker
+			rewrapper
+		}{b, unlocker{b}, rewrapper{b}}, nil
 	case cfg.Unlocks:
 		return struct {
 			*Backend

@@ -135,6 +135,12 @@ func (s *server) serve(ctx context.Context, b backends.Backend, f *frame) (any, 
 		return s.list(ctx, b, text)
 	case opAttest:
 		return b.(backends.Attester).Attest(ctx, text)
+	case opRewrap:
+		r, ok := b.(backends.Rewrapper)
+		if !ok {
+			return nil, fmt.Errorf("%w: rewrap of a backend that keeps its keys in the device", errMalformed)
+		}
+		return r.Rewrap(ctx, text)
 	}
 	return nil, fmt.Errorf("%w: op %d", errMalformed, f.op)
 }

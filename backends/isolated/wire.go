@@ -51,6 +51,7 @@ const (
 	opLock
 	opStatus
 	opAttest
+	opRewrap // the body is a URI, the result whether it was done
 	opClose
 	// What the child calls.
 	opTry    // the result is a PIN
@@ -66,7 +67,7 @@ const (
 
 const (
 	frameHeader = 1 + 1 + 8 + 8
-	maxFrame    = 4 << 20 // bytes after the length: a list of 10,000 keys is half of it
+	maxFrame    = 32 << 20 // bytes after the length: a list of 100,000 keys is three quarters of it
 )
 
 // errMalformed: the other side does not speak this protocol, or is broken. The child is ended.

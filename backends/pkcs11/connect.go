@@ -18,6 +18,7 @@ type conn struct {
 	slot   string // its description
 	info   p11.TokenInfo
 	keys   *index
+	held   held // of wrapped keys
 }
 
 // trigger says who wants a login.

@@ -21,3 +21,17 @@ func (b *Backend) FreeLanes() int { return len(b.lanes) }
 
 // SlotDescription is that of the token that is connected.
 func (b *Backend) SlotDescription() string { return b.current().slot }
+
+// Unwrapped is the number of keys that are unwrapped.
+func (w *Wrapped) Unwrapped() int { return w.current().held.len() }
+
+// ForgetUnwrapped destroys the unwrapped keys that are not in use.
+func (w *Wrapped) ForgetUnwrapped() {
+	_, err := do(context.Background(), w.Backend, "forgetting keys", func(c *conn, s p11Session) (struct{}, error) {
+		w.destroyObjects(c, s, c.held.shrink(0))
+		return struct{}{}, nil
+	}, nil)
+	if err != nil {
+		panic(err)
+	}
+}

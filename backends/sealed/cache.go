@@ -1,8 +1,6 @@
 package sealed
 
 import (
-	"errors"
-	"os"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -16,7 +14,7 @@ const maxOpened = 256
 // opened is a key that is kept open.
 type opened struct {
 	scalar *secret.Buffer
-	file   string // marshalled: another file in its place must be opened anew
+	file   string // marshalled: another file in its place must be opened again
 	timer  *time.Timer
 }
 
@@ -52,7 +50,7 @@ func (b *Backend) keep(f *file, scalar *secret.Buffer) bool {
 	b.mu.Unlock()
 	// Destroy removes the file and then forgets the key. If it did so before the key was
 	// kept, the file is gone now.
-	if _, err := os.Lstat(b.path(signer)); errors.Is(err, os.ErrNotExist) {
+	if !b.dir.Has(signer) {
 		b.forget(signer)
 	}
 	return true

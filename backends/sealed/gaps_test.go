@@ -28,7 +28,7 @@ func TestWriteSaysWhatItLeaves(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	err = b.write(f)
+	err = b.dir.Write(signer, f.marshal())
 	if err == nil || !strings.Contains(err.Error(), "rename") || !strings.Contains(err.Error(), "open "+path) {
 		t.Errorf("write over a directory = %v, want the errors of writing and of removing", err)
 	}

@@ -2,13 +2,9 @@ package sealed
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/keyward/keyward/backends"
-	"github.com/keyward/keyward/internal/durable"
 )
 
 // Rotating is a Wrapper whose key has versions, or is replaced by another one in the configuration.
@@ -63,19 +59,8 @@ func (b *Backend) rewrap(ctx context.Context, signer common.Address) (bool, erro
 	if err := b.sealScalar(ctx, again, scalar); err != nil {
 		return false, err
 	}
-	return true, b.replace(signer, again)
-}
-
-// replace writes f's file in place of the one that is there, durably. A key that was destroyed meanwhile does not
-// come back.
-func (b *Backend) replace(signer common.Address, f *file) error {
-	b.files.Lock()
-	defer b.files.Unlock()
-	if _, err := os.Lstat(b.path(signer)); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: it was destroyed meanwhile", backends.ErrKeyNotFound)
+	if err := b.dir.Replace(signer, again.marshal()); err != nil {
+		return false, err
 	}
-	if err := durable.WriteFile(b.path(signer), f.marshal(), 0o600); err != nil {
-		return fmt.Errorf("the key is there, sealed as before or again: %w", err)
-	}
-	return nil
+	return true, nil
 }

@@ -23,13 +23,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/keyward/keyward/backends"
+	"github.com/keyward/keyward/backends/internal/keyfile"
 	"github.com/keyward/keyward/internal/secret"
 )
 
@@ -94,14 +94,13 @@ type Config struct {
 type Backend struct {
 	cfg Config
 	log *slog.Logger
+	dir *keyfile.Dir
 
 	mu      sync.Mutex     // never held across a call to the device or a disk
 	calls   sync.WaitGroup // in flight; added to under mu
 	closing bool
 	closed  sync.Once
 	cache   map[common.Address]*opened
-
-	files sync.Mutex // held while a key's file is removed, or replaced by another
 }
 
 var (
@@ -120,17 +119,8 @@ func Open(cfg Config) (*Backend, error) {
 	if cfg.CacheFor < 0 {
 		return nil, b.wrap("opening", errors.New("the cache time can't be negative"))
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, b.wrap("opening", err)
-	}
-	info, err := os.Stat(cfg.Dir)
-	if err != nil {
-		return nil, b.wrap("opening", err)
-	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return nil, b.wrap("opening", fmt.Errorf("others may write to %s (mode %04o); run chmod 700 on it", cfg.Dir, info.Mode().Perm()))
-	}
-	if err := b.sweep(); err != nil {
+	var err error
+	if b.dir, err = keyfile.Open(cfg.Dir, b.log); err != nil {
 		return nil, b.wrap("opening", err)
 	}
 	return b, nil
@@ -167,7 +157,7 @@ func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (b
 	if err != nil {
 		return nil, b.wrap("generating a key", err)
 	}
-	if err := b.write(f); err != nil {
+	if err := b.dir.Write(f.signer(), f.marshal()); err != nil {
 		return nil, b.wrap("generating a key", err)
 	}
 	return b.newKey(f), nil
@@ -198,7 +188,7 @@ func (b *Backend) Keys(ctx context.Context, prefix string) ([]backends.ListedKey
 		return nil, b.wrap("listing keys", err)
 	}
 	defer end()
-	signers, err := b.signers()
+	signers, err := b.dir.Signers()
 	if err != nil {
 		return nil, b.wrap("listing keys", err)
 	}
@@ -232,9 +222,7 @@ func (b *Backend) Destroy(ctx context.Context, uri string) error {
 	if err != nil {
 		return b.wrap("destroying a key", err)
 	}
-	b.files.Lock()
-	err = b.remove(signer)
-	b.files.Unlock()
+	err = b.dir.Remove(signer)
 	b.forget(signer) // after its file: see keep
 	if err != nil {
 		return b.wrap("destroying a key", err)

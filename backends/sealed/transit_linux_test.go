@@ -13,8 +13,8 @@ import (
 	"github.com/keyward/keyward/internal/secret"
 )
 
-// With Vault as the Wrapper, what passes through the buffers of net/http is a file key, and the key that signs is nowhere. The fake
-// Vault is in this process and has not seen it either.
+// With Vault as the Wrapper, what passes through the buffers of net/http is a file key, and the key that signs is
+// nowhere. The fake Vault is in this process and has not seen it either.
 func TestNoKeyInMemoryWithTransit(t *testing.T) {
 	fake := &transitfake.Server{}
 	server := httptest.NewServer(fake)

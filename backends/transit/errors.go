@@ -93,7 +93,7 @@ func (c *client) explain(op operation, err error) error {
 		return fmt.Errorf("%w: what answers at %s is not Vault: %w", backends.ErrUnavailable, c.base, e)
 	case e.status == http.StatusForbidden:
 		return fmt.Errorf("%w: allow %q on %q in a policy of the token, or replace the token: %w", ErrDenied, op.capability, op.path, e)
-	case e.status == http.StatusNotFound && len(e.messages) == 0:
+	case e.status == http.StatusNotFound && len(e.messages) == 0 && op.capability == "read" && !strings.HasPrefix(op.path, "auth/"):
 		return fmt.Errorf("%w: %s is not there; if Vault's keys were deleted, what they sealed is lost: %w", backends.ErrKeyNotFound, op.path, e)
 	case e.status == http.StatusNotFound:
 		return fmt.Errorf("%w: Vault has no %s: check mount and namespace: %w", backends.ErrRefused, op.path, e)

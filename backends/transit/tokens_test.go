@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
+	"github.com/keyward/keyward/backends/transit/transitfake"
 	"github.com/keyward/keyward/internal/syncbuf"
 )
 
@@ -90,6 +92,23 @@ func TestLoginFaults(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A login that is not where the configuration says is a refusal: it says nothing of keys.
+func TestNoSuchLogin(t *testing.T) {
+	fake := newFake(t)
+	k := backendtest.Generate(t, open(t, fake.config()), "keyward-x")
+	cfg := fake.config()
+	cfg.Dir = filepath.Join(t.TempDir(), "keys")
+	cfg.Auth = Auth{Method: "approle", Mount: "elsewhere", Role: "role-1", Secret: given("secret-1")}
+	for _, messages := range [][]string{nil, {"no handler for route"}} {
+		fake.Inject("login", 1, transitfake.Fault{Status: 404, Errors: messages})
+		_, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"})
+		if !errors.Is(err, backends.ErrRefused) || errors.Is(err, backends.ErrKeyNotFound) {
+			t.Errorf("Generate = %v, want ErrRefused and not ErrKeyNotFound", err)
+		}
+	}
+	backendtest.Verify(t, k, [32]byte{1})
 }
 
 // A token is renewed when two thirds of its life are over, and replaced when it can't live longer.

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"time"
 
 	"github.com/keyward/keyward/backends"
@@ -18,6 +19,11 @@ type pkcs11Settings struct {
 	Env                         map[string]string
 	Sessions                    int
 	Timeout                     time.Duration
+
+	// Of class wrapped.
+	KEK     string // "": the class is resident
+	Dir     string
+	Objects int
 }
 
 // openPKCS11 opens the token in a child process, unless the configuration says that its module runs in the agent.
@@ -27,20 +33,28 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 	if err != nil {
 		return nil, err
 	}
-	s := pkcs11Settings{a.dirs.Path(c.Module), c.Token, c.Serial, c.Slot, env, c.Sessions, b.Timeout}
+	s := pkcs11Settings{Module: a.dirs.Path(c.Module), Token: c.Token, Serial: c.Serial, Slot: c.Slot, Env: env, Sessions: c.Sessions, Timeout: b.Timeout}
+	rules := a.moduleRules(&s)
+	if c.Class == "wrapped" {
+		s.KEK, s.Dir, s.Objects = c.KEK, a.dirs.Keys(name), c.Objects
+		if err := os.MkdirAll(s.Dir, 0o700); err != nil { // a rule is for what exists
+			return nil, err
+		}
+		rules.Write = append(rules.Write, s.Dir)
+	}
 	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
 	if c.Process == config.AgentProcess {
 		cfg := s.config(name)
 		cfg.PINs, cfg.Locked, cfg.Logger = pins, a.locked, a.log
-		return pkcs11.Open(ctx, cfg)
+		return s.open(ctx, cfg)
 	}
 	return isolated.Open(ctx, isolated.Config{
 		Name: name, Type: b.Type, Settings: s,
-		Subject: "the PKCS#11 module " + s.Module, Unlocks: true,
+		Subject: "the PKCS#11 module " + s.Module, Unlocks: true, Rewraps: s.KEK != "",
 		PINs:    pins,
 		Timeout: b.Timeout,
 		HideEnv: pinEnv(a.conf),
-		Confine: a.moduleRules(&s),
+		Confine: rules,
 		Logger:  a.log,
 	})
 }
@@ -53,7 +67,15 @@ func servePKCS11(ctx context.Context, name string, settings json.RawMessage, env
 	}
 	cfg := s.config(name)
 	cfg.PINs, cfg.OnHang, cfg.Logger = env.PINs, env.Hung, env.Logger
-	return pkcs11.Open(ctx, cfg)
+	return s.open(ctx, cfg)
+}
+
+// open opens the backend of the class.
+func (s *pkcs11Settings) open(ctx context.Context, cfg pkcs11.Config) (backends.Backend, error) {
+	if s.KEK == "" {
+		return pkcs11.Open(ctx, cfg)
+	}
+	return pkcs11.OpenWrapped(ctx, pkcs11.WrappedConfig{Config: cfg, KEK: s.KEK, Dir: s.Dir, Objects: s.Objects})
 }
 
 // config is what both ways have in common.

@@ -64,7 +64,9 @@ func (a *agent) openBackend(ctx context.Context, name string) error {
 // be shown as better than it is.
 func protection(b *config.Backend) backends.Protection {
 	switch c := b.Settings.(type) {
-	case *config.PKCS11, *config.OpenPGP, *config.GCPKMS, *config.AzureKV:
+	case *config.PKCS11:
+		return backends.Protection(c.Class)
+	case *config.OpenPGP, *config.GCPKMS, *config.AzureKV:
 		return backends.Resident
 	case *config.PIV, *config.TPM, *config.Transit:
 		return backends.Sealed

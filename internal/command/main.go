@@ -78,6 +78,7 @@ func (t *tool) app() *cli.App {
 			t.benchCommand(),
 			t.yubikeyCommand(),
 			t.tpmCommand(),
+			t.pkcs11Command(),
 			t.chainCommand(),
 			t.auditCommand(),
 			t.backupCommand(),

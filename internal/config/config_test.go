@@ -22,8 +22,8 @@ pin_file = "pin"
 
 func minimalBackend() *Backend {
 	return &Backend{Type: "pkcs11", Timeout: 10 * time.Second, Settings: &PKCS11{
-		Process: OwnProcess,
-		Module:  "/usr/lib/p11.so", Token: "keyward", PIN: PIN{File: "pin"},
+		Process: OwnProcess, Class: "resident",
+		Module: "/usr/lib/p11.so", Token: "keyward", PIN: PIN{File: "pin"},
 	}}
 }
 
@@ -87,8 +87,8 @@ validator = "0x00000000000000000000000000000000000000ff"
 	want.Limits.MessageBytes, want.Limits.Batch = 2<<20, 7
 	want.Backends["a"] = &Backend{
 		Type: "pkcs11", Timeout: time.Minute, Settings: &PKCS11{
-			Process: OwnProcess,
-			Module:  "m", Serial: "1234", PIN: PIN{Prompt: true}, Sessions: 3, Env: map[string]string{"A": "x", "B C": "y"},
+			Process: OwnProcess, Class: "resident",
+			Module: "m", Serial: "1234", PIN: PIN{Prompt: true}, Sessions: 3, Env: map[string]string{"A": "x", "B C": "y"},
 		},
 	}
 	want.Chains["mine"] = &Chain{

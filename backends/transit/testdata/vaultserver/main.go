@@ -1,0 +1,58 @@
+// Vaultserver is a Vault in memory with the transit engine and the AppRole and Kubernetes logins. scripts/vault builds it inside a copy of
+// Vault's own module. It prints its address, root token and unseal key as JSON, and runs until its standard input ends.
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+
+	hclog "github.com/hashicorp/go-hclog"
+	kubernetes "github.com/hashicorp/vault-plugin-auth-kubernetes"
+	"github.com/hashicorp/vault/builtin/credential/approle"
+	"github.com/hashicorp/vault/builtin/logical/transit"
+	vaulthttp "github.com/hashicorp/vault/http"
+	"github.com/hashicorp/vault/internalshared/configutil"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/hashicorp/vault/sdk/physical/inmem"
+	"github.com/hashicorp/vault/vault"
+)
+
+func main() {
+	logger := hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: os.Stderr})
+	store, err := inmem.NewInmem(nil, logger)
+	check(err)
+	core, err := vault.NewCore(&vault.CoreConfig{
+		Physical: store, Logger: logger, DisableMlock: true,
+		LogicalBackends:    map[string]logical.Factory{"transit": transit.Factory},
+		CredentialBackends: map[string]logical.Factory{"approle": approle.Factory, "kubernetes": kubernetes.Factory},
+	})
+	check(err)
+	result, err := core.Initialize(context.Background(), &vault.InitParams{
+		BarrierConfig: &vault.SealConfig{SecretShares: 1, SecretThreshold: 1}, RecoveryConfig: &vault.SealConfig{},
+	})
+	check(err)
+	_, err = core.Unseal(result.SecretShares[0])
+	check(err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(err)
+	check(json.NewEncoder(os.Stdout).Encode(map[string]string{
+		"address": "http://" + l.Addr().String(), "token": result.RootToken, "unseal": hex.EncodeToString(result.SecretShares[0]),
+	}))
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	log.Fatal(http.Serve(l, vaulthttp.Handler.Handler(&vault.HandlerProperties{Core: core, ListenerConfig: &configutil.Listener{}})))
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
