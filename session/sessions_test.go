@@ -374,12 +374,16 @@ func TestCreationCutShortLeavesNoKey(t *testing.T) {
 	if err := a.putIntent(t.Context(), id, intent{Backend: "soft"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + string(id)}); err != nil {
+	key, err := a.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + string(id)})
+	if err != nil {
 		t.Fatal(err)
 	}
 	other := a.active(t)
 	a.restart(t)
 	a.runUntil(t, func() bool { return len(a.intents()) == 0 })
+	if trail := string(read(t, a.auditPath())); !strings.Contains(trail, `"keyUri":"`+key.URI()+`"`) {
+		t.Errorf("no record names the destroyed key %s:\n%s", key.URI(), trail)
+	}
 	keys, err := a.soft.Keys(t.Context(), KeyLabelPrefix)
 	if err != nil || len(keys) != 1 || keys[0].Key.URI() != other.KeyURI {
 		t.Errorf("keys left: %v, %v, want only that of session %s", keys, err, other.ID)

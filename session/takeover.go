@@ -180,7 +180,7 @@ func (s *embedded) setVersion(version string) error {
 	return s.db.Set(versionKey, appendText(nil, version), pebble.Sync)
 }
 
-const copyBytes = 1 << 20 // of one batch
+var copyBytes = 1 << 20 // of one batch; tests make it small
 
 // copyOld writes everything that the old file holds. It begins with an empty store and ends with its version.
 func (s *embedded) copyOld(db *bolt.DB) error {
