@@ -5,12 +5,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/keyward/keyward/audit"
+	"golang.org/x/sys/unix"
 )
 
 func TestListenMode(t *testing.T) {
@@ -149,6 +152,31 @@ func TestFileListener(t *testing.T) {
 	}
 }
 
+// dialWithGroups connects, as root from a thread of its own that has two more groups, and returns the groups that the other end should
+// see: the kernel notes those of the thread that connects (SO_PEERGROUPS).
+func dialWithGroups(path string) (conn net.Conn, groups []int, err error) {
+	if os.Getuid() != 0 {
+		if groups, err = os.Getgroups(); err == nil {
+			conn, err = net.Dial("unix", path)
+		}
+		return conn, groups, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with its groups
+		gids := []uint32{4711, 4712}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(gids)), uintptr(unsafe.Pointer(&gids[0])), 0); errno != 0 {
+			err = errno
+			return
+		}
+		groups = []int{4711, 4712}
+		conn, err = net.Dial("unix", path)
+	}()
+	<-done
+	return conn, groups, err
+}
+
 func TestPeer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Listen(path, 0o600)
@@ -156,7 +184,7 @@ func TestPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	client, err := net.Dial("unix", path)
+	client, groups, err := dialWithGroups(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,10 +204,6 @@ func TestPeer(t *testing.T) {
 	}
 	if int(peer.UID) != os.Getuid() || int(peer.GID) != os.Getgid() || int(peer.PID) != os.Getpid() || peer.Exe != exe {
 		t.Errorf("peer %+v, want this process", peer)
-	}
-	groups, err := os.Getgroups()
-	if err != nil {
-		t.Fatal(err)
 	}
 	for _, g := range groups {
 		if !slices.Contains(peer.Groups, uint32(g)) {
