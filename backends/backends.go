@@ -41,6 +41,9 @@ var (
 	// ErrNotSigned: no signature exists, as the request never reached the device, or the device answered that it
 	// refuses. Without it, an error of SignDigest leaves that in doubt.
 	ErrNotSigned = errors.New("nothing was signed")
+	// ErrNotMade: Generate failed before the device was asked for a key, or the device answered that it makes none.
+	// Without it, an error of Generate leaves that in doubt.
+	ErrNotMade = errors.New("no key was made")
 	// ErrPINFinalTry: one wrong PIN more would lock the device, so none is tried.
 	ErrPINFinalTry = errors.New("last PIN try is not spent")
 )
@@ -69,7 +72,7 @@ type KeyAttributes struct {
 // a device that goes away and comes back.
 type Backend interface {
 	// Generate makes a fresh key. When it returns an error, no key is left behind
-	// unless the error says so.
+	// unless the error says so. [ErrNotMade] says that there never was one.
 	Generate(ctx context.Context, attrs KeyAttributes) (Key, error)
 	// Key finds the one key that uri names: ErrKeyNotFound if there is none,
 	// ErrKeyAmbiguous if there are several, ErrUnavailable if the device can't tell.

@@ -39,3 +39,6 @@ func (s *Sending) End(err error) error {
 
 // NotSigned marks err, which keeps its text, as [ErrNotSigned].
 func NotSigned(err error) error { return &marked{err, ErrNotSigned} }
+
+// NotMade marks err, which keeps its text, as [ErrNotMade].
+func NotMade(err error) error { return &marked{err, ErrNotMade} }

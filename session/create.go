@@ -63,6 +63,9 @@ func (s *Sessions) Create(ctx context.Context, by audit.Peer, req *CreateRequest
 	})
 	if err != nil {
 		err = fmt.Errorf("making the session's key in backend %q: %w", name, err)
+		if errors.Is(err, backends.ErrNotMade) {
+			err = errors.Join(err, s.enqueue(ctx, s.ledger.dropIntent(id, nil)))
+		}
 		if errors.Is(err, backends.ErrFull) {
 			err = fmt.Errorf("%w%s", err, s.leftIn(name))
 		}

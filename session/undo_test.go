@@ -221,3 +221,35 @@ func TestRenewedTwiceAtOnce(t *testing.T) {
 		t.Errorf("%d sessions, want 2", n)
 	}
 }
+
+// notAsked is a device that refuses before it was asked for a key, and can't list any.
+type notAsked struct {
+	*soft.Backend
+	t *testing.T
+}
+
+func (b *notAsked) Generate(context.Context, backends.KeyAttributes) (backends.Key, error) {
+	return nil, backends.NotMade(backends.ErrPINIncorrect)
+}
+
+func (b *notAsked) Keys(context.Context, string) ([]backends.ListedKey, error) {
+	b.t.Error("the device is searched for a key that was never made")
+	return nil, backends.ErrPINIncorrect
+}
+
+// TestNoIntentAfterNoKey: a creation of which no key is left has nothing to be cleaned up, also after the next start.
+func TestNoIntentAfterNoKey(t *testing.T) {
+	a := newAgent(t)
+	a.cfg.Backends["soft"] = &notAsked{a.soft, t}
+	if _, err := a.Create(t.Context(), operator, a.createRequest()); !errors.Is(err, backends.ErrPINIncorrect) {
+		t.Fatalf("Create = %v, want ErrPINIncorrect", err)
+	}
+	if left := a.intents(); len(left) != 0 {
+		t.Errorf("intents: %v", left)
+	}
+	a.sweep(t.Context(), map[ID]bool{})
+	a.restart(t)
+	if left := a.intents(); len(left) != 0 {
+		t.Errorf("intents after a restart: %v", left)
+	}
+}

@@ -92,7 +92,7 @@ func (c *client) sign(ctx context.Context, arn string, digest [32]byte) (backend
 func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
 	ctx, end, err := b.c.begin(ctx)
 	if err != nil {
-		return nil, b.c.wrap("generating a key", err)
+		return nil, backends.NotMade(b.c.wrap("generating a key", err))
 	}
 	defer end()
 	k, err := b.c.generate(ctx, attrs)
@@ -112,7 +112,10 @@ func (c *client) generate(ctx context.Context, attrs backends.KeyAttributes) (*k
 		Tags:        c.tags(attrs),
 	})
 	if errors.Is(err, backends.ErrUnavailable) && !errors.Is(err, ErrThrottled) {
-		err = fmt.Errorf("a key with the tag %s=%s may have been made all the same; listing keys finds it: %w", tagSession, escape(attrs.Label), err)
+		return nil, fmt.Errorf("a key with the tag %s=%s may have been made all the same; listing keys finds it: %w", tagSession, escape(attrs.Label), err)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		err = backends.NotMade(err) // KMS has answered
 	}
 	if err != nil {
 		return nil, err

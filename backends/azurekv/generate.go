@@ -44,7 +44,7 @@ func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (b
 	if made.Load() || sent.Load() && (errors.Is(err, backends.ErrUnavailable) || errors.Is(err, context.Canceled)) {
 		return nil, b.undoGenerate(ctx, name, err)
 	}
-	return nil, err
+	return nil, backends.NotMade(err)
 }
 
 const undoTimeout = 5 * time.Second

@@ -51,7 +51,7 @@ func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (b
 	if sent && mayExist(err) {
 		return nil, b.undoGenerate(ctx, name, err)
 	}
-	return nil, err
+	return nil, backends.NotMade(err)
 }
 
 // create makes the CryptoKey. sent tells whether the service was asked at all.

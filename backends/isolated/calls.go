@@ -2,13 +2,18 @@ package isolated
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/keyward/keyward/backends"
 )
 
 func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
-	return b.oneKey(ctx, "generating a key", opGenerate, attrs)
+	k, err := b.oneKey(ctx, "generating a key", opGenerate, attrs)
+	if errors.Is(err, backends.ErrNotSigned) { // the other side was not asked
+		err = backends.NotMade(err)
+	}
+	return k, err
 }
 
 func (b *Backend) Key(ctx context.Context, uri string) (backends.Key, error) {

@@ -134,6 +134,7 @@ var sentinels = []struct {
 	{"ErrNotTouched", backends.ErrNotTouched},
 	{"ErrBusy", backends.ErrBusy},
 	{"ErrNotSigned", backends.ErrNotSigned},
+	{"ErrNotMade", backends.ErrNotMade},
 	{"ErrRefused", backends.ErrRefused},
 	{"ErrFull", backends.ErrFull},
 	{"ErrKeyDamaged", backends.ErrKeyDamaged},

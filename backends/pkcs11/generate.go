@@ -33,6 +33,9 @@ func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (b
 			err = fmt.Errorf("%w; a key with CKA_ID %x may be left in the token, unused", err, g.id)
 		}
 	}
+	if err != nil && !g.asked.Load() { // no login, no connection
+		err = backends.NotMade(err)
+	}
 	return asKey(k, err)
 }
 
@@ -60,10 +63,13 @@ func (g *generation) run(c *conn, s p11Session) (*key, error) {
 		}
 		c.keys.set(g.id, nil)
 	}
-	g.asked.Store(true)
+	before := g.asked.Swap(true)
 	pub, priv, err := c.generate(s, g.publicTemplate(), append(g.privateTemplate(), withoutUses()...))
 	if refusesTemplate(err) { // some HSMs take no attribute that makes no sense for an elliptic curve
 		pub, priv, err = c.generate(s, g.publicTemplate(), g.privateTemplate())
+	}
+	if errors.Is(err, p11.Error(p11.CKR_USER_NOT_LOGGED_IN)) {
+		g.asked.Store(before) // so this try has made nothing
 	}
 	if err != nil {
 		return nil, err

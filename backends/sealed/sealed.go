@@ -150,12 +150,12 @@ func (b *Backend) wrap(what string, err error) error {
 func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
 	end, err := b.begin(ctx)
 	if err != nil {
-		return nil, b.wrap("generating a key", err)
+		return nil, backends.NotMade(b.wrap("generating a key", err))
 	}
 	defer end()
 	f, err := b.seal(ctx, attrs)
 	if err != nil {
-		return nil, b.wrap("generating a key", err)
+		return nil, backends.NotMade(b.wrap("generating a key", err))
 	}
 	if err := b.dir.Write(f.signer(), f.marshal()); err != nil {
 		return nil, b.wrap("generating a key", err)
