@@ -38,7 +38,7 @@ func (a *agent) openOpenPGP(ctx context.Context, name string, b *config.Backend)
 		Name:      name,
 		Type:      b.Type,
 		Settings:  s,
-		PINs:      a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), hold).MarkIn(a.dirs.PINTries())),
+		PINs:      a.asLocked(secret.NewKeeper(pinSource(a.dirs, name, "", &c.PIN), hold).MarkIn(a.dirs.PINTries())),
 		AdminPINs: a.asLocked(adminPINs(a.dirs, name, &c.AdminPIN)),
 		Timeout:   b.Timeout,
 		HideEnv:   pinEnv(a.conf),
@@ -52,7 +52,7 @@ func adminPINs(dirs config.Dirs, backend string, pin *config.AdminPIN) *secret.K
 	if *pin == (config.AdminPIN{}) {
 		return nil
 	}
-	return secret.NewAdminKeeper(backend, pinSource(dirs, &config.PIN{File: pin.File, Credential: pin.Credential})).MarkIn(dirs.PINTries())
+	return secret.NewAdminKeeper(backend, pinSource(dirs, backend, "admin_", &config.PIN{File: pin.File, Credential: pin.Credential})).MarkIn(dirs.PINTries())
 }
 
 // serveOpenPGP opens it in the child.

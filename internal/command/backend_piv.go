@@ -41,11 +41,11 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 		return nil, err
 	}
 	if s.Attestation, err = os.ReadFile(a.dirs.Path(c.Attestation)); err != nil {
-		return nil, fmt.Errorf("attestation: %w", err)
+		return nil, a.placed(fmt.Errorf("attestation: %w", err), "backends", name, "attestation")
 	}
 	if c.Roots != "" {
 		if s.Roots, err = os.ReadFile(a.dirs.Path(c.Roots)); err != nil {
-			return nil, fmt.Errorf("attestation roots: %w", err)
+			return nil, a.placed(fmt.Errorf("attestation roots: %w", err), "backends", name, "attestation_roots")
 		}
 	}
 	if c.Slot != "" {
@@ -63,7 +63,7 @@ func (a *agent) openPIV(ctx context.Context, name string, b *config.Backend) (ba
 	}
 	return isolated.Open(ctx, isolated.Config{
 		Name: name, Type: "piv", Settings: s,
-		PINs:    a.asLocked(pivPINs(a.dirs, c)),
+		PINs:    a.asLocked(pivPINs(a.dirs, name, c)),
 		Timeout: timeout,
 		HideEnv: pinEnv(a.conf),
 		Confine: a.cardRules(s.Dir, s.Locks),
@@ -91,7 +91,7 @@ func pinEnv(conf *config.Config) (names []string) {
 }
 
 // pivPINs is nil if the key is said to need no PIN; that the attestation says so too is checked by piv.Open.
-func pivPINs(dirs config.Dirs, c *config.PIV) *secret.Keeper {
+func pivPINs(dirs config.Dirs, name string, c *config.PIV) *secret.Keeper {
 	if piv.PINPolicy(c.PINPolicy) == piv.PINNever {
 		return nil
 	}
@@ -99,7 +99,7 @@ func pivPINs(dirs config.Dirs, c *config.PIV) *secret.Keeper {
 	if c.PIN.Prompt && hold == 0 {
 		hold = secret.UntilLock
 	}
-	return secret.NewKeeper(pinSource(dirs, &c.PIN), hold)
+	return secret.NewKeeper(pinSource(dirs, name, "", &c.PIN), hold)
 }
 
 // openPIVHere opens it in the child.

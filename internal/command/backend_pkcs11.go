@@ -31,7 +31,7 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 	c := b.Settings.(*config.PKCS11)
 	env, err := moduleEnv(a.dirs, c.Env)
 	if err != nil {
-		return nil, err
+		return nil, a.placed(err, "backends", name, "env")
 	}
 	s := pkcs11Settings{Module: a.dirs.Path(c.Module), Token: c.Token, Serial: c.Serial, Slot: c.Slot, Env: env, Sessions: c.Sessions, Timeout: b.Timeout}
 	rules := a.moduleRules(&s)
@@ -42,7 +42,7 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 		}
 		rules.Write = append(rules.Write, s.Dir)
 	}
-	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
+	pins := a.asLocked(secret.NewKeeper(pinSource(a.dirs, name, "", &c.PIN), secret.UntilLock).MarkIn(a.dirs.PINTries()))
 	if c.Process == config.AgentProcess {
 		cfg := s.config(name)
 		cfg.PINs, cfg.Locked, cfg.Logger = pins, a.locked, a.log

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -54,7 +55,7 @@ func (a *agent) openBackend(ctx context.Context, name string) error {
 	b := a.conf.Backends[name]
 	backend, err := openers[b.Type](a, ctx, name, b)
 	if err != nil {
-		return fmt.Errorf("backend %q: %w", name, err)
+		return a.placed(fmt.Errorf("backend %q: %w", name, err), "backends", name)
 	}
 	a.backends[name] = socket.Backend{Backend: backend, Type: b.Type, Protection: protection(b)}
 	return nil
@@ -76,15 +77,32 @@ func protection(b *config.Backend) backends.Protection {
 	return ""
 }
 
-// pinSource is where a PIN comes from; nil if only the operator has it.
-func pinSource(dirs config.Dirs, pin *config.PIN) secret.Source {
+// placed adds the line of the configuration to an error, unless it has one: that of the setting path, see [config.At].
+func (a *agent) placed(err error, path ...string) error { return placed(a.dirs, err, path...) }
+
+func placed(dirs config.Dirs, err error, path ...string) error {
+	if place := new(config.Error); err == nil || errors.As(err, &place) {
+		return err
+	}
+	return config.At(dirs.ConfigFile(), err, path...)
+}
+
+// pinSource is where the PIN of a backend comes from, by the settings whose names begin with prefix; nil if only the operator has it.
+func pinSource(dirs config.Dirs, backend, prefix string, pin *config.PIN) secret.Source {
+	var source secret.Source
+	var setting string
 	switch {
 	case pin.File != "":
-		return secret.FromFile(dirs.Path(pin.File))
+		source, setting = secret.FromFile(dirs.Path(pin.File)), "pin_file"
 	case pin.Credential != "":
-		return secret.FromCredential(pin.Credential)
+		source, setting = secret.FromCredential(pin.Credential), "pin_credential"
 	case pin.Env != "":
-		return secret.FromEnv(pin.Env)
+		source, setting = secret.FromEnv(pin.Env), "pin_env"
+	default:
+		return nil
 	}
-	return nil
+	return func(ctx context.Context) (*secret.Buffer, error) {
+		b, err := source(ctx)
+		return b, placed(dirs, err, "backends", backend, prefix+setting)
+	}
 }

@@ -71,7 +71,7 @@ func (a *agent) rules() (*confine.Rules, error) {
 	}
 	for name, b := range a.conf.Backends {
 		if err := a.allowBackend(r, b); err != nil {
-			return nil, fmt.Errorf("backend %q: %w", name, err)
+			return nil, a.placed(fmt.Errorf("backend %q: %w", name, err), "backends", name, "env")
 		}
 	}
 	self, err := os.Readlink("/proc/self/exe")

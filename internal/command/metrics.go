@@ -38,7 +38,7 @@ func (a *agent) listenMetrics(before map[string]*monitor) error {
 		}
 		l, err := a.listenMetricsOn(listen)
 		if err != nil {
-			return fmt.Errorf("listening for metrics: %w", err)
+			return a.placed(fmt.Errorf("listening for metrics: %w", err), "metrics", "listen")
 		}
 		a.monitors[listen] = &monitor{Listener: l}
 	}

@@ -67,8 +67,8 @@ type agent struct {
 	*process
 	conf     *config.Config
 	locked   bool // by the operator, when the backends are opened
-	backends map[string]socket.Backend
 	sessions *session.Sessions
+	backends map[string]socket.Backend
 	clients  []*chain.Client // of the chains that are watched
 	watcher  *session.Watcher
 	server   *socket.Server
@@ -150,11 +150,16 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	a.locked = session.LockedOnDisk(a.dirs.LockFile())
+	// Another agent on this state, and a state that is damaged, end the start before a PIN is used and a device logs anybody in.
+	devices := map[string]backends.Backend{}
+	if err := a.openSessions(devices); err != nil {
+		return err
+	}
 	if err := a.openBackends(ctx); err != nil {
 		return err
 	}
-	if err := a.openSessions(); err != nil {
-		return err
+	for name, b := range a.backends {
+		devices[name] = b.Backend
 	}
 	if err := a.openWatcher(nil); err != nil {
 		return err
@@ -178,7 +183,9 @@ func (a *agent) checkOwned() error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.conf.Backends)) {
 		if p11, ok := a.conf.Backends[name].Settings.(*config.PKCS11); ok {
-			paths = append(paths, a.dirs.Path(p11.Module))
+			if err := checkModule(a.dirs.Path(p11.Module)); err != nil {
+				return a.placed(fmt.Errorf("backend %q: module: %w", name, err), "backends", name, "module")
+			}
 		}
 	}
 	for _, path := range paths {
@@ -189,8 +196,18 @@ func (a *agent) checkOwned() error {
 	return nil
 }
 
-func (a *agent) openSessions() error {
+// checkModule refuses a PKCS#11 library that is not there, or that others could change.
+func checkModule(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return err
+	}
+	return owned.Check(path)
+}
+
+// openSessions opens the state. devices is filled before anything is asked of the sessions.
+func (a *agent) openSessions(devices map[string]backends.Backend) error {
 	cfg := a.sessionConfig()
+	cfg.Backends = devices
 	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile()
 	cfg.Observe = a.metrics.Stage
 	sessions, err := session.Open(cfg)
@@ -244,12 +261,12 @@ func (a *agent) listen(appPath, adminPath string) error {
 	}
 	if a.app == nil {
 		if a.app, err = socket.Listen(appPath, a.conf.Agent.SocketMode); err != nil {
-			return err
+			return a.placed(err, "agent", "socket")
 		}
 	}
 	if a.admin == nil {
 		if a.admin, err = socket.Listen(adminPath, 0o600); err != nil {
-			return err
+			return a.placed(err, "agent", "admin_socket")
 		}
 	}
 	return nil
@@ -348,11 +365,11 @@ func (p *process) close() error {
 	for _, c := range a.clients {
 		c.Close()
 	}
-	if a.sessions != nil {
-		errs = append(errs, a.sessions.Close())
-	}
 	for _, b := range a.backends {
 		errs = append(errs, b.Close())
+	}
+	if a.sessions != nil { // last: another agent may not start while this one has the devices
+		errs = append(errs, a.sessions.Close())
 	}
 	return errors.Join(errs...)
 }

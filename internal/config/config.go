@@ -97,8 +97,11 @@ type Error struct {
 	File         string
 	Line, Column int // from 1
 	Msg          string
+	Err          error // what went wrong when the setting was used; nil: the file itself is wrong
 }
 
 func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Msg)
 }
+
+func (e *Error) Unwrap() error { return e.Err }
