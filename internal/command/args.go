@@ -58,6 +58,23 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	return slices.Concat(path, flags, []string{"--"}, operands), nil
 }
 
+// wantsJSON reports whether args have --json, whatever else is wrong with them.
+func wantsJSON(args []string) (wants bool) {
+	for _, arg := range args {
+		name, value, assigned := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+		switch {
+		case arg == "--":
+			return wants
+		case arg[:min(len(arg), 1)] != "-" || name != "json":
+		case !assigned:
+			wants = true
+		default:
+			wants, _ = strconv.ParseBool(value) // what is no boolean is an error, in text
+		}
+	}
+	return wants
+}
+
 // commandOf returns the command in what arrange returned, and its --dir.
 func commandOf(args []string) (command, dir string) {
 	command = "keyward"

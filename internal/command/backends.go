@@ -87,7 +87,8 @@ func placed(dirs config.Dirs, err error, path ...string) error {
 	return config.At(dirs.ConfigFile(), err, path...)
 }
 
-// pinSource is where the PIN of a backend comes from, by the settings whose names begin with prefix; nil if only the operator has it.
+// pinSource is where the PIN of a backend comes from, by the settings whose names begin with prefix; nil if only the
+// operator has it.
 func pinSource(dirs config.Dirs, backend, prefix string, pin *config.PIN) secret.Source {
 	var source secret.Source
 	var setting string

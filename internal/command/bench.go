@@ -133,7 +133,11 @@ func (t *tool) borrowedKey(c *cli.Context, backend string) (string, error) {
 		return "", err
 	}
 	defer cl.Close()
-	sess, err := cl.Session(c.Context, c.String("key"))
+	id, err := wholeID(c.Context, cl.AllSessions, c.String("key"))
+	if err != nil {
+		return "", err
+	}
+	sess, err := cl.Session(c.Context, id)
 	if err != nil {
 		return "", err
 	}

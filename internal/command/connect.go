@@ -31,8 +31,11 @@ func findPlace(c *cli.Context) (*place, error) {
 
 // findAgent finds the agent that a command talks to. A mistake in the configuration is no error: the agent may run with an
 // older version of the file, and has to be reached to be locked.
-func findAgent(c *cli.Context) (*place, error) {
-	dirs, err := config.FindDirs(c.String("dir"), true)
+func findAgent(c *cli.Context) (*place, error) { return findAgentIn(c.String("dir")) }
+
+// findAgentIn is findAgent; dir is what --dir says.
+func findAgentIn(dir string) (*place, error) {
+	dirs, err := config.FindDirs(dir, true)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -53,9 +54,43 @@ func (t *tool) report(err error) int {
 		return exitOK
 	}
 	code, hint := verdictOn(err)
+	t.fault(err, code, hint)
+	return code
+}
+
+// fault says on stderr what is wrong, and what to do; hint may be "".
+func (t *tool) fault(err error, code int, hint string) {
+	if t.json {
+		t.faultJSON(err, code, t.forHere(hint))
+		return
+	}
 	t.note("error: %s", message(err))
 	t.hint("%s", hint)
-	return code
+}
+
+// jsonError is an error with --json, one line on stderr.
+type jsonError struct {
+	Error struct {
+		Message  string          `json:"message"`
+		ExitCode int             `json:"exitCode"`
+		Hint     string          `json:"hint,omitempty"` // the next command to type
+		Code     int             `json:"code,omitempty"` // of the agent's error, as in docs/protocol.md
+		Data     json.RawMessage `json:"data,omitempty"` // its data
+	} `json:"error"`
+}
+
+func (t *tool) faultJSON(err error, code int, hint string) {
+	var out jsonError
+	out.Error.Message, out.Error.ExitCode, out.Error.Hint = message(err), code, hint
+	var reply *api.Error
+	if errors.As(err, &reply) {
+		out.Error.Code, out.Error.Data = reply.Code, reply.Data
+	}
+	enc := json.NewEncoder(t.stderr)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(out); err != nil { // data that is no JSON
+		t.note("error: %s", out.Error.Message)
+	}
 }
 
 // message is the error's text. A denial's has neither JSON-RPC's code nor the

@@ -70,7 +70,9 @@ func (t *tool) health(c *cli.Context) error {
 		if unreachable(err) {
 			code, word = healthCritical, "CRITICAL"
 		}
-		t.print("KEYWARD %s - %s", word, message(err))
+		if !c.Bool("json") { // then the error itself is JSON
+			t.print("KEYWARD %s - %s", word, message(err))
+		}
 		return withCode(code, err)
 	}
 	code, word := healthCode(s)

@@ -148,7 +148,11 @@ func (t *tool) keyAttest(c *cli.Context) error {
 		return err
 	}
 	defer cl.Close()
-	at, err := cl.Attest(c.Context, args[0])
+	name, err := wholeID(c.Context, cl.AllSessions, args[0])
+	if err != nil {
+		return err
+	}
+	at, err := cl.Attest(c.Context, name)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type tool struct {
 
 	command string // that runs, "keyward session list"
 	dir     string // its --dir; "": not given
+	json    bool   // --json: errors are JSON, too
 }
 
 // run runs one command and returns the exit code.
@@ -41,6 +42,7 @@ func (t *tool) run(ctx context.Context, args []string) int {
 		manPage(t.stdout, app)
 		return exitOK
 	}
+	t.json = wantsJSON(args)
 	args, err := arrange(app, args)
 	t.command, t.dir = commandOf(args)
 	if err == nil {

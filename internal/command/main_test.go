@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys, "port": port,
+			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys, "port": port, "shaped": shaped,
 		},
 	})
 }

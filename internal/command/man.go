@@ -63,13 +63,7 @@ func manCommands(w io.Writer, parent string, commands []*cli.Command) {
 		if c.Description != "" {
 			fmt.Fprintf(w, ".PP\n%s\n", paragraphs(c.Description))
 		}
-		var own []cli.Flag
-		for _, f := range c.Flags {
-			if !isCommon(f) {
-				own = append(own, f)
-			}
-		}
-		manFlags(w, own)
+		manFlags(w, ownFlags(c))
 	}
 }
 
@@ -116,7 +110,7 @@ func paragraphs(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-var roffEscapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "·", `\(bu`, "…", "...", "→", `\(->`)
+var roffEscapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "·", `\(bu`, "…", "...", "→", `\(->`, "~", `\(ti`)
 
 // roff is text with what is special to troff escaped.
 func roff(text string) string {

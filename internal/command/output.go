@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 // print writes data for a person or a shell.
@@ -44,24 +45,50 @@ func (t *tool) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// table writes rows in columns. The first row is the heading.
-func (t *tool) table(rows [][]string) error {
-	w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
-	for _, row := range rows {
-		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
-	}
-	return w.Flush()
-}
-
-// facts writes names and values in two columns, leaving out empty values.
+// facts writes names and values in two columns, leaving out empty values. On a terminal, a value that is too wide goes
+// on in the next line. It is broken only between words: an address or calldata can be copied as a whole.
 func (t *tool) facts(pairs ...[2]string) error {
-	w := tabwriter.NewWriter(t.stdout, 0, 8, 2, ' ', 0)
+	name := 0
 	for _, p := range pairs {
 		if p[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", p[0], p[1])
+			name = max(name, len(p[0]))
 		}
 	}
-	return w.Flush()
+	room := math.MaxInt
+	if width := t.terminalWidth(); width > 0 {
+		room = max(width-name-len(columnGap), narrowest)
+	}
+	for _, p := range pairs {
+		if p[1] == "" {
+			continue
+		}
+		lines := []string{p[1]}
+		if utf8.RuneCountInString(p[1]) > room {
+			lines = words(p[1], room)
+		}
+		for i, line := range lines {
+			if i > 0 {
+				p[0] = ""
+			}
+			if _, err := fmt.Fprintf(t.stdout, "%-*s%s%s\n", name, p[0], columnGap, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// words breaks text into lines of at most width columns, but for longer words.
+func words(text string, width int) (lines []string) {
+	for _, word := range strings.Fields(text) {
+		last := len(lines) - 1
+		if last >= 0 && utf8.RuneCountInString(lines[last])+1+utf8.RuneCountInString(word) <= width {
+			lines[last] += " " + word
+		} else {
+			lines = append(lines, word)
+		}
+	}
+	return lines
 }
 
 // when writes a time for a person, in their own zone; "" for none.

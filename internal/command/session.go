@@ -114,7 +114,15 @@ func (t *tool) sessionList(c *cli.Context) error {
 
 // listSessions asks for the page that the flags name, or for all pages.
 func listSessions(c *cli.Context, cl *client.Client, admin bool) ([]*api.Session, error) {
-	page := api.Page{After: c.String("after"), Limit: c.Int("limit")}
+	list := cl.Sessions
+	if admin {
+		list = cl.AllSessions
+	}
+	after, err := wholeID(c.Context, list, c.String("after"))
+	if err != nil {
+		return nil, err
+	}
+	page := api.Page{After: after, Limit: c.Int("limit")}
 	switch {
 	case page == api.Page{} && admin:
 		return cl.AllSessions(c.Context)

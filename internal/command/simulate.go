@@ -66,7 +66,8 @@ func eachCase[C any](t *tool, name string, cases iter.Seq2[*C, error], judge fun
 			continue
 		}
 		if bad != nil {
-			t.note("error: %v", bad)
+			code, hint := verdictOn(bad)
+			t.fault(bad, code, hint)
 		}
 		bad = inFile(name, err)
 	}
