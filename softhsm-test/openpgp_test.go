@@ -171,6 +171,7 @@ func TestOpenPGPAdminPIN(t *testing.T) {
 	}
 	give := func(pin string) {
 		t.Helper()
+		// $ keyward unlock --backend yubi --admin-pin
 		a.Keyward("unlock", "--backend", "yubi", "--admin-pin", "--pinentry", pinentry(t, pin))
 	}
 	refused("none was given", "it needs its admin PIN", 3)
@@ -298,6 +299,7 @@ func (a *Agent) activeSessionOn(backend, spec string, more ...string) *api.Sessi
 	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 		a.t.Fatal(err)
 	}
+	// $ keyward session create --backend yubi …
 	out := a.Keyward(append([]string{"session", "create", "--backend", backend, "--spec", file, "--account", userAccount, "--chain", "abstract-testnet", "--json"}, more...)...)
 	sess := new(api.Session)
 	if err := json.Unmarshal([]byte(out), sess); err != nil {
