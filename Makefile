@@ -15,12 +15,16 @@
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make watch-test    the dashboard's queries and each alert, in Prometheus, on running agents
 # make check gofmt, go vet and staticcheck
+# make container-test  the root directory of the container image, with the agent in it as another user
+# make docs  the documents as a site, into dist/site
+# make check gofmt, go vet, staticcheck and actionlint
 # make licenses      does all that ships have a license that allows it
 # make reproducible  two builds of HEAD, in two directories: one hash
 # make lint  check, licenses, reproducible and govulncheck
 
 FUZZTIME ?= 3s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
 TAGS ?=
@@ -28,7 +32,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped container-test docs
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -52,6 +56,7 @@ check:
 	@unformatted=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
 	go run $(STATICCHECK) ./...
+	go run $(ACTIONLINT)
 
 # The Ethereum node and the compiler that Go tests use, here so that no test waits for
 # the download. Tests that find them missing install them too.
@@ -137,6 +142,15 @@ install-test: packages
 # Each alert fired by its fault, in Debian's Prometheus, on a running agent. Needs root, for a small disk and for strace.
 watch-test: deps-test testnode
 	go test ./softhsm-test -run '^(TestDashboard|TestAlerts)$$' -count=1 -v -timeout 1h -alerts all
+# Needs root.
+container-test: packages
+	@scripts/container-test "$$(ls -t dist/keyward_*.deb | head -n 1)"
+
+# The documents as a site in dist/site. A warning, such as a link that leads nowhere, is a failure.
+docs:
+	@scripts/deps docs
+	@mkdocs build --quiet --strict
+	@rm -f dist/site/sitemap.xml.gz # which has the time in it
 
 # Modules in the binary and npm packages that ship: each under a license that is allowed.
 licenses: build

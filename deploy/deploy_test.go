@@ -84,7 +84,7 @@ func TestPackageNamesWhatIsThere(t *testing.T) {
 
 // The maintainers' scripts are correct shell.
 func TestScripts(t *testing.T) {
-	for _, pattern := range []string{"debian/p*", "debian/config", "rpm/*", "../scripts/packages", "../scripts/install-test"} {
+	for _, pattern := range []string{"debian/p*", "debian/config", "rpm/*", "../scripts/packages", "../scripts/install-test", "../scripts/container-*"} {
 		scripts, err := filepath.Glob(pattern)
 		if err != nil || len(scripts) == 0 {
 			t.Fatalf("%s: nothing there (%v)", pattern, err)
