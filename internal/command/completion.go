@@ -17,7 +17,7 @@ _keyward() {
 		COMPREPLY=($(compgen -f -- "${cur#=}"))
 	fi
 }
-complete -F _keyward keyward
+complete -o nosort -F _keyward keyward
 `,
 	"zsh": `#compdef keyward
 # keyward completion for zsh: source <(keyward completion zsh)

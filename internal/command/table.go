@@ -56,9 +56,9 @@ func fit(rows [][]string, width int) (lines []string) {
 		widths = columnWidths(rows)
 	}
 	for over := sum(widths) - width; over > 0; over-- {
-		widest := 0
-		for i := range widths {
-			if widths[i] > widths[widest] {
+		widest := len(widths) - 1
+		for i := range widths { // the first is a name or an id, which stays whole
+			if i > 0 && widths[i] > widths[widest] {
 				widest = i
 			}
 		}
