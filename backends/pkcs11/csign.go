@@ -1,6 +1,8 @@
 package pkcs11
 
 /*
+#cgo linux LDFLAGS: -ldl
+#include <dlfcn.h>
 #include <stddef.h>
 
 typedef unsigned long ulong_t; // CK_ULONG, and so CK_RV, session and object handles
@@ -18,6 +20,20 @@ typedef struct {
 } list_t;
 
 enum { C_SIGN_INIT = 42, C_SIGN = 43 };
+
+// function_list returns the function list of the library at path, which is loaded already; NULL: there is none.
+static list_t *function_list(const char *path)
+{
+	void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+	list_t *list = NULL;
+	if (handle == NULL)
+		return NULL;
+	ulong_t (*get)(list_t **) = (ulong_t (*)(list_t **))dlsym(handle, "C_GetFunctionList");
+	if (get == NULL || get(&list) != 0)
+		list = NULL;
+	dlclose(handle); // the library stays: it was loaded before
+	return list;
+}
 
 // sign_init is C_SignInit with a mechanism that has no parameter.
 static ulong_t sign_init(list_t *list, ulong_t session, ulong_t mechanism, ulong_t key)
@@ -38,6 +54,7 @@ import "C"
 
 import (
 	"errors"
+	"fmt"
 	"unsafe"
 
 	"github.com/keyward/keyward/backends"
@@ -48,15 +65,14 @@ import (
 // behind a network may answer with a round trip; here the length is known.
 type functions struct{ list *C.list_t }
 
-// functionsOf returns the functions that ctx has from its module. It does not ask the module for its list again: a module may make another
-// instance of itself for each call of C_GetFunctionList, as p11-kit's client does, and only ctx's is initialized.
-func functionsOf(ctx *p11.Ctx) functions {
-	// A Ctx is a pointer to C's struct ctx: what dlopen returned, and the list (github.com/miekg/pkcs11 v1.1.2, pkcs11.go).
-	c := *(**struct {
-		handle unsafe.Pointer
-		list   *C.list_t
-	})(unsafe.Pointer(ctx))
-	return functions{c.list}
+// findFunctions returns the functions of the module at path, which is loaded.
+func findFunctions(path string) (functions, error) {
+	name := append([]byte(path), 0)
+	list := C.function_list((*C.char)(unsafe.Pointer(&name[0])))
+	if list == nil {
+		return functions{}, fmt.Errorf("module %q has no C_GetFunctionList", path)
+	}
+	return functions{list}, nil
 }
 
 // errLeft: the call has ended before its turn came, and C_Sign was not called.

@@ -73,15 +73,15 @@ func acquireModule(path string, env map[string]string) (*module, error) {
 }
 
 // load loads the library, which errors name as path, unless it is loaded. process.mu is held.
-func (m *module) load(path string) error {
+func (m *module) load(path string) (err error) {
 	if m.Ctx == nil {
 		if m.Ctx = p11.New(m.path); m.Ctx == nil {
 			return fmt.Errorf("module %q can't be loaded: it is no PKCS#11 module for this machine, or a library that it needs is missing (see: ldd %s)", path, path)
 		}
 		process.loaded[m.path] = m.Ctx
 	}
-	m.functions = functionsOf(m.Ctx)
-	return nil
+	m.functions, err = findFunctions(m.path)
+	return err
 }
 
 // setEnv promises and sets m's variables. process.mu is held. With cgo, os.Setenv also sets
