@@ -110,6 +110,7 @@ func (t *tool) benchBackend(c *cli.Context) (*agent, string, error) {
 		return nil, "", usageError("backend %q: %s: give --key SESSION to sign with that session's key, or --create to make a key all the same", name, why)
 	}
 	a := &agent{process: &process{dirs: dirs, notify: newNotifier()}, conf: conf, backends: map[string]socket.Backend{}}
+	a.newest.Store(a)
 	a.log = slog.New(slog.NewTextHandler(t.stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	return a, name, nil
 }

@@ -15,7 +15,7 @@ import (
 const (
 	defaultWidth = 120 // columns, where there is no terminal
 	columnGap    = "  "
-	narrowest    = 9 // columns of a cell, whose text is broken into lines of that width
+	narrowest    = 8 // columns of a cell, whose text is broken into lines of that width
 )
 
 // table writes rows in columns that fit the terminal. The first row is the heading.
