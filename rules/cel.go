@@ -214,7 +214,7 @@ func (sizes) EstimateCallCost(_, overloadID string, _ *cost.AstNode, _ []cost.As
 	if !strings.HasSuffix(overloadID, "_wei") && !isLiteral(overloadID) {
 		return nil
 	}
-	return &cost.CallEstimate{CostEstimate: cost.CostEstimate{Min: 1, Max: 1}}
+	return cost.NewCallEstimate(cost.Estimate{Min: 1, Max: 1}, nil)
 }
 
 func isLiteral(overloadID string) bool {

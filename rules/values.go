@@ -155,9 +155,6 @@ func convert(v ref.Val, t ref.Type, text string) ref.Val {
 	return types.NewErr("%s can't become a %s", v.Type().TypeName(), t.TypeName())
 }
 
-// parseWei reads an integer in decimal.
-func parseWei(text string) (uint256.Int, error) { return parseAmount(text, 0) }
-
 // parseAmount reads a decimal fraction of a unit of 10^decimals, exactly: "0.1" of 18 decimals is 10^17.
 func parseAmount(text string, decimals int) (x uint256.Int, err error) {
 	whole, fraction, point := strings.Cut(text, ".")

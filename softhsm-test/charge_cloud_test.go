@@ -30,10 +30,9 @@ import (
 
 // internet is what an agent reaches through a proxy that leaves TLS alone: fakes under the names of the real services.
 type internet struct {
-	t     *testing.T
-	ca    *testca.CA
-	proxy string // URL
-	env   []string
+	t   *testing.T
+	ca  *testca.CA
+	env []string
 
 	mu    sync.Mutex
 	hosts map[string]dialer // by name

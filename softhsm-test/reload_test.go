@@ -103,6 +103,10 @@ func TestReloadRefuses(t *testing.T) {
 	section := "[backends.softhsm]\n"
 	_, own, _ := strings.Cut(string(config), section)
 	own, _, _ = strings.Cut(own, "\n\n")
+	library := filepath.Join(t.TempDir(), "lib.so")
+	if err := os.WriteFile(library, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		replace []string
 		want    string
@@ -113,7 +117,7 @@ func TestReloadRefuses(t *testing.T) {
 		"a token that is not there":    {[]string{"token = ", "token = \"nowhere\"\n# "}, `backend "softhsm": `},
 		"a wrong PIN":                  {[]string{"pin_file = \"", "pin_file = \"wrong-"}, `backend "softhsm": `},
 		"a PIN from the environment":   {[]string{section, "[backends.second]\n" + strings.Replace(own, "pin_file", "pin_env", 1) + "\n\n" + section}, "backends.second.pin_env"},
-		"a library it gave up":         {[]string{section, "[backends.second]\ntype = \"pkcs11\"\nmodule = \"" + t.TempDir() + "/lib.so\"\ntoken = \"x\"\npin_prompt = true\n\n" + section}, "gave up"},
+		"a library it gave up":         {[]string{section, "[backends.second]\ntype = \"pkcs11\"\nmodule = \"" + library + "\"\ntoken = \"x\"\npin_prompt = true\n\n" + section}, "gave up"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(a.Dir, "wrong-pin"), []byte("000000\n"), 0o600); err != nil {

@@ -199,7 +199,7 @@ func TestTopOnATerminal(t *testing.T) {
 			go func() { ended <- top.Wait() }()
 			t.Cleanup(func() { top.Process.Kill() })
 
-			v.shows("the list", `keyward .*: ready`, `backend softhsm +ready`, `sessions 2 active`, `p50 [0-9.]+ms`, first.ID+` active`, `value to 0x2222.* 70% 7 wei`, `█░`, `2[0-9]h \d+m`)
+			v.shows("the list", `keyward .*: ready`, `backend softhsm +ready`, `sessions 2 active`, `p50 [0-9.]+ms`, first.ID+` active`, `value to 0x2222.* 70% 7 wei`, `[█▏▎▍▌▋▊▉]░`, `2[0-9]h \d+m`)
 			selected := func(id string) { v.shows("the list", `(?m)^> `+id) }
 			selected(first.ID)
 			v.types(keyDown)

@@ -195,9 +195,9 @@ func readRoots(path string) (*x509.CertPool, error) {
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > 1:
-		return errors.New("Vault redirects more than once")
+		return errors.New("the Vault server redirects more than once")
 	case req.URL.Scheme != via[0].URL.Scheme:
-		return fmt.Errorf("Vault redirects from %s to %s", via[0].URL.Scheme, req.URL.Scheme)
+		return fmt.Errorf("the Vault server redirects from %s to %s", via[0].URL.Scheme, req.URL.Scheme)
 	}
 	return nil
 }
