@@ -79,7 +79,7 @@ func TestNoRefusedConnectionInARestart(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-time.After(5 * time.Millisecond): // what the kernel's queue holds while the agent is down
+				case <-time.After(20 * time.Millisecond): // what the kernel's queue holds while the agent is down
 				}
 				nc, err := net.Dial("unix", a.Socket())
 				if err != nil {
