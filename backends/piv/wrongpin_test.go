@@ -35,7 +35,7 @@ func testWrongPIN(t *testing.T, firmware cardsim.Firmware) {
 	if n := b.shown(mark); n != 1 {
 		t.Errorf("the card was shown %d PINs, want 1", n)
 	}
-	// An agent that is started anew leaves it to the operator.
+	// An agent that starts again leaves it to the operator.
 	again := b.open(t, secret.NewKeeper(source("000000"), 0))
 	_, err := again.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
 	wantErr(t, "Generate", err, backends.ErrLocked, "2 of 3 tries")

@@ -73,7 +73,7 @@ func stored(t *testing.T, dir string) []byte {
 	return blob
 }
 
-// unwrapAs unwraps blob as somebody who has the PIN may try to.
+// unwrapAs unwraps blob as an attacker with the PIN would try to.
 func unwrapAs(r rawToken, kek p11.ObjectHandle, blob []byte, change ...*p11.Attribute) (p11.ObjectHandle, error) {
 	template := []*p11.Attribute{
 		attr(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), attr(p11.CKA_KEY_TYPE, p11.CKK_EC), attr(p11.CKA_TOKEN, false), attr(p11.CKA_PRIVATE, true),
@@ -94,7 +94,7 @@ func unwrapAs(r rawToken, kek p11.ObjectHandle, blob []byte, change ...*p11.Attr
 	return r.UnwrapKey(r.s, wrapPad, kek, blob, template)
 }
 
-// Whoever has the PIN and the file of a key does not get the key: each attack of docs/backends/pkcs11.md is refused
+// The PIN and a key's file do not give the key: each attack of docs/backends/pkcs11.md is refused
 // by the token.
 func TestWrappedKeyIsNotExtracted(t *testing.T) {
 	for _, movable := range []bool{false, true} {

@@ -196,6 +196,6 @@ func TestNothingSecretIsTold(t *testing.T) {
 		fake.Clear()
 	}
 	if all := told.String() + log.String(); strings.Contains(all, "secret-1") {
-		t.Errorf("a secret is told: %s", all)
+		t.Errorf("the text contains a secret: %s", all)
 	}
 }

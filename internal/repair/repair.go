@@ -26,7 +26,7 @@ type Choice struct {
 	Does string `json:"does"`
 }
 
-// The ways. What each does is told before it is done.
+// The ways to repair. The command prints what a way does before it does it.
 var (
 	restore = Choice{"restore", "keyward restore FILE: put a backup in its place. This loses nothing that the trail shows"}
 	abandon = Choice{"abandon", "move the state aside and begin a new one: nothing more is ever signed for its sessions, which have to be revoked on chain"}

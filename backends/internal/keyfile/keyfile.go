@@ -32,7 +32,7 @@ type Dir struct {
 	changes sync.Mutex // held while a file is removed, or replaced by another
 }
 
-// Open makes the directory if need be, and clears it of what a crash left there, which log is told of.
+// Open makes the directory if need be, and removes what a crash left there. It logs each removal.
 func Open(path string, log *slog.Logger) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
