@@ -14,6 +14,7 @@
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make watch-test    the dashboard's queries and each alert, in Prometheus, on running agents
+# make devices       the backends' suite and the whole agent on openCryptoki, wolfPKCS11, p11-kit remote, swtpm and SoftHSM; one table
 # make check gofmt, go vet and staticcheck
 # make container-test  the root directory of the container image, with the agent in it as another user
 # make docs  the documents as a site, into dist/site
@@ -32,7 +33,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 export CGO_ENABLED = 1
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped container-test docs
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped container-test docs devices
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -160,6 +161,10 @@ licenses: build
 # Some minutes: the second build uses no cache.
 reproducible: deps
 	@scripts/reproducible
+
+# Needs root, and downloads a Debian 13 and a source the first time. DEVICES="swtpm" is only that one.
+devices: deps-test
+	@scripts/devices $(DEVICES)
 
 lint: check licenses reproducible
 	go run $(GOVULNCHECK) ./...
