@@ -5,16 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
 	softhsmtest "github.com/keyward/keyward/softhsm-test"
 )
-
-func TestSuite(t *testing.T) {
-	backendtest.Run(t, backendtest.Options{}, func(t *testing.T) backends.Backend {
-		return softhsmtest.NewToken(t).Open(t)
-	})
-}
 
 func TestTokensAreFresh(t *testing.T) {
 	var serials []string
