@@ -96,9 +96,14 @@ func deviceSteps(t *testing.T, conf string, hasPIN bool) {
 	}
 	signs := func(t *testing.T) { a.signsWithin(t, t.Name(), time.Minute, sign) }
 	step := func(name string, do func(t *testing.T)) {
-		if !t.Failed() {
-			t.Run(name, do)
+		if t.Failed() {
+			return
 		}
+		t.Run(name, func(step *testing.T) {
+			a.t = step
+			defer func() { a.t = t }()
+			do(step)
+		})
 	}
 	step("check", func(t *testing.T) { a.Keyward("backend", "check", "device") })
 	step("create", func(t *testing.T) { sess = a.activeSessionOn("device", transferSpec(1_000_000)) })
@@ -117,7 +122,7 @@ func deviceSteps(t *testing.T, conf string, hasPIN bool) {
 	step("lock and unlock", func(t *testing.T) {
 		for range 2 {
 			a.Keyward("lock", "--wait")
-			if err := sign(); reason(err) != "locked" {
+			if err := sign(); reason(err) != "lockedByOperator" {
 				t.Errorf("it is locked: %v, want a refusal", err)
 			}
 			a.Keyward("unlock")
