@@ -49,7 +49,11 @@ func TestDevice(t *testing.T) {
 			})
 		})
 	}
-	t.Run("agent", func(t *testing.T) { deviceSteps(t, conf, backend.PIN() != nil && *backend.PIN() != config.PIN{}) })
+	pinFile := ""
+	if pin := backend.PIN(); pin != nil {
+		pinFile = pin.File
+	}
+	t.Run("agent", func(t *testing.T) { deviceSteps(t, conf, pinFile) })
 }
 
 // softHSMDevice is the configuration of a fresh SoftHSM token.
@@ -85,7 +89,7 @@ func emptied(t *testing.T, b *pkcs11.Backend) backends.Backend {
 }
 
 // deviceSteps is the agent's part. Steps depend on those before them, so the first that fails is the last.
-func deviceSteps(t *testing.T, conf string, hasPIN bool) {
+func deviceSteps(t *testing.T, conf, pinFile string) {
 	a := newDeviceAgent(t, conf)
 	var sess *api.Session
 	nonce := uint64(0)
@@ -116,8 +120,8 @@ func deviceSteps(t *testing.T, conf string, hasPIN bool) {
 		}
 		t.Logf("%.0f signatures a second, one at a time", n/time.Since(began).Seconds())
 	})
-	if hasPIN {
-		step("wrong PIN", func(t *testing.T) { a.wrongPIN(t, sign) })
+	if pinFile != "" {
+		step("wrong PIN", func(t *testing.T) { a.wrongPIN(t, pinFile); signs(t) })
 	}
 	step("lock and unlock", func(t *testing.T) {
 		for range 2 {
@@ -168,15 +172,19 @@ func newDeviceAgent(t *testing.T, conf string) *Agent {
 	return a
 }
 
-// wrongPIN gives a wrong one, which is tried once and stops signing, and then the right one.
-func (a *Agent) wrongPIN(t *testing.T, sign func() error) {
-	if out, err := a.try("unlock", "--backend", "device", "--pinentry", pinentry(t, "999999")); err == nil {
-		t.Fatalf("unlock with a wrong PIN: %s", out)
-	} else if !strings.Contains(err.Error(), "PIN") {
-		t.Errorf("unlock with a wrong PIN says %v", err)
+// wrongPIN has the device be shown a wrong one, which is refused, and then the right one.
+func (a *Agent) wrongPIN(t *testing.T, file string) {
+	right, err := os.ReadFile(file)
+	a.must(err)
+	a.Keyward("lock", "--wait")
+	a.must(os.WriteFile(file, []byte("999999\n"), 0o600))
+	if out, err := a.try("unlock", "--backend", "device"); err == nil {
+		t.Errorf("unlock with a wrong PIN: %s", out)
+	} else if !strings.Contains(err.Error(), "PIN incorrect") {
+		t.Errorf("unlock with a wrong PIN: %v", err)
 	}
-	a.Keyward("unlock", "--backend", "device")
-	a.signsWithin(t, "the right PIN", time.Minute, sign)
+	a.must(os.WriteFile(file, right, 0o600))
+	a.Keyward("unlock")
 }
 
 func shell(t *testing.T, command string) {
