@@ -19,7 +19,7 @@ typedef struct {
 	void (*functions[68])(void);
 } list_t;
 
-enum { C_SIGN_INIT = 42, C_SIGN = 43 };
+enum { C_GET_INFO = 2, C_SIGN_INIT = 42, C_SIGN = 43 };
 
 // function_list returns the function list of the library at path, which is loaded already; NULL: there is none.
 static list_t *function_list(const char *path)
@@ -33,6 +33,13 @@ static list_t *function_list(const char *path)
 		list = NULL;
 	dlclose(handle); // the library stays: it was loaded before
 	return list;
+}
+
+// get_info is C_GetInfo, whose answer (CK_INFO, 80 bytes) is not needed.
+static ulong_t get_info(list_t *list)
+{
+	ulong_t info[32];
+	return ((ulong_t (*)(void *))list->functions[C_GET_INFO])(info);
 }
 
 // sign_init is C_SignInit with a mechanism that has no parameter.
@@ -75,6 +82,16 @@ func findFunctions(path string) (functions, error) {
 	return functions{list}, nil
 }
 
+// live reports whether the functions are those of the instance that package p11 has initialized. A module may make another instance
+// of itself for each call of C_GetFunctionList, as p11-kit's client and proxy do.
+func (f functions) live() bool {
+	return C.get_info(f.list) != p11.CKR_CRYPTOKI_NOT_INITIALIZED
+}
+
+// errInstances: wrapped keys need calls that package p11 has not.
+var errInstances = errors.New("the module makes another instance of itself for each call of C_GetFunctionList, as p11-kit's client does, " +
+	"and the template inside a key's template can't be reached through it: use the token's own module for wrapped keys")
+
 // errLeft: the call has ended before its turn came, and C_Sign was not called.
 var errLeft = errors.New("nobody waits for the signature any more")
 
@@ -92,4 +109,17 @@ func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byt
 		return signature, 0, p11.Error(rv)
 	}
 	return signature, int(length), nil
+}
+
+// signByPackage is signDigest by package p11, for a module whose own functions are another instance's.
+func (m *module) signByPackage(s p11Session, key p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (signature [64]byte, n int, err error) {
+	if err := m.SignInit(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}, key); err != nil {
+		return signature, 0, err
+	}
+	if !sending.Begin() {
+		return signature, 0, errLeft
+	}
+	raw, err := m.Sign(s, digest[:])
+	copy(signature[:], raw)
+	return signature, len(raw), err
 }

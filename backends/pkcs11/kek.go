@@ -88,6 +88,9 @@ func (c *conn) checkKEK(s p11Session, h p11.ObjectHandle) (*kek, error) {
 	if k.id == "" {
 		return nil, fmt.Errorf("%w: it has no CKA_ID to know it by", ErrUnsafeKEK)
 	}
+	if c.mod.instances {
+		return nil, errInstances
+	}
 	if k.template, err = c.mod.unwrapTemplate(s, h); err != nil && !errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)) {
 		return nil, fmt.Errorf("reading CKA_UNWRAP_TEMPLATE: %w", err)
 	}
@@ -198,6 +201,9 @@ func (k KEK) make(c *conn, s p11Session) error {
 	same, err := c.handles(s, []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_SECRET_KEY), p11.NewAttribute(p11.CKA_LABEL, k.Label)})
 	if err != nil || len(same) > 0 {
 		return errors.Join(fmt.Errorf("%s has %d secret keys with the label %q; choose another", c.describe(), len(same), k.Label), err)
+	}
+	if c.mod.instances {
+		return errInstances
 	}
 	id := make([]byte, 16)
 	rand.Read(id)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/keyward/keyward/backends"
 	p11 "github.com/miekg/pkcs11"
 )
 
@@ -19,6 +20,7 @@ type module struct {
 
 	// Used with all lanes held.
 	initialized bool // by us
+	instances   bool // functions are another instance's, which is not initialized: only Ctx reaches the token
 	released    bool
 	base        *p11Session // stays open while the token is logged in, which may end when the last one closes; nil: none
 }
@@ -124,7 +126,16 @@ func (m *module) initialize() error {
 		return fmt.Errorf("initializing module: %w", err)
 	}
 	m.initialized = true
+	m.instances = !m.live()
 	return nil
+}
+
+// signDigest is [functions.signDigest], by package p11 if need be.
+func (m *module) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (signature [64]byte, n int, err error) {
+	if m.instances {
+		return m.signByPackage(s, key, digest, sending)
+	}
+	return m.functions.signDigest(s, key, digest, sending)
 }
 
 // finalize logs out and undoes initialize. The caller holds all lanes: a call in the module now would crash the

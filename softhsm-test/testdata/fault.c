@@ -411,8 +411,28 @@ static CK_RV my_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_AT
 	return rv;
 }
 
+/* With FAULT_INSTANCES, each list but the first is that of another instance, which is never initialized, as p11-kit's client has it. */
+static CK_FUNCTION_LIST another;
+static int given;
+
+#define F(name, params, args) \
+	static CK_RV no_##name params \
+	{ \
+		return CKR_CRYPTOKI_NOT_INITIALIZED; \
+	}
+FUNCTIONS(F)
+#undef F
+
 CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR out)
 {
+	if (given++ && getenv("FAULT_INSTANCES")) {
+		another.version = list.version;
+#define F(name, params, args) another.C_##name = no_##name;
+		FUNCTIONS(F)
+#undef F
+		*out = &another;
+		return CKR_OK;
+	}
 	const char *name = getenv("FAULT_MODULE");
 	void *lib = name ? dlopen(name, RTLD_NOW) : NULL;
 	CK_C_GetFunctionList get = lib ? (CK_C_GetFunctionList)dlsym(lib, "C_GetFunctionList") : NULL;
