@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -90,7 +91,7 @@ func emptied(t *testing.T, b *pkcs11.Backend) backends.Backend {
 
 // deviceSteps is the agent's part. Steps depend on those before them, so the first that fails is the last.
 func deviceSteps(t *testing.T, conf, pinFile string) {
-	a := newDeviceAgent(t, conf)
+	a, faults := newDeviceAgent(t, conf)
 	var sess *api.Session
 	nonce := uint64(0)
 	sign := func() error {
@@ -120,8 +121,8 @@ func deviceSteps(t *testing.T, conf, pinFile string) {
 		}
 		t.Logf("%.0f signatures a second, one at a time", n/time.Since(began).Seconds())
 	})
-	if pinFile != "" {
-		step("wrong PIN", func(t *testing.T) { a.wrongPIN(t, pinFile); signs(t) })
+	if pinFile != "" && faults != nil {
+		step("wrong PIN", func(t *testing.T) { a.wrongPIN(t, pinFile, faults); signs(t) })
 	}
 	step("lock and unlock", func(t *testing.T) {
 		for range 2 {
@@ -150,8 +151,9 @@ func deviceSteps(t *testing.T, conf, pinFile string) {
 	})
 }
 
-// newDeviceAgent starts an agent with that configuration and keys that are destroyed when their session ends.
-func newDeviceAgent(t *testing.T, conf string) *Agent {
+// newDeviceAgent starts an agent with that configuration and keys that are destroyed when their session ends. A PKCS#11 module is behind the
+// fault module, which counts what is asked of it; faults is nil for other devices.
+func newDeviceAgent(t *testing.T, conf string) (a *Agent, faults *Faults) {
 	t.Helper()
 	bin := *agentFlag
 	if bin == "" {
@@ -164,32 +166,89 @@ func newDeviceAgent(t *testing.T, conf string) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
+	if regexp.MustCompile(`(?m)^module = `).Match(text) {
+		text, faults = behindFaults(t, string(text))
+	}
+	a = &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
 	a.must(os.Mkdir(a.Dir, 0o700))
 	a.must(os.WriteFile(filepath.Join(a.Dir, "config.toml"), append([]byte("session.key_grace = \"0s\"\n"), text...), 0o600))
 	a.Start()
 	t.Cleanup(a.finish)
-	return a
+	return a, faults
 }
 
-// wrongPIN has the device be shown a wrong one, which is refused, and then the right one.
-func (a *Agent) wrongPIN(t *testing.T, file string) {
+// behindFaults puts the fault module before the module of a configuration.
+func behindFaults(t *testing.T, conf string) ([]byte, *Faults) {
+	t.Helper()
+	shim, err := faultModule()
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults, control := newFaults(t)
+	line := regexp.MustCompile(`(?m)^module = (".*")$`)
+	module := line.FindStringSubmatch(conf)[1]
+	env := fmt.Sprintf("FAULT_MODULE = %s, FAULT_CONTROL = %q", module, control)
+	conf = line.ReplaceAllLiteralString(conf, fmt.Sprintf("module = %q", shim))
+	if strings.Contains(conf, "env = {") {
+		conf = strings.Replace(conf, "env = {", "env = { "+env+",", 1)
+	} else {
+		conf = strings.Replace(conf, "type = ", fmt.Sprintf("env = { %s }\ntype = ", env), 1)
+	}
+	if strings.Contains(conf, "\nwrite = [") {
+		conf = strings.Replace(conf, "\nwrite = [", fmt.Sprintf("\nwrite = [%q, ", control), 1)
+	} else {
+		conf += fmt.Sprintf("[confine]\nwrite = [%q]\n", control)
+	}
+	return []byte(conf), faults
+}
+
+// wrongPIN has the device be shown a wrong one: one try, which is refused, and none more by restarts and by what only looks. Then the right one.
+func (a *Agent) wrongPIN(t *testing.T, file string, faults *Faults) {
 	right, err := os.ReadFile(file)
 	a.must(err)
+	tries := func(what string, want uint64, do func()) {
+		before := faults.On("Login").Calls()
+		do()
+		if got := faults.On("Login").Calls() - before; got != want {
+			t.Errorf("%s: %d tries of the PIN, want %d", what, got, want)
+		}
+	}
 	a.Keyward("lock", "--wait")
 	a.must(os.WriteFile(file, []byte("999999\n"), 0o600))
-	if out, err := a.try("unlock", "--backend", "device"); err == nil {
-		t.Errorf("unlock with a wrong PIN: %s", out)
-	} else if !strings.Contains(err.Error(), "PIN incorrect") {
-		t.Errorf("unlock with a wrong PIN: %v", err)
-	}
+	tries("unlock with a wrong PIN", 1, func() {
+		if out, err := a.try("unlock"); err == nil {
+			t.Errorf("unlock with a wrong PIN: %s", out)
+		} else if !strings.Contains(err.Error(), "PIN incorrect") {
+			t.Errorf("unlock with a wrong PIN: %v", err)
+		}
+	})
+	tries("after a wrong PIN", 0, func() {
+		for range 3 {
+			a.Kill()
+			a.Start()
+			for _, args := range [][]string{{"status"}, {"backend", "list"}, {"key", "list"}} {
+				_, _ = a.try(args...) // which may say that the device is locked
+			}
+		}
+	})
 	a.must(os.WriteFile(file, right, 0o600))
-	a.Keyward("unlock")
+	tries("unlock with the right PIN", 1, func() { a.Keyward("unlock") })
 }
 
 func shell(t *testing.T, command string) {
 	t.Helper()
 	if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+}
+
+// TestFaultModule: the module is built once, and then found, so that it can be used where there is no Go.
+func TestFaultModule(t *testing.T) {
+	module, err := faultModule()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(module); err != nil {
+		t.Error(err)
 	}
 }
