@@ -1,6 +1,7 @@
 package isolated
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -35,7 +36,7 @@ func (c *conn) send(f *frame) (end uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if waiting > maxUnread {
+	if waiting > cmp.Or(c.unread, maxUnread) {
 		c.fail(fmt.Errorf("writing: %d bytes are not read by the other side", waiting))
 	}
 	if first {

@@ -97,20 +97,21 @@ func TestOutbox(t *testing.T) {
 // TestUnreadBytesAreBounded: the other side reads nothing, and senders do not wait for it.
 func TestUnreadBytesAreBounded(t *testing.T) {
 	ours, _ := pair(t)
-	c := new(conn)
+	const size, most = 1 << 20, 16 << 20
+	c := &conn{unread: most}
 	c.start(ours)
 	defer c.fail(errClosed)
-	began, sent := time.Now(), 0
-	for c.reason() == nil {
-		if _, err := c.send(&frame{kind: kindNotice, op: opLog, body: make([]byte, 1<<20)}); err == nil {
-			sent++
-		}
-		if sent > maxUnread>>20+2 || time.Since(began) > writeTimeout {
-			t.Fatalf("after %v, %d MiB wait to be read", time.Since(began), sent)
+	sent := 0
+	for c.reason() == nil && sent <= most+2*size {
+		if _, err := c.send(&frame{kind: kindNotice, op: opLog, body: make([]byte, size)}); err == nil {
+			sent += size
 		}
 	}
-	if sent < 8 {
-		t.Errorf("only %d MiB were taken", sent)
+	if err := c.reason(); err == nil || !strings.Contains(err.Error(), "bytes are not read by the other side") {
+		t.Errorf("after %d MiB that wait to be read, the conn ended with %v", sent>>20, err)
+	}
+	if sent < most-2*size {
+		t.Errorf("only %d MiB were taken, want about %d", sent>>20, most>>20)
 	}
 }
 

@@ -21,6 +21,8 @@ type conn struct {
 	notice func(f *frame)                                      // in the order they came; must not block
 	// answered, if not nil, is called after each answer that was sent.
 	answered func()
+	// unread is how many bytes may wait for the other side to read them; 0 means maxUnread.
+	unread int
 
 	out  outbox
 	done chan struct{} // closed at the end
