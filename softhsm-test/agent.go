@@ -2,8 +2,6 @@ package softhsmtest
 
 import (
 	"bytes"
-	"cmp"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,12 +9,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/keyward/keyward/internal/syncbuf"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -25,13 +23,12 @@ import (
 // when the test ends.
 type Agent struct {
 	t   testing.TB
-	bin string
 	Dir string
 	cmd *exec.Cmd
 	log *syncbuf.Buffer
-	// server is the program that serves, if that is not bin, and env what it has in its environment, beside the test's.
-	server string
-	env    []string
+	// bin runs commands, server serves. env is in the server's environment, beside the test's.
+	bin, server string
+	env         []string
 	// sockets, "agent" and "admin", are passed to the process as systemd does; nil: it makes its own.
 	sockets []*os.File
 }
@@ -40,14 +37,14 @@ type Agent struct {
 // detector if the test has it.
 func NewAgent(t testing.TB) *Agent {
 	t.Helper()
-	return startAgent(t, buildOnce, tempDir(t))
+	return startAgent(t, testbin.Race, tempDir(t))
 }
 
 // NewPlainAgent is NewAgent without the race detector, which makes the agent slow. Its
 // state is in dir.
 func NewPlainAgent(t testing.TB, dir string) *Agent {
 	t.Helper()
-	return startAgent(t, buildPlainOnce, dir)
+	return startAgent(t, testbin.Plain, dir)
 }
 
 func startAgent(t testing.TB, build func() (string, error), dir string) *Agent {
@@ -61,41 +58,24 @@ func startAgent(t testing.TB, build func() (string, error), dir string) *Agent {
 // initAgent is startAgent for an agent that is started later.
 func initAgent(t testing.TB, build func() (string, error), dir string) *Agent {
 	t.Helper()
-	bin, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(dir, "agent"), log: &syncbuf.Buffer{}}
+	a := newAgent(t, build, dir)
 	a.Keyward("init", "--softhsm")
 	return a
 }
 
-// Both build the agent once for all tests of a process; the go command's cache makes it cheap.
-var (
-	buildOnce      = sync.OnceValues(func() (string, error) { return build(raceFlag) })
-	buildPlainOnce = sync.OnceValues(func() (string, error) { return build("-race=false") })
-)
-
-func build(flag string) (string, error) {
-	cache, err := os.UserCacheDir()
+// newAgent is an agent in dir that is not initialized and does not run. build makes the program that serves.
+func newAgent(t testing.TB, build func() (string, error), dir string) *Agent {
+	t.Helper()
+	bin, err := testbin.Plain()
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
-	tree, err := os.Getwd()
+	server, err := build()
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
-	// Each tree has a place of its own: another one's tests may run at the same time.
-	bin := filepath.Join(cache, "keyward-test", fmt.Sprintf("%x", sha256.Sum256([]byte(tree)))[:16], "agent"+flag)
-	out, err := exec.Command("go", "build", flag, "-o", bin, "github.com/keyward/keyward/cmd/keyward").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building the agent: %w\n%s", err, out)
-	}
-	return bin, nil
+	return &Agent{t: t, bin: bin, server: server, Dir: filepath.Join(dir, "agent"), log: &syncbuf.Buffer{}}
 }
-
-// processEnv has the race detector not pause for a second at each exit.
-func processEnv() []string { return append(os.Environ(), "GORACE=atexit_sleep_ms=0") }
 
 // Socket is the path of the app socket.
 func (a *Agent) Socket() string { return filepath.Join(a.Dir, "agent.sock") }
@@ -110,8 +90,8 @@ func (a *Agent) Start() {
 // launch starts the process.
 func (a *Agent) launch() {
 	a.t.Helper()
-	a.cmd = exec.Command(cmp.Or(a.server, a.bin), "serve", "--dir", a.Dir)
-	a.cmd.Env = append(processEnv(), a.env...)
+	a.cmd = exec.Command(a.server, "serve", "--dir", a.Dir)
+	a.cmd.Env = append(testbin.Env(), a.env...)
 	if a.sockets != nil { // sd_listen_fds(3)
 		a.cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, a.cmd.Args...)...)
 		a.cmd.ExtraFiles = a.sockets
@@ -254,7 +234,7 @@ func (a *Agent) try(args ...string) (string, error) {
 	var stderr bytes.Buffer
 	cmd := exec.Command(a.bin, append(args, "--dir", a.Dir)...)
 	cmd.Stderr = &stderr
-	cmd.Env = processEnv()
+	cmd.Env = testbin.Env()
 	out, err := cmd.Output()
 	if err != nil {
 		err = fmt.Errorf("%w\n%s", err, &stderr)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/keyward/keyward/internal/cardsim"
 	"github.com/keyward/keyward/internal/swtpm"
-	"github.com/keyward/keyward/internal/syncbuf"
+	"github.com/keyward/keyward/internal/testbin"
 )
 
 // Instructions of cards: ISO 7816-4, OpenPGP card 3.4 and SP 800-73-4.
@@ -79,11 +79,7 @@ func TestChargesOfASealingCard(t *testing.T) {
 // TestChargesOfATPM: a TPM only opens the key, too.
 func TestChargesOfATPM(t *testing.T) {
 	tpm := swtpm.Start(t)
-	bin, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
+	a := newAgent(t, testbin.Race, tempDir(t))
 	a.Keyward("init", "--tpm", "--tpm-device", tpm.Socket)
 	config := filepath.Join(a.Dir, "config.toml")
 	text, err := os.ReadFile(config)

@@ -24,7 +24,6 @@ import (
 	"github.com/keyward/keyward/backends/awskms/kmsfake"
 	"github.com/keyward/keyward/backends/azurekv/kvfake"
 	gcpfake "github.com/keyward/keyward/backends/gcpkms/kmsfake"
-	"github.com/keyward/keyward/internal/syncbuf"
 	"github.com/keyward/keyward/internal/testca"
 )
 
@@ -116,15 +115,8 @@ func (n *internet) connect(from net.Conn, host string) {
 // agent starts an agent with that configuration on this internet.
 func (n *internet) agent(conf string) *Agent {
 	n.t.Helper()
-	bin, err := buildOnce()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	a := &Agent{t: n.t, bin: bin, server: self, env: n.env, Dir: filepath.Join(tempDir(n.t), "agent"), log: &syncbuf.Buffer{}}
+	a := newAgent(n.t, os.Executable, tempDir(n.t))
+	a.env = n.env
 	a.must(os.Mkdir(a.Dir, 0o700))
 	a.must(os.WriteFile(filepath.Join(a.Dir, "config.toml"), []byte(conf), 0o600))
 	a.Start()

@@ -45,7 +45,7 @@ func TestChildIsHardened(t *testing.T) {
 	a := NewAgent(t)
 	a.Stop()
 	a.setUpYubiKey()
-	a.bin = unprivileged(t, a.bin)
+	a.server = unprivileged(t, a.server)
 	a.Start()
 	children := a.children()
 	if len(children) == 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/holiman/uint256"
 
 	"github.com/keyward/keyward/backends/awskms/kmsfake"
-	"github.com/keyward/keyward/internal/syncbuf"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -55,11 +55,7 @@ func newKMSAgent(t *testing.T, class string) *kmsAgent {
 // newConfiguredAgent starts an agent with that configuration file.
 func newConfiguredAgent(t *testing.T, conf string) *Agent {
 	t.Helper()
-	bin, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
+	a := newAgent(t, testbin.Race, tempDir(t))
 	if err := os.Mkdir(a.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

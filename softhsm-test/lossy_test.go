@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/internal/lossyfs"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -36,7 +37,7 @@ type machine struct {
 func newMachine(t *testing.T, rng *rand.Rand) *machine {
 	t.Helper()
 	dir := tempDir(t)
-	m := &machine{Agent: initAgent(t, buildPlainOnce, dir), rng: rng, received: map[string]bool{}}
+	m := &machine{Agent: initAgent(t, testbin.Plain, dir), rng: rng, received: map[string]bool{}}
 	m.state = filepath.Join(m.Dir, "state")
 	backing := filepath.Join(dir, "backing")
 	m.must(os.MkdirAll(m.state, 0o700))

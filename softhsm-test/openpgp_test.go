@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/internal/cardsim"
-	"github.com/keyward/keyward/internal/syncbuf"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -215,11 +215,7 @@ func agentWithCard(t *testing.T, pcscd *cardsim.PCSCD, userPIN, adminPIN, config
 	app.SetPINs(userPIN, adminPIN)
 	card := cardsim.NewCard(app)
 	pcscd.Insert(t, 0, card)
-	bin, err := buildOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
+	a := newAgent(t, testbin.Race, tempDir(t))
 	a.Keyward("init", "--softhsm")
 	writePIN(t, filepath.Join(a.Dir, "yubi-pin"), userPIN)
 	a.configure(`

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyward/keyward/internal/testbin"
 )
 
 // terminal is a pseudo-terminal with a program on it, and what its screen shows.
@@ -189,7 +191,7 @@ func TestTopOnATerminal(t *testing.T) {
 				t.Fatal(err)
 			}
 			top := exec.Command(a.bin, "top", "--dir", a.Dir)
-			top.Env = processEnv()
+			top.Env = testbin.Env()
 			top.Stdin, top.Stdout, top.Stderr = program, program, program
 			top.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 			if err := top.Start(); err != nil {

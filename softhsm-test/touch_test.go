@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyward/keyward/internal/cardsim"
 	"github.com/keyward/keyward/internal/syncbuf"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
@@ -132,7 +133,7 @@ type command struct {
 func (a *Agent) start(args ...string) *command {
 	a.t.Helper()
 	c := &command{cmd: exec.Command(a.bin, append(args, "--dir", a.Dir)...)}
-	c.cmd.Env = processEnv()
+	c.cmd.Env = testbin.Env()
 	c.cmd.Stdout, c.cmd.Stderr = &c.stdout, &c.stderr
 	a.must(c.cmd.Start())
 	a.t.Cleanup(func() {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/keyward/keyward/backends/piv"
 	"github.com/keyward/keyward/internal/cardsim"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -71,7 +72,7 @@ func (a *Agent) trySetup(args ...string) (stdout, stderr string, err error) {
 	cmd := exec.Command(a.bin, append([]string{"yubikey", "setup", "--dir", a.Dir, "--attestation-roots", in("roots.pem"),
 		"--pin-file", in("piv-pin"), "--puk-file", in("piv-puk"), "--yes"}, args...)...)
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Stdout, cmd.Stderr = processEnv(), &out, &errs
+	cmd.Env, cmd.Stdout, cmd.Stderr = testbin.Env(), &out, &errs
 	err = cmd.Run()
 	for _, secret := range []string{pivPIN, pivPUK} {
 		if strings.Contains(out.String()+errs.String(), secret) {

@@ -1,6 +1,6 @@
 //go:build !race
 
-package softhsmtest
+package testbin
 
 // raceFlag builds the agent with the race detector where the tests have it.
 const raceFlag = "-race=false"
