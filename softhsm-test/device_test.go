@@ -16,7 +16,7 @@ import (
 	"github.com/keyward/keyward/backends/pkcs11"
 	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/internal/secret"
-	"github.com/keyward/keyward/internal/syncbuf"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/socket/api"
 )
 
@@ -155,13 +155,6 @@ func deviceSteps(t *testing.T, conf, pinFile string) {
 // fault module, which counts what is asked of it; faults is nil for other devices.
 func newDeviceAgent(t *testing.T, conf string) (a *Agent, faults *Faults) {
 	t.Helper()
-	bin := *agentFlag
-	if bin == "" {
-		var err error
-		if bin, err = buildOnce(); err != nil {
-			t.Fatal(err)
-		}
-	}
 	text, err := os.ReadFile(conf)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +162,10 @@ func newDeviceAgent(t *testing.T, conf string) (a *Agent, faults *Faults) {
 	if regexp.MustCompile(`(?m)^module = `).Match(text) {
 		text, faults = behindFaults(t, string(text))
 	}
-	a = &Agent{t: t, bin: bin, Dir: filepath.Join(tempDir(t), "agent"), log: &syncbuf.Buffer{}}
+	a = newAgent(t, testbin.Race, tempDir(t))
+	if *agentFlag != "" {
+		a.bin, a.server = *agentFlag, *agentFlag
+	}
 	a.must(os.Mkdir(a.Dir, 0o700))
 	a.must(os.WriteFile(filepath.Join(a.Dir, "config.toml"), append([]byte("session.key_grace = \"0s\"\n"), text...), 0o600))
 	a.Start()
