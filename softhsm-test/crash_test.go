@@ -24,9 +24,10 @@ func TestKilledUnderLoad(t *testing.T) {
 	const workers = 8
 	a := NewPlainAgent(t, t.TempDir())
 	sess := a.ActiveSession(strings.Replace(transferSpec(1_000_000_000), `"maxValuePerUse": "1"`, `"maxValuePerUse": "2"`, 1), userAccount)
-	var nonces [workers]uint64 // each worker has its own range
+	var nonces, first [workers]uint64 // each worker has its own range, below 2^32: no node takes a nonce beyond it
 	for w := range nonces {
-		nonces[w] = uint64(w) << 32
+		first[w] = uint64(w) << 24
+		nonces[w] = first[w]
 	}
 	received := map[string]bool{} // digests of signatures that arrived
 	for kill := range *kills {
@@ -46,9 +47,17 @@ func TestKilledUnderLoad(t *testing.T) {
 		wg.Wait()
 		a.Start()
 		a.checkNothingLost(fmt.Sprintf("kill %d", kill), sess.ID, received)
+		if kill%100 == 99 {
+			t.Logf("%d of %d kills, %d signatures received", kill+1, *kills, len(received))
+		}
 	}
 	if len(received) < *kills*workers {
 		t.Errorf("only %d signatures arrived: there was no load", len(received))
+	}
+	for w, nonce := range nonces {
+		if nonce == first[w] {
+			t.Errorf("worker %d got no signature: the load was smaller than it seems", w)
+		}
 	}
 	t.Logf("%d kills, %d signatures received, %d audit records", *kills, len(received), len(a.trail()))
 }
