@@ -14,6 +14,9 @@ const (
 	SignReverted    Event = "sign.reverted"    // granted, but certainly not signed: detail has why, and what was taken back of the charge
 	AccessRefused   Event = "access.refused"   // the peer may not use that signer, or there is none
 	MessageRefused  Event = "message.refused"  // a message, foreign typed data, or a transaction of a type that no session signs
+	ApprovalAsked   Event = "approval.asked"   // a guard rule wants an approval: the request waits; detail has its id, the rules, and how many have to approve
+	ApprovalVoted   Event = "approval.voted"   // an operator or a program of his voted; it counts if the request still waited
+	ApprovalEnded   Event = "approval.ended"   // without a decision; detail says why
 	RefusalsSummary Event = "refusals.summary" // detail counts, by reason, the refusals since the last summary that have no record of their own
 	SessionCreated  Event = "session.created"
 	SessionActive   Event = "session.activated"

@@ -32,8 +32,8 @@ type Case struct {
 		ExpiresAt  time.Time      `json:"expiresAt"`
 	} `json:"session"`
 	Repeat int    `json:"repeat"` // so many requests of this kind, each with the next nonce; 0: one
-	Want   string `json:"want"`   // "allow" or "deny": of the last request
-	Rule   string `json:"rule"`   // that denies; "": any
+	Want   string `json:"want"`   // "allow", "deny" or "approve": of the last request
+	Rule   string `json:"rule"`   // that denies or wants an approval; "": any
 
 	tx *zktx.Transaction
 }
@@ -91,10 +91,10 @@ func (c *Case) read(text []byte) error {
 	switch {
 	case c.Name == "":
 		return errors.New("it has no name")
-	case c.Want != "allow" && c.Want != "deny":
-		return fmt.Errorf(`want is %q, not "allow" or "deny"`, c.Want)
-	case c.Rule != "" && c.Want != "deny":
-		return errors.New("a rule is named, but it is not wanted that one denies")
+	case c.Want != "allow" && c.Want != Deny && c.Want != Approve:
+		return fmt.Errorf(`want is %q, not "allow", "deny" or "approve"`, c.Want)
+	case c.Rule != "" && c.Want == "allow":
+		return errors.New("a rule is named, but it is not wanted that one denies or wants an approval")
 	case c.Repeat < 0 || c.Repeat > maxRepeat:
 		return fmt.Errorf("repeat is %d, not 0 to %d", c.Repeat, maxRepeat)
 	case c.Now.IsZero():

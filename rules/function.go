@@ -127,13 +127,9 @@ var errNotCanonical = errors.New("the calldata is not the canonical ABI encoding
 // decode returns the named arguments of the transaction's calldata. Calldata that the encoder would not have written is an
 // error: a contract could read it in another way.
 func (f *function) decode(data []byte) (map[string]any, error) {
-	values, err := f.inputs.Unpack(data[4:])
+	values, err := f.values(data)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotCanonical, err)
-	}
-	again, err := f.inputs.Pack(values...)
-	if err != nil || !bytes.Equal(again, data[4:]) {
-		return nil, errNotCanonical
+		return nil, err
 	}
 	args := make(map[string]any, len(f.vars))
 	for i, value := range values {
@@ -144,6 +140,19 @@ func (f *function) decode(data []byte) (map[string]any, error) {
 		}
 	}
 	return args, nil
+}
+
+// values are all arguments of calldata.
+func (f *function) values(data []byte) ([]any, error) {
+	values, err := f.inputs.Unpack(data[4:])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotCanonical, err)
+	}
+	again, err := f.inputs.Pack(values...)
+	if err != nil || !bytes.Equal(again, data[4:]) {
+		return nil, errNotCanonical
+	}
+	return values, nil
 }
 
 // celValue is a decoded Solidity value as rules read it.

@@ -71,6 +71,7 @@ func (s *Signer) Lock() error {
 	l.locked = true
 	l.lockVersion++
 	l.mu.Unlock()
+	s.Sessions.approvals.endAll("", ErrLocked, reasonLocked)
 	err := s.Sessions.writeLock()
 	l.awaitWriters("")
 	if err != nil {

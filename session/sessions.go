@@ -54,6 +54,8 @@ type Config struct {
 	RefusalsPerSecond float64
 	RefusalBurst      int
 
+	Approval ApprovalConfig
+
 	Logger *slog.Logger // nil: slog.Default
 
 	// Observe is told how long each stage of the work took; nil: nobody is. It must not block and is called concurrently.
@@ -76,6 +78,8 @@ type state struct {
 	forecast *forecast
 	refusals *refusals
 	counts   counters
+
+	approvals *approvals
 
 	lockFile sync.Mutex // held while the lock file changes; taken before Ledger.mu
 	copying  sync.Mutex // held while the ledger is copied
@@ -117,6 +121,7 @@ func Open(cfg Config) (*Sessions, error) {
 	l.locked = lockedOn(cfg.FS, cfg.LockPath)
 	s := &Sessions{cfg: cfg, queues: map[string]*queue{}, state: &state{
 		ledger: l, nudge: make(chan struct{}, 1), forecast: newForecast(), keys: map[ID]heldKey{}, creating: map[ID]bool{},
+		approvals: newApprovals(),
 	}}
 	l.index.startSchedule(s.dueAt)
 	s.refusals = newRefusals(s)
@@ -125,6 +130,8 @@ func Open(cfg Config) (*Sessions, error) {
 
 // Close makes what waits durable and closes the files. Backends are not closed.
 func (s *Sessions) Close() error {
+	s.approvals.close()
+	s.approvals.running.Wait()
 	s.refusals.close()
 	return s.ledger.close()
 }
@@ -218,6 +225,7 @@ func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audi
 	}
 	err = e.wait(ctx)
 	if stops {
+		s.approvals.endAll(id, notActive(&next), next.stopReason())
 		l.awaitWriters(id)
 	}
 	return &next, err

@@ -81,7 +81,7 @@ func (s *Signer) Counts() Counts {
 // Before it counts anything, it waits for its turn at the device; see queue.
 //
 // Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], [ErrOverloaded], a *policy.Denial, a *zktx.NotIncludable, [ErrClock],
-// [ErrRegistryStale], [ErrHalted],
+// [ErrRegistryStale], [ErrHalted], [ErrNotApproved],
 // those of package backends, or the context's.
 func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*Signed, error) {
 	if s.Locked() {
@@ -97,6 +97,9 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	cfg.observe(StagePolicy, time.Since(begun))
 	var key backends.Key
 	leave := func() {}
+	if j.unapproved {
+		return nil, ErrNotApproved
+	}
 	if j.refused == nil && j.denied == nil { // what fails here fails before anything is counted
 		if key, err = s.Sessions.key(ctx, sess); err != nil {
 			return nil, err
@@ -109,7 +112,9 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		defer leave()
 		cfg.observe(StageQueue, time.Since(begun))
 		if waited {
-			j = s.judge(peer, sess, req) // time has passed
+			if j = s.judge(peer, sess, req); j.unapproved { // time has passed
+				return nil, ErrNotApproved
+			}
 		}
 	}
 	rec := s.grantRecord(peer, req, j)
@@ -151,6 +156,10 @@ func (s *Signer) Simulate(_ context.Context, peer audit.Peer, req *SignRequest) 
 	if j.refused != nil && !errors.As(j.refused, &v.Denial) {
 		return nil, j.refused
 	}
+	if j.refused == nil && j.unapproved {
+		v.Denial = &policy.Denial{Reason: ReasonGuardRule, Policy: -1, Constraint: -1,
+			Detail: "guard rule " + strings.Join(needed(j.guard.Approvals), ", ") + ": an operator has to approve it when it is to be signed"}
+	}
 	return v, nil
 }
 
@@ -164,8 +173,10 @@ type judgement struct {
 	denied    error          // by the policy; a limit among charges may deny before it
 	guard     *rules.Verdict // nil: the rules were not asked
 	rules     string         // the version of the rules that were asked
-	at        time.Time
-	refused   error // whatever the policy says: the state of the session, not its transaction, or no node's
+	// unapproved: rules want an approval, and nobody has decided. What is denied anyway never waits for one.
+	unapproved bool
+	at         time.Time
+	refused    error // whatever the policy says: the state of the session, not its transaction, or no node's
 }
 
 func (j *judgement) grant() Grant {
@@ -216,6 +227,11 @@ func (s *Signer) judgeByRules(peer audit.Peer, j *judgement, tx *zktx.Transactio
 	})
 	if d := j.guard.Denied; d != nil {
 		j.refused = guardDenial(d)
+		return
+	}
+	if len(j.guard.Approvals) > 0 {
+		known, denied := s.Sessions.approvals.decision(approvalKey{sess.ID, j.digest, j.rules})
+		j.unapproved, j.refused = !known, denied
 	}
 }
 

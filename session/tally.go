@@ -140,7 +140,7 @@ func count(counters []rules.Counter, at time.Time, find func(key string) (tally,
 type Rehearsal struct{ tallies map[string]tally }
 
 // Judge applies the rules to in, and counts it if nothing denies. It returns the name of the rule that denies and a
-// *policy.Denial, or "" and nil.
+// *policy.Denial; or the name of one that wants an approval and [ErrNotApproved]; or "" and nil.
 func (r *Rehearsal) Judge(set *rules.Set, in *rules.Input) (rule string, err error) {
 	v := set.Judge(in)
 	if v.Denied != nil {
@@ -161,6 +161,9 @@ func (r *Rehearsal) Judge(set *rules.Set, in *rules.Input) (rule string, err err
 	}
 	for _, c := range changes {
 		r.tallies[c.key] = c.tally
+	}
+	if len(v.Approvals) > 0 {
+		return v.Approvals[0].Rule, ErrNotApproved
 	}
 	return "", nil
 }

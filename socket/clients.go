@@ -10,13 +10,13 @@ import (
 // clients lists who is connected, by socket and process.
 func (s *Server) clients() []api.Client {
 	type process struct {
-		admin bool
-		pid   int32
-		uid   uint32
+		of  *endpoint
+		pid int32
+		uid uint32
 	}
 	byProcess := make(map[process]*api.Client)
 	for _, c := range s.connections() {
-		key := process{c.socket.admin, c.peer.PID, c.peer.UID}
+		key := process{c.socket, c.peer.PID, c.peer.UID}
 		shown := byProcess[key]
 		if shown == nil {
 			shown = &api.Client{Socket: c.socket.name(), UID: c.peer.UID, GID: c.peer.GID, PID: c.peer.PID, Exe: c.peer.Exe, Since: c.since}
@@ -40,8 +40,11 @@ func (s *Server) clients() []api.Client {
 
 // name is the socket's name in lists.
 func (e *endpoint) name() string {
-	if e.admin {
+	switch {
+	case e.admin:
 		return "admin"
+	case e.methods["approve_vote"] != nil:
+		return "approve"
 	}
 	return "agent"
 }

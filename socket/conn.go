@@ -31,6 +31,7 @@ type client struct {
 	push   func(line []byte)
 	notify atomic.Bool // the client wants notifications
 	cut    func()      // ends the connection; a write that is under way fails
+	left   func() bool // the client has closed its end, and can read no answer
 }
 
 // conn is one connection. One goroutine reads it; every call has its own, and
@@ -62,7 +63,7 @@ type conn struct {
 }
 
 func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
-	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }}, server: s, nc: nc, since: time.Now(), gone: make(chan struct{})}
+	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }, left: func() bool { return hungUp(nc) }}, server: s, nc: nc, since: time.Now(), gone: make(chan struct{})}
 	c.drained.L = &c.mu
 	limits := &s.Now().limits
 	c.scan = scanner{

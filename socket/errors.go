@@ -26,6 +26,7 @@ var (
 	errNotOperator = errors.New("only the user that the agent runs as, and root, may use this socket")
 	errNoSession   = errors.New("no session that this client may use")
 	errInternal    = errors.New("internal error")
+	errLeft        = errors.New("the client closed its connection before the approval came; the approval is kept for the same request")
 )
 
 // paramError is a wrong parameter.
@@ -112,6 +113,13 @@ var replies = []struct {
 		api.ErrorData{Reason: "timeout", Retryable: true}},
 	{context.Canceled, api.CodeUnavailable, errRestarting.Error(), api.ErrorData{Reason: "restarting", Retryable: true}},
 
+	{session.ErrNotVoter, api.CodeUnauthorized, "", api.ErrorData{Reason: "notOperator"}},
+	{session.ErrNoApproval, api.CodeInvalidParams, "", api.ErrorData{Reason: "noApproval", Path: "id"}},
+	{session.ErrNotApproved, api.CodeUnavailable, "the guard rules changed while the request waited for an approval: send it again",
+		api.ErrorData{Reason: "rulesChanged", Retryable: true}},
+	{errLeft, api.CodeUnavailable, "", api.ErrorData{Reason: "clientLeft", Retryable: true}},
+	{session.ErrApprovalsFull, api.CodeLimited, "too many requests wait for an operator's approval: send it again in a moment",
+		api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{session.ErrOverloaded, api.CodeLimited, session.ErrOverloaded.Error() + ": send it again in a moment",
 		api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{errBusy, api.CodeLimited, "", api.ErrorData{Reason: "tooManyRequests", Retryable: true}},

@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keyward/keyward/audit"
@@ -118,5 +119,5 @@ func methodTable(methods []Method) map[string]*Method {
 	return table
 }
 
-// Methods returns every method: those of agent.sock, then those of admin.sock only.
-func Methods() []Method { return append(agentMethods(), adminMethods()...) }
+// Methods returns every method: those of agent.sock, then those of admin.sock only, then those of approve.sock only.
+func Methods() []Method { return slices.Concat(agentMethods(), adminMethods(), approveMethods()) }

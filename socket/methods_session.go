@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -129,6 +130,9 @@ func (s *Server) showWhole(sess *session.Session) (*api.Session, error) {
 	inDevice := s.Signer.Sessions.InDevice(sess.ID)
 	shown.Outstanding, shown.InDevice = &outstanding, &inDevice
 	shown.Chain, shown.Waiting = s.onChain(sess), s.waitsFor(sess.Backend)
+	if shown.Waiting == "" && s.Signer.Sessions.AwaitsApproval(sess.ID) {
+		shown.Waiting = session.WaitsForApproval
+	}
 	if sess.Kind == session.AGW {
 		shown.CreateSessionCalldata = api.Bytes(sess.Spec.CreateSessionCalldata()).String()
 		shown.RevokeKeysCalldata = api.Bytes(policy.RevokeKeysCalldata(sess.Hash)).String()
@@ -183,6 +187,9 @@ func (s *Server) sign(ctx context.Context, c *call, req *session.SignRequest) (*
 	req.Conn = c.from
 	c.decoded = time.Since(c.begun)
 	signed, err := s.Signer.Sign(ctx, c.peer, req)
+	if errors.Is(err, session.ErrNotApproved) {
+		signed, err = s.signApproved(ctx, c, req)
+	}
 	if err != nil {
 		return nil, err
 	}

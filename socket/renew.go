@@ -47,6 +47,7 @@ func (s *Server) Renew(next Config, locks uint64) (old *Server, err error) {
 		limits.MaxConnections = adminConnections
 	}
 	s.admin.quota.setLimits(limits)
+	s.voters.quota.setLimits(limits)
 	return old, nil
 }
 

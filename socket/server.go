@@ -81,6 +81,7 @@ type serving struct {
 	recent recent      // requests for a signature
 	agent  *endpoint
 	admin  *endpoint
+	voters *endpoint // approve.sock
 	web    *webServer
 	owner  uint32 // who may use admin.sock, besides root: the agent's own user
 
@@ -103,6 +104,7 @@ type serving struct {
 	inputClosed bool // nothing more is read from them
 	listeners   []net.Listener
 	conns       map[*conn]struct{}
+	approve     net.Listener // see ServeVoters
 }
 
 // endpoint is one of the two sockets: its methods and what its clients hold.
@@ -140,6 +142,7 @@ func New(cfg Config) *Server {
 		limits.MaxConnections = adminConnections
 	}
 	s.admin = newEndpoint(true, append(adminMethods(), rpcMethods()...), limits, s.operator)
+	s.voters = newEndpoint(false, append(approveMethods(), rpcMethods()...), limits, s.mayVote)
 	if s.Signer != nil && s.Signer.Locked() { // before the agent was started
 		s.signing.Shut()
 	}
@@ -162,9 +165,10 @@ func (s *Server) hasSession(peer audit.Peer) bool {
 func (s *Server) Serve(ctx context.Context, agent, admin net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Shutdown(ctx) })
 	defer stop()
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	s.start(agent, s.agent, failed)
 	s.start(admin, s.admin, failed)
+	s.start(s.approve, s.voters, failed)
 	var web sync.WaitGroup
 	web.Go(func() { failed <- ignoreClosed(s.web.http.Serve(s.web)) })
 	err := <-failed
@@ -240,6 +244,10 @@ func (s *Server) admitConn(nc *net.UnixConn, e *endpoint) *conn {
 		s.often.log(slog.LevelWarn, "a stranger on admin.sock", "uid", peer.UID, "pid", peer.PID, "exe", peer.Exe)
 		c.refuse = errNotOperator
 	}
+	if e == s.voters && !s.Now().mayVote(peer) {
+		s.often.log(slog.LevelWarn, "a stranger on approve.sock", "uid", peer.UID, "pid", peer.PID, "exe", peer.Exe)
+		c.refuse = session.ErrNotVoter
+	}
 	if !s.register(c) {
 		nc.Close()
 		return nil
@@ -286,6 +294,9 @@ func (s *Server) register(c *conn) bool {
 // read gets its answer. When ctx is done first, calls are cancelled and connections cut.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopAccepting()
+	if s.Signer != nil {
+		s.Signer.Sessions.StopApprovals()
+	}
 	err := s.calls.Close(ctx)
 	for _, c := range s.closeInput() {
 		_ = c.nc.CloseRead() // the reader gets what the kernel has, then the end of input

@@ -74,6 +74,9 @@ func (a *agent) rules() (*confine.Rules, error) {
 			return nil, a.placed(fmt.Errorf("backend %q: %w", name, err), "backends", name, "env")
 		}
 	}
+	if err := a.allowApproval(r); err != nil {
+		return nil, err
+	}
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return nil, err

@@ -86,6 +86,7 @@ func (t *tool) app() *cli.App {
 			t.backupCommand(),
 			t.restoreCommand(),
 			t.repairCommand(),
+			t.approveCommand(),
 			t.lockCommand(),
 			t.unlockCommand(),
 			t.reloadCommand(),

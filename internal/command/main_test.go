@@ -134,7 +134,11 @@ func save(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: save name key")
 	}
 	var members map[string]json.RawMessage
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &members))
+	text := strings.TrimSpace(ts.ReadFile("stdout"))
+	if strings.HasPrefix(text, "[") { // a list of one
+		text = text[1 : len(text)-1]
+	}
+	ts.Check(json.Unmarshal([]byte(text), &members))
 	ts.Setenv(args[0], strings.Trim(string(members[args[1]]), `"`))
 }
 

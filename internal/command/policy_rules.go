@@ -122,6 +122,9 @@ func judgeCase(r *session.Rehearsal, set *rules.Set, c *rules.Case) testedCase {
 		result.Got, result.Rule, result.Why = "allow", "", ""
 		if rule, err := r.Judge(set, c.Input(n)); err != nil {
 			result.Got, result.Rule, result.Why = "deny", rule, err.Error()
+			if errors.Is(err, session.ErrNotApproved) {
+				result.Got, result.Why = "approve", fmt.Sprintf("guard rule %q wants an approval", rule)
+			}
 		}
 	}
 	result.OK = result.Got == c.Want && (c.Rule == "" || c.Rule == result.Rule)
@@ -196,7 +199,11 @@ func (t *tool) policyReplay(c *cli.Context) error {
 			judged++
 		}
 		if rule, err := rehearsal.Judge(conf.Guard, in); err != nil && shown {
-			denied = append(denied, replayed{r.Seq, r.Time, r.Session, rule, err.Error()})
+			why := err.Error()
+			if errors.Is(err, session.ErrNotApproved) {
+				why = fmt.Sprintf("guard rule %q wants an approval", rule)
+			}
+			denied = append(denied, replayed{r.Seq, r.Time, r.Session, rule, why})
 		}
 		return nil
 	})

@@ -84,7 +84,11 @@ func (a *agent) prepare(ctx context.Context, old *agent, src *config.Source) err
 			return src.Errorf("backends."+name, "%v", err)
 		}
 	}
-	a.sessions = old.sessions.With(a.sessionConfig())
+	cfg, err := a.sessionConfig()
+	if err != nil {
+		return err
+	}
+	a.sessions = old.sessions.With(cfg)
 	for _, name := range a.fresh(old) {
 		if err := a.tryBackend(ctx, name); err != nil {
 			return src.Errorf("backends."+name, "backend %q: %v", name, err)

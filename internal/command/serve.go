@@ -55,6 +55,7 @@ type process struct {
 	allowed     *confine.Rules // what the process may do since its start; nil: it may use all files of its user
 
 	app, admin net.Listener
+	approve    net.Listener    // nil: there is none
 	upkeep     context.Context // of what runs beside requests
 
 	reloading sync.Mutex
@@ -206,7 +207,10 @@ func checkModule(path string) error {
 
 // openSessions opens the state. devices is filled before anything is asked of the sessions.
 func (a *agent) openSessions(devices map[string]backends.Backend) error {
-	cfg := a.sessionConfig()
+	cfg, err := a.sessionConfig()
+	if err != nil {
+		return err
+	}
 	cfg.Backends = devices
 	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile()
 	cfg.Observe = a.metrics.Stage
@@ -229,7 +233,11 @@ func (a *agent) openSessions(devices map[string]backends.Backend) error {
 }
 
 // sessionConfig is what the configuration says about sessions.
-func (a *agent) sessionConfig() session.Config {
+func (a *agent) sessionConfig() (session.Config, error) {
+	approval, err := a.approvalConfig()
+	if err != nil {
+		return session.Config{}, err
+	}
 	devices := make(map[string]backends.Backend, len(a.backends))
 	for name, b := range a.backends {
 		devices[name] = b.Backend
@@ -244,7 +252,9 @@ func (a *agent) sessionConfig() session.Config {
 
 		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
 		RefusalBurst:      a.conf.Limits.RefusalBurst,
-	}
+
+		Approval: approval,
+	}, nil
 }
 
 // listen takes over the sockets that systemd listens on, and makes those that it does not.
@@ -253,11 +263,12 @@ func (a *agent) listen(appPath, adminPath string) error {
 	if err != nil {
 		return err
 	}
-	a.app, a.admin = inherited["agent"], inherited["admin"]
+	a.app, a.admin, a.approve = inherited["agent"], inherited["admin"], inherited["approve"]
 	delete(inherited, "agent")
 	delete(inherited, "admin")
+	delete(inherited, "approve")
 	for name, l := range inherited {
-		return errors.Join(fmt.Errorf("systemd passes a socket %q; FileDescriptorName has to be agent or admin", name), l.Close())
+		return errors.Join(fmt.Errorf("systemd passes a socket %q; FileDescriptorName has to be agent, admin or approve", name), l.Close())
 	}
 	if a.app == nil {
 		if a.app, err = socket.Listen(appPath, a.conf.Agent.SocketMode); err != nil {
@@ -269,13 +280,15 @@ func (a *agent) listen(appPath, adminPath string) error {
 			return a.placed(err, "agent", "admin_socket")
 		}
 	}
-	return nil
+	a.approve, err = a.listenApprove(a.approve)
+	return err
 }
 
 // run serves until a signal or a failure. The first signal lets answers in flight
 // finish; the second does not.
 func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	a.server = socket.New(a.serverConfig())
+	a.server.ServeVoters(a.approve)
 	a.watch()
 	// "keyward lock" finds no agent until the sockets are there, and may have written its file after open looked.
 	if !a.locked && session.LockedOnDisk(a.dirs.LockFile()) {
@@ -355,7 +368,7 @@ func (p *process) close() error {
 	for _, m := range a.monitors {
 		m.close()
 	}
-	for _, l := range []net.Listener{a.app, a.admin} {
+	for _, l := range []net.Listener{a.app, a.admin, a.approve} {
 		if l != nil {
 			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)

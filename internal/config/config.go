@@ -28,6 +28,7 @@ type Config struct {
 	Limits   Limits
 	Metrics  Metrics
 	Confine  Confine
+	Approval Approval
 	Backends map[string]*Backend // by name
 	Chains   map[string]*Chain   // by name; the built-in ones too
 	Rules    []rules.Rule        // in their order

@@ -128,7 +128,7 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "watch", "limits", "metrics", "confine", "backends", "chains", "rules"}
+	sections := []string{"agent", "session", "watch", "limits", "metrics", "confine", "approval", "backends", "chains", "rules"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {
@@ -144,6 +144,8 @@ func (d *document) config(tree map[string]any, c *Config) error {
 			err = d.section(tree[key], p, c.Metrics.fields())
 		case "confine":
 			err = d.section(tree[key], p, c.Confine.fields())
+		case "approval":
+			err = d.section(tree[key], p, c.Approval.fields())
 		case "backends":
 			err = d.named(tree[key], p, func(name string, v any) (err error) {
 				c.Backends[name], err = d.backend(v, p.in(name))

@@ -32,8 +32,9 @@ func (s *Source) Errorf(key, format string, args ...any) *Error {
 
 // startKeys are the keys whose changes take effect only when the agent is started, by section. The others take effect with a reload.
 var startKeys = map[string][]string{
-	"agent":   {"socket", "socket_mode", "admin_socket", "log_format"},
-	"confine": nil, // all of them: what a process has given up it can't take back
+	"agent":    {"socket", "socket_mode", "admin_socket", "log_format"},
+	"approval": {"socket", "group", "hook"},
+	"confine":  nil, // all of them: what a process has given up it can't take back
 }
 
 // NeedsStart lists the keys that differ in two configurations, and whose changes only a start puts into effect: "agent.socket".
@@ -43,6 +44,7 @@ func NeedsStart(running, next *Config) (keys []string) {
 		a, b []field
 	}{
 		{"agent", running.Agent.fields(), next.Agent.fields()},
+		{"approval", running.Approval.fields(), next.Approval.fields()},
 		{"confine", running.Confine.fields(), next.Confine.fields()},
 	}
 	for _, s := range sections {

@@ -13,7 +13,7 @@ func ruleFields(r *rules.Rule) []field {
 		{key: "name", dst: &r.Name, doc: "names the rule in errors, records and counters"},
 		{key: "message", dst: &r.Message, doc: "what the client reads when the rule denies"},
 		{key: "when", dst: &r.When, doc: "a CEL expression; see docs/rules.md"},
-		{key: "then", dst: &r.Then, one: []string{rules.Deny}, doc: "what happens when it is true"},
+		{key: "then", dst: &r.Then, one: []string{rules.Deny, rules.Approve}, doc: "what happens when it is true"},
 		{key: "function", dst: &r.Function, doc: "only calls of this function, whose arguments expressions can read"},
 		{key: "target", dst: &r.Target, doc: "only transactions to this address"},
 		{key: "count", dst: &r.Count, doc: "a CEL expression: what a transaction adds to the rule's counter"},

@@ -51,6 +51,7 @@ func Defaults() *Config {
 		},
 		Metrics:  Metrics{Listen: []string{}, SocketMode: 0o660},
 		Confine:  Confine{Files: true, Calls: true, Read: []string{}, Write: []string{}, Devices: []string{}, Execute: []string{}},
+		Approval: Approval{Required: 1, Timeout: 5 * time.Minute},
 		Backends: map[string]*Backend{},
 		Chains:   builtInChains(),
 	}

@@ -31,6 +31,9 @@ func (d *document) validate(c *Config) error {
 	if err := d.validateRules(c); err != nil {
 		return err
 	}
+	if err := d.validateApproval(c); err != nil {
+		return err
+	}
 	return d.validateChains(c.Chains)
 }
 

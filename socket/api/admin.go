@@ -112,7 +112,7 @@ type Locked struct {
 
 // Client is one user's process that is connected.
 type Client struct {
-	Socket      string    `json:"socket"` // "agent" or "admin"
+	Socket      string    `json:"socket"` // "agent", "admin" or "approve"
 	UID         uint32    `json:"uid"`
 	GID         uint32    `json:"gid"`
 	PID         int32     `json:"pid"`

@@ -69,6 +69,21 @@ func (c *Client) SignTransaction(ctx context.Context, tx any) (*api.SignedTransa
 	return call[*api.SignedTransaction](ctx, c, "session_signTransaction", tx)
 }
 
+// Approvals lists the requests that wait for an approval, oldest first, on approve.sock.
+func (c *Client) Approvals(ctx context.Context) ([]*api.Approval, error) {
+	return call[[]*api.Approval](ctx, c, "approve_list")
+}
+
+// Approval returns a request that waits, with what is left of its session, on approve.sock.
+func (c *Client) Approval(ctx context.Context, id string) (*api.Approval, error) {
+	return call[*api.Approval](ctx, c, "approve_get", api.ApprovalID{ID: id})
+}
+
+// Vote takes this process's user's vote on a request that waits, on approve.sock.
+func (c *Client) Vote(ctx context.Context, vote api.ApprovalVote) error {
+	return c.Call(ctx, nil, "approve_vote", vote)
+}
+
 // What follows is for the operator, on admin.sock.
 
 // CreateSession makes a key and a pending session around it; an eoa session is active at once.
