@@ -37,6 +37,8 @@ const (
 	KeyRewrapped     Event = "key.rewrapped"         // encrypted with the device key of now
 	BackendChecked   Event = "backend.checked"       // with a throw-away key
 	AdminPINGiven    Event = "backend.adminPinGiven" // for the next key that is generated or destroyed
+	DeviceCounted    Event = "device.counted"        // the device's counter of a key's signatures, as the one to compare with from now on; detail has why
+	DeviceExternal   Event = "device.externalUsage"  // the device has counted signatures that the agent did not ask for
 	AgentStarted     Event = "agent.started"
 	AgentStopped     Event = "agent.stopped"
 	AgentLocked      Event = "agent.locked"

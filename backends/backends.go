@@ -138,6 +138,15 @@ type AdminUnlocker interface {
 	UnlockAdmin(ctx context.Context, pin []byte) error
 }
 
+// Counter is a Backend whose device counts the signatures of its keys.
+type Counter interface {
+	// Counts reports whether the device counts at all. It does not ask the device.
+	Counts() bool
+	// Signatures returns how many signatures the device has made with the key that uri names since the key was made, whatever program asked for
+	// them. It waits until a signature that this backend is making is made, and needs no PIN. counts is false if the device does not count those of that key.
+	Signatures(ctx context.Context, uri string) (n uint64, counts bool, err error)
+}
+
 // Status is a Backend's state for an operator.
 type Status struct {
 	State  string `json:"state"`  // "ready", "locked", "unavailable"

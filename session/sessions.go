@@ -40,6 +40,7 @@ const (
 type Config struct {
 	LedgerPath   string                      // directory, made together with the audit trail if both are missing; its older form is this path and .db
 	AuditPath    string                      // JSON lines: the trail's newest segment, with the older ones beside it
+	CountsPath   string                      // file with what devices have counted; "": what they counted before the process began is not known
 	LockPath     string                      // file whose existence says that the agent is locked; "": a lock ends with the process
 	Backends     map[string]backends.Backend // by name in the configuration
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
@@ -78,6 +79,7 @@ type state struct {
 	forecast *forecast
 	refusals *refusals
 	counts   counters
+	counted  *deviceCounts
 
 	approvals *approvals
 
@@ -125,6 +127,7 @@ func Open(cfg Config) (*Sessions, error) {
 	}}
 	l.index.startSchedule(s.dueAt)
 	s.refusals = newRefusals(s)
+	s.counted = s.loadCounts()
 	return s, nil
 }
 

@@ -118,6 +118,8 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 		}
 	}
 	rec := s.grantRecord(peer, req, j)
+	counted := s.Sessions.asks(sess)
+	defer counted.end()
 	begun = time.Now()
 	res, err := s.reserve(j, rec)
 	if err != nil {
@@ -127,7 +129,7 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	defer res.abandon() // a panic must not leave it in the device
 	s.Sessions.forecast.use(sess.ID)
 	atDevice := time.Now()
-	signature, signErr := signDigest(ctx, key, sess, j.digest)
+	signature, signErr := counted.signDigest(ctx, key, sess, j.digest)
 	cfg.observe(StageDevice, time.Since(atDevice))
 	leave()
 	if signErr != nil { // first: a request whose time is over has failed on its grant's record too

@@ -15,7 +15,7 @@ import (
 // A backend that is the same object in both keeps its queue. The caller closes the others when nothing uses s any more.
 func (s *Sessions) With(cfg Config) *Sessions {
 	old := s.cfg
-	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath = old.LedgerPath, old.AuditPath, old.LockPath
+	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath, cfg.CountsPath = old.LedgerPath, old.AuditPath, old.LockPath, old.CountsPath
 	cfg.Now, cfg.FS, cfg.Observe = old.Now, old.FS, old.Observe
 	if cfg.Logger == nil {
 		cfg.Logger = old.Logger

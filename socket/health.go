@@ -48,6 +48,14 @@ func (s *Server) troubles(st *api.Status) (troubles []string) {
 			add("backend %s is %s", b.Name, b.State)
 		}
 	}
+	for _, b := range st.Backends {
+		if b.Foreign > 0 {
+			add("the device of backend %s has made %d signatures that this agent did not ask for", b.Name, b.Foreign)
+		}
+		if b.WentBack > 0 {
+			add("the counter of %d keys in backend %s went back: the card was reset, or is another one", b.WentBack, b.Name)
+		}
+	}
 	for _, c := range st.Chains {
 		switch c.State {
 		case "clock":

@@ -68,10 +68,11 @@ func (s *Server) backendStates(ctx context.Context) []api.Backend {
 	defer cancel()
 	names := slices.Sorted(maps.Keys(s.Backends))
 	states := make([]api.Backend, len(names))
+	counts := s.Signer.Sessions.DeviceCounts()
 	var probes sync.WaitGroup
 	for i, name := range names {
 		backend := s.Backends[name]
-		states[i] = api.Backend{Name: name, Type: backend.Type, State: "ready", Protection: string(backend.Protection), Can: abilities(backend.Backend)}
+		states[i] = api.Backend{Name: name, Type: backend.Type, State: "ready", Protection: string(backend.Protection), Can: abilities(backend.Backend), Foreign: counts[name].Foreign, WentBack: counts[name].WentBack}
 		if prober, ok := backend.Backend.(backends.Prober); ok {
 			probes.Go(func() {
 				status := prober.Status(ctx)

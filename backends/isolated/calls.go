@@ -72,6 +72,27 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 	return st
 }
 
+// count is what [Backend.Signatures] returns, on the wire.
+type count struct {
+	N      uint64 `json:"n"`
+	Counts bool   `json:"counts"`
+}
+
+// Counts implements [backends.Counter].
+func (b *Backend) Counts() bool { return b.counts }
+
+// Signatures is the child's backend's, if that of the first child was a [backends.Counter].
+func (b *Backend) Signatures(ctx context.Context, uri string) (n uint64, counts bool, err error) {
+	var c count
+	if !b.counts {
+		return 0, false, nil
+	}
+	if err := b.do(ctx, opCount, marshal(uri), &c); err != nil {
+		return 0, false, b.wrap("reading the device's counter of signatures", err)
+	}
+	return c.N, c.Counts, nil
+}
+
 // waiter is what a Backend has more if its device may wait for a person.
 type waiter struct{ b *Backend }
 

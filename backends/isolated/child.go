@@ -91,6 +91,7 @@ type openRequest struct {
 type abilities struct {
 	Unlock bool `json:"unlock"`
 	Attest bool `json:"attest"`
+	Count  bool `json:"count"` // it is a [backends.Counter]
 
 	Concurrency int `json:"concurrency"` // of a [backends.Limited]; 0: it is none
 }

@@ -72,7 +72,8 @@ type Backend struct {
 	cfg Config
 	log *slog.Logger
 
-	concurrency int // of the first child's backend; 0: it says nothing of it
+	concurrency int  // of the first child's backend; 0: it says nothing of it
+	counts      bool // the first child's backend is a [backends.Counter]
 
 	life  context.Context // done when Close begins
 	end   context.CancelFunc
@@ -106,6 +107,7 @@ var (
 	_ backends.Lister        = (*Backend)(nil)
 	_ backends.Limited       = (*Backend)(nil)
 	_ backends.Prober        = (*Backend)(nil)
+	_ backends.Counter       = (*Backend)(nil)
 	_ backends.Waiter        = waiter{}
 	_ backends.Unlocker      = unlocker{}
 	_ backends.AdminUnlocker = adminUnlocker{}
@@ -141,7 +143,7 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	c, err := b.running(ctx)
 	switch {
 	case err == nil:
-		can, b.concurrency = c.abil, c.abil.Concurrency
+		can, b.concurrency, b.counts = c.abil, c.abil.Concurrency, c.abil.Count
 	case cfg.Unlocks && !refused(err):
 		b.log.Warn("not ready", "error", err)
 	default:

@@ -135,6 +135,8 @@ func (s *server) serve(ctx context.Context, b backends.Backend, f *frame) (any, 
 		return s.list(ctx, b, text)
 	case opAttest:
 		return b.(backends.Attester).Attest(ctx, text)
+	case opCount:
+		return s.count(ctx, b, text)
 	case opRewrap:
 		r, ok := b.(backends.Rewrapper)
 		if !ok {
@@ -186,6 +188,9 @@ func (s *server) open(ctx context.Context, body []byte) ([]byte, error) {
 	var can abilities
 	_, can.Unlock = b.(backends.Unlocker)
 	_, can.Attest = b.(backends.Attester)
+	if counter, ok := b.(backends.Counter); ok {
+		can.Count = counter.Counts()
+	}
 	if limited, ok := b.(backends.Limited); ok {
 		can.Concurrency = limited.Concurrency()
 	}
@@ -262,6 +267,15 @@ func (s *server) destroy(ctx context.Context, b backends.Backend, uri string) er
 	defer s.mu.Unlock()
 	delete(s.keys, uri)
 	return nil
+}
+
+func (s *server) count(ctx context.Context, b backends.Backend, uri string) (c count, err error) {
+	counter, ok := b.(backends.Counter)
+	if !ok {
+		return c, fmt.Errorf("%w: count of a backend whose device does not", errMalformed)
+	}
+	c.N, c.Counts, err = counter.Signatures(ctx, uri)
+	return c, err
 }
 
 func (s *server) list(ctx context.Context, b backends.Backend, prefix string) ([]keyInfo, error) {

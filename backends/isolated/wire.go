@@ -51,6 +51,7 @@ const (
 	opLock
 	opStatus
 	opAttest
+	opCount  // the body is a URI, the result a count
 	opRewrap // the body is a URI, the result whether it was done
 	opClose
 	// What the child calls.

@@ -105,6 +105,7 @@ var (
 	_ backends.Unlocker = (*Backend)(nil)
 	_ backends.Prober   = (*Backend)(nil)
 	_ backends.Waiter   = (*Backend)(nil)
+	_ backends.Counter  = (*Backend)(nil)
 )
 
 // Open checks the configuration. It does not need the card, and asks for no PIN: whether they are

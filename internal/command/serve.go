@@ -212,7 +212,7 @@ func (a *agent) openSessions(devices map[string]backends.Backend) error {
 		return err
 	}
 	cfg.Backends = devices
-	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile()
+	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath, cfg.CountsPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile(), a.dirs.DeviceCounts()
 	cfg.Observe = a.metrics.Stage
 	sessions, err := session.Open(cfg)
 	if errors.Is(err, session.ErrInUse) {
@@ -356,6 +356,7 @@ func (a *agent) startUpkeep() {
 	ctx, cancel := context.WithCancel(a.upkeep)
 	a.stopUpkeep = cancel
 	a.kept.Go(func() { a.sessions.Run(ctx) })
+	a.kept.Go(func() { a.sessions.CountDevices(ctx) })
 	a.kept.Go(func() { a.watcher.Run(ctx) })
 	a.kept.Go(func() { a.recordLatency(ctx) })
 }

@@ -140,6 +140,9 @@ func (d Dirs) Keys(backend string) string { return filepath.Join(d.State, "keys"
 // CardLocks is where backends that share a card have its lock.
 func (d Dirs) CardLocks() string { return filepath.Join(d.State, "cards") }
 
+// DeviceCounts is the file with what devices have counted.
+func (d Dirs) DeviceCounts() string { return filepath.Join(d.State, "device-counts.json") }
+
 // PINTries is where tries of PINs are noted whose devices have no retry counter that can be read.
 func (d Dirs) PINTries() string { return filepath.Join(d.State, "pin-tries") }
 

@@ -48,6 +48,7 @@ var (
 	registryRead = desc("registry_read_timestamp_seconds", "When the chain's policy registry was last asked, in Unix seconds; 0: never.", "chain")
 	blocked      = desc("registry_blocked_sessions", "Sessions that the policy registry stops.", "chain")
 	exposed      = desc("external_usage_sessions", "Live sessions of which the chain has counted what the agent did not sign.", "chain")
+	foreign      = desc("foreign_signatures", "Signatures that the backend's device has counted and the agent did not ask for, of keys that are still there.", "backend")
 	inspected    = desc("sessions_inspected", "Active sessions whose limits the next two look at: all, up to 200.")
 	leastLeft    = desc("least_limit_left_ratio", "The smallest part that is left of any limit of an active session; 1 without one.")
 	soonestEnd   = desc("soonest_expiry_seconds", "Time until the next active session signs no more; +Inf without one.")
@@ -83,6 +84,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, b := range st.Backends {
 		oneOf(gauge, backendState, b.State, []string{b.Name, b.Type}, api.StateReady, api.StateLocked, "unavailable")
+		gauge(foreign, float64(b.Foreign), b.Name)
 	}
 	for name, q := range s.queues {
 		gauge(queueSlots, float64(q.Slots), name)

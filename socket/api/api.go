@@ -140,6 +140,10 @@ type Backend struct {
 	State  string `json:"state"` // "ready", "locked", "unavailable"
 	Detail string `json:"detail,omitempty"`
 
+	// Foreign is how many signatures the device has counted that the agent did not ask for, of keys that are still there.
+	Foreign  uint64 `json:"foreign,omitempty"`
+	WentBack int    `json:"wentBack,omitempty"` // keys whose counter in the device was once lower than before
+
 	Protection string   `json:"protection,omitempty"` // of the keys that it makes
 	Can        []string `json:"can,omitempty"`        // what only some can: "list", "pin", "attest", "touch"
 	Queue      *Queue   `json:"queue,omitempty"`      // in admin_status
