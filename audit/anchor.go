@@ -71,18 +71,23 @@ func startOf(path string) (*start, error) {
 	if err != nil {
 		return nil, err
 	}
+	return &start{Head: before(line)}, nil
+}
+
+// before is the head before the record on line, as that says; zero for a line that is no record: [verify] finds what is wrong.
+func before(line []byte) (h Head) {
 	var rec struct {
 		Seq  uint64 `json:"seq"`
 		Prev string `json:"prev"`
 	}
-	if json.Unmarshal(line, &rec) != nil || rec.Seq <= 1 { // [verify] finds what is wrong
-		return &start{}, nil
+	if json.Unmarshal(line, &rec) != nil || rec.Seq <= 1 {
+		return h
 	}
-	s := &start{Head: Head{Seq: rec.Seq - 1, Sealed: rec.Seq - 1}}
-	if prev, err := hex.DecodeString(rec.Prev); err == nil && len(prev) == len(s.Hash) {
-		s.Hash = [32]byte(prev)
+	h.Seq, h.Sealed = rec.Seq-1, rec.Seq-1
+	if prev, err := hex.DecodeString(rec.Prev); err == nil && len(prev) == len(h.Hash) {
+		h.Hash = [32]byte(prev)
 	}
-	return s, nil
+	return h
 }
 
 // look takes note if the record on line says that what is before the start is gone.

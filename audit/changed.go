@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"syscall"
+	"time"
 )
 
 // stamp is what the trail's own last write left of its file. Whatever else writes to the file, truncates or
@@ -81,6 +82,16 @@ func (t *Trail) checkRecords(head Head) error {
 		return fmt.Errorf("%w: %s: %w", ErrDamaged, t.path, err)
 	}
 	return nil
+}
+
+// Begun is the time of the newest segment's first record; now if it has none, or that can't be read.
+func (t *Trail) Begun() time.Time {
+	line, err := bufio.NewReader(io.NewSectionReader(t.f, 0, t.size)).ReadBytes('\n')
+	var rec struct{ Time time.Time }
+	if err != nil || json.Unmarshal(line, &rec) != nil || rec.Time.IsZero() {
+		return time.Now()
+	}
+	return rec.Time
 }
 
 // firstPrev returns the hash that the first record of the newest segment continues.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -160,7 +161,12 @@ func (l *Ledger) seal(b *batch, entries []*entry) (err error) {
 // rotate begins a new segment of the trail once the newest is large enough. What is in the old one is on disk
 // by then.
 func (l *Ledger) rotate() error {
-	if l.head.Size < l.segmentBytes {
+	full := l.head.Size >= l.segmentBytes.Load()
+	old := l.segmentAge.Load() > 0 && l.head.Seq > l.head.Sealed && time.Since(l.begun) >= time.Duration(l.segmentAge.Load())
+	if l.head.Seq == l.head.Sealed {
+		l.begun = time.Now() // its first record is about to be written
+	}
+	if !full && !old {
 		return nil
 	}
 	if err := l.syncTrail(); err != nil {
@@ -171,7 +177,14 @@ func (l *Ledger) rotate() error {
 		return err
 	}
 	l.setHead(head)
+	l.begun = time.Now()
 	return nil
+}
+
+// rotateAt sets when the trail is rotated, from the next batch on.
+func (l *Ledger) rotateAt(cfg *Config) {
+	l.segmentBytes.Store(cmp.Or(cfg.SegmentBytes, segmentBytes))
+	l.segmentAge.Store(int64(cfg.SegmentAge))
 }
 
 // took tells how long a stage of the committer took.

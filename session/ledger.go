@@ -43,11 +43,13 @@ type Ledger struct {
 	stopped      chan struct{}
 	observe      atomic.Pointer[Config] // whose Observe is told; nil before Open has opened everything
 	lag          atomic.Int64           // unsynced, for others to read
-	segmentBytes int64                  // size at which a new segment of the trail begins
+	segmentBytes atomic.Int64           // size at which a new segment of the trail begins
+	segmentAge   atomic.Int64           // age at which it does, nanoseconds; 0: any
 
-	lines    []byte // room for those of a batch; the committer's alone
-	unsynced int    // bytes of the trail not known to be on disk; the committer's alone
-	trim     bool   // the journal's older batches are synced and can go; the committer's alone
+	lines    []byte    // room for those of a batch; the committer's alone
+	begun    time.Time // when the newest segment's first record was written; the committer's alone
+	unsynced int       // bytes of the trail not known to be on disk; the committer's alone
+	trim     bool      // the journal's older batches are synced and can go; the committer's alone
 }
 
 const maxCachedTotals = 4096

@@ -38,16 +38,16 @@ func openLedger(fsys vfs.FS, dir, auditPath string) (_ *Ledger, err error) {
 		return nil, err
 	}
 	l := &Ledger{
-		store:        st,
-		segmentBytes: segmentBytes,
-		books:        map[ID]*book{},
-		index:        newIndex(),
-		writers:      map[*writer]struct{}{},
-		wake:         make(chan struct{}, 1),
-		closing:      make(chan struct{}),
-		stopped:      make(chan struct{}),
-		trim:         true, // OpenTrail syncs
+		store:   st,
+		books:   map[ID]*book{},
+		index:   newIndex(),
+		writers: map[*writer]struct{}{},
+		wake:    make(chan struct{}, 1),
+		closing: make(chan struct{}),
+		stopped: make(chan struct{}),
+		trim:    true, // OpenTrail syncs
 	}
+	l.segmentBytes.Store(segmentBytes)
 	if err := l.load(fsys, auditPath); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
@@ -68,6 +68,9 @@ func (l *Ledger) load(fsys vfs.FS, auditPath string) error {
 	}
 	l.intents = k.intents
 	l.trail, l.head, err = audit.OpenTrail(fsys, auditPath, k.head, k.journal)
+	if err == nil {
+		l.begun = l.trail.Begun()
+	}
 	return err
 }
 

@@ -29,7 +29,7 @@ func TestPowerCut(t *testing.T) {
 		}
 		first := cut() // of the first initialisation nothing may be there, or all
 		l := openMem(t, fsys)
-		l.segmentBytes = 600
+		l.segmentBytes.Store(600)
 		l.addActive("s", &policy.Spec{})
 		for i := range 1 + rng.IntN(20) {
 			nonce, amount := rng.Uint64N(6), rng.Uint64N(50)

@@ -57,6 +57,9 @@ type Config struct {
 
 	Approval ApprovalConfig
 
+	SegmentBytes int64         // size at which a new segment of the audit trail begins; 0: 64 MiB
+	SegmentAge   time.Duration // of its first record, at which a new one begins with the next record; 0: any
+
 	Logger *slog.Logger // nil: slog.Default
 
 	// Observe is told how long each stage of the work took; nil: nobody is. It must not block and is called concurrently.
@@ -118,6 +121,7 @@ func Open(cfg Config) (*Sessions, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.rotateAt(&cfg)
 	markUsed(&cfg, fresh)
 	l.observe.Store(&cfg)
 	l.locked = lockedOn(cfg.FS, cfg.LockPath)

@@ -116,7 +116,7 @@ func (w *simWorld) start() {
 			w.model.fail("starting: %w", err)
 			return
 		}
-		s.ledger.segmentBytes = 60_000
+		s.ledger.segmentBytes.Store(60_000)
 		a.Sessions, a.Signer = s, &Signer{Sessions: s}
 		if a.dead.Load() {
 			w.disk = w.stop()

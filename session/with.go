@@ -29,14 +29,15 @@ func (s *Sessions) With(cfg Config) *Sessions {
 	return next
 }
 
-// Adopt makes what is not part of a request follow the configuration of s: when sessions and keys end, and how many
-// refusals get a record. The caller calls it once no other [Sessions.Run] runs, and before it runs that of s.
+// Adopt makes what is not part of a request follow the configuration of s: when sessions and keys end, how many
+// refusals get a record, and when the trail gets a new segment. The caller calls it once no other [Sessions.Run] runs, and before it runs that of s.
 func (s *Sessions) Adopt() {
 	perSecond, burst := s.cfg.refusalRate()
 	s.refusals.all.SetLimit(rate.Limit(perSecond))
 	s.refusals.all.SetBurst(burst)
 	s.refusals.strangers.SetLimit(rate.Limit(perSecond) / 2)
 	s.refusals.strangers.SetBurst((burst + 1) / 2)
+	s.ledger.rotateAt(&s.cfg)
 	s.ledger.index.startSchedule(s.dueAt)
 	s.wakeRun()
 }

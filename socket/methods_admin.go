@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/keyward/keyward/audit"
 	"github.com/keyward/keyward/internal/suggest"
 	"github.com/keyward/keyward/policy"
@@ -86,6 +88,10 @@ func agentStateMethods() []Method {
 	}, {
 		Name: "admin_copyLedger", Summary: "Copy the ledger while the agent runs, for a backup",
 		Result: Result{"copied", "Copied", "a directory in the agent's state, which the caller deletes"}, do: adminCopyLedger,
+	}, {
+		Name: "admin_trailArchived", Summary: "Record that the first segments of the audit trail were archived, before they are deleted",
+		Params: []Param{{"request", true, "TrailArchived", "records and hash are of the last record that goes"}},
+		Result: Result{"done", "Done", ""}, do: adminTrailArchived,
 	}}
 }
 
@@ -284,6 +290,25 @@ func adminCopyLedger(s *Server, ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	return api.Copied{Directory: dir}, nil
+}
+
+func adminTrailArchived(s *Server, ctx context.Context, c *call) (any, error) {
+	var params api.TrailArchived
+	if err := c.object(&params); err != nil {
+		return nil, err
+	}
+	gone := &audit.Gone{Records: params.Records, Hash: params.Hash, To: params.To}
+	for _, text := range params.Tree {
+		h, err := tlog.ParseHash(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: tree: %w", session.ErrInvalid, err)
+		}
+		gone.Tree = append(gone.Tree, h)
+	}
+	for _, f := range params.Files {
+		gone.Files = append(gone.Files, audit.GoneFile(f))
+	}
+	return api.Done{OK: true}, s.Signer.Sessions.TrailArchived(ctx, c.peer, gone)
 }
 
 func (s *Server) auditHead() api.AuditHead {

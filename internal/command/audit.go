@@ -31,6 +31,7 @@ func (t *tool) auditCommand() *cli.Command {
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "file", TakesFile: true, Usage: "`FILE` to check instead: a copy of the agent's trail"},
 					&cli.StringFlag{Name: "checkpoint", TakesFile: true, Usage: "compare with the checkpoint in `FILE`, too: what a witness has kept"},
+					&cli.StringFlag{Name: "archive", TakesFile: true, Usage: "verify the archived segments in `DIRECTORY`, too, as one chain with the trail"},
 					&cli.StringFlag{Name: "key", Usage: "public `KEY` of that checkpoint (default: the agent's own)"},
 				},
 				Action: t.auditVerify,
@@ -38,6 +39,8 @@ func (t *tool) auditCommand() *cli.Command {
 			t.auditReportCommand(),
 			t.checkpointCommand(),
 			t.witnessCommand(),
+			t.archiveCommand(),
+			t.exportCommand(),
 		},
 	}
 }
@@ -69,6 +72,14 @@ func (t *tool) auditVerify(c *cli.Context) error {
 	report, err := audit.Verify(file, a.head, a.journal, a.live)
 	if err != nil {
 		return err
+	}
+	if c.IsSet("archive") {
+		if err := t.verifyArchive(c.String("archive"), file); err != nil {
+			return err
+		}
+	}
+	if report.Gone > 0 {
+		t.note("records 1 to %d were archived or deleted, as a later record says", report.Gone)
 	}
 	if c.IsSet("checkpoint") {
 		if err := t.verifyCheckpoint(c, p, file); err != nil {

@@ -253,6 +253,9 @@ func (a *agent) sessionConfig() (session.Config, error) {
 		RefusalsPerSecond: float64(a.conf.Limits.RefusalsPerSecond),
 		RefusalBurst:      a.conf.Limits.RefusalBurst,
 
+		SegmentBytes: int64(a.conf.Audit.SegmentSize),
+		SegmentAge:   a.conf.Audit.SegmentAge,
+
 		Approval: approval,
 	}, nil
 }

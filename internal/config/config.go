@@ -27,6 +27,7 @@ type Config struct {
 	Watch    Watch
 	Limits   Limits
 	Metrics  Metrics
+	Audit    Audit
 	Confine  Confine
 	Approval Approval
 	Backends map[string]*Backend // by name
@@ -52,6 +53,12 @@ type Session struct {
 	KeyGrace     time.Duration // an ended session's key is destroyed after this
 	MaxLifetime  time.Duration // of a session, beyond which its making is warned of; 0: any
 	WarnAhead    time.Duration // of limits that run out and sessions that end; 0: never
+}
+
+// Audit is when a new segment of the audit trail begins.
+type Audit struct {
+	SegmentSize Size          // of a segment
+	SegmentAge  time.Duration // of its first record; 0: any
 }
 
 // Limits bound what clients can make the agent hold or do; see socket.Limits.

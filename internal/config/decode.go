@@ -128,7 +128,7 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "watch", "limits", "metrics", "confine", "approval", "backends", "chains", "rules"}
+	sections := []string{"agent", "session", "watch", "limits", "metrics", "audit", "confine", "approval", "backends", "chains", "rules"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {
@@ -142,6 +142,8 @@ func (d *document) config(tree map[string]any, c *Config) error {
 			err = d.section(tree[key], p, c.Limits.fields())
 		case "metrics":
 			err = d.section(tree[key], p, c.Metrics.fields())
+		case "audit":
+			err = d.section(tree[key], p, c.Audit.fields())
 		case "confine":
 			err = d.section(tree[key], p, c.Confine.fields())
 		case "approval":

@@ -49,6 +49,7 @@ func Defaults() *Config {
 			RefusalsPerSecond: 20,
 			RefusalBurst:      2000,
 		},
+		Audit:    Audit{SegmentSize: 64 << 20},
 		Metrics:  Metrics{Listen: []string{}, SocketMode: 0o660},
 		Confine:  Confine{Files: true, Calls: true, Read: []string{}, Write: []string{}, Devices: []string{}, Execute: []string{}},
 		Approval: Approval{Required: 1, Timeout: 5 * time.Minute},
@@ -74,6 +75,13 @@ func (s *Session) fields() []field {
 		{key: "key_grace", dst: &s.KeyGrace, doc: "destroy an ended session's key in the device after this"},
 		{key: "max_lifetime", dst: &s.MaxLifetime, doc: "warn of a session that is made to last longer; 0s: of none"},
 		{key: "warn_ahead", dst: &s.WarnAhead, doc: "warn in the log this long before a limit is used up or a session ends"},
+	}
+}
+
+func (a *Audit) fields() []field {
+	return []field{
+		{key: "segment_size", dst: &a.SegmentSize, doc: "begin a new segment of the audit trail at this size"},
+		{key: "segment_age", dst: &a.SegmentAge, doc: "and when its first record is this old; 0s: at any age"},
 	}
 }
 

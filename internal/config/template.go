@@ -26,6 +26,7 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "watch", c.Watch.fields(), nil)
 	section(&w, "limits", c.Limits.fields(), nil)
 	section(&w, "metrics", c.Metrics.fields(), nil)
+	section(&w, "audit", c.Audit.fields(), nil)
 	section(&w, "confine", c.Confine.fields(), nil)
 	section(&w, "approval", c.Approval.fields(), nil)
 	w.Write(Section(name, b))

@@ -136,6 +136,21 @@ type Copied struct {
 	Directory string `json:"directory"` // absolute path
 }
 
+// TrailArchived is the parameter of admin_trailArchived, and what the trail's record says: see audit.Gone.
+type TrailArchived struct {
+	Records uint64         `json:"records"`
+	Hash    string         `json:"hash"`
+	Tree    []string       `json:"tree,omitempty"`
+	To      string         `json:"to,omitempty"`
+	Files   []ArchivedFile `json:"files,omitempty"`
+}
+
+// ArchivedFile is a segment of the audit trail that was archived.
+type ArchivedFile struct {
+	Name   string `json:"name"`
+	SHA256 string `json:"sha256"` // 0x-hex
+}
+
 // Done is the result of methods that have nothing to tell.
 type Done struct {
 	OK bool `json:"ok"`

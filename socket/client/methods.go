@@ -212,6 +212,12 @@ func (c *Client) AuditHead(ctx context.Context) (api.AuditHead, error) {
 	return call[api.AuditHead](ctx, c, "admin_auditHead")
 }
 
+// TrailArchived has the agent record that the first segments of the trail were archived.
+func (c *Client) TrailArchived(ctx context.Context, gone api.TrailArchived) error {
+	_, err := call[api.Done](ctx, c, "admin_trailArchived", gone)
+	return err
+}
+
 // CopyLedger has the agent copy its ledger, and returns the directory of the copy.
 func (c *Client) CopyLedger(ctx context.Context) (api.Copied, error) {
 	return call[api.Copied](ctx, c, "admin_copyLedger")
