@@ -63,6 +63,55 @@ func TestUnitExposure(t *testing.T) {
 	}
 }
 
+// The service may confine itself: its filter of system calls lets the calls through that package confine needs.
+func TestUnitAllowsConfinement(t *testing.T) {
+	unit, err := os.ReadFile("systemd/keyward.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := map[string]bool{}
+	for line := range strings.Lines(string(unit)) {
+		names, ok := strings.CutPrefix(strings.TrimSpace(line), "SystemCallFilter=")
+		if !ok {
+			continue
+		}
+		names, without := strings.CutPrefix(names, "~")
+		for _, name := range strings.Fields(names) {
+			for _, call := range systemCalls(t, name) {
+				allowed[call] = !without
+			}
+		}
+	}
+	if !allowed["openat"] || allowed["mount"] {
+		t.Fatalf("the filter is read wrongly: openat %v, mount %v", allowed["openat"], allowed["mount"])
+	}
+	for _, call := range []string{"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "prctl"} {
+		if !allowed[call] {
+			t.Errorf("SystemCallFilter= refuses %s", call)
+		}
+	}
+}
+
+// systemCalls returns the calls that an entry of SystemCallFilter= means (systemd.exec(5)).
+func systemCalls(t *testing.T, name string) []string {
+	t.Helper()
+	if !strings.HasPrefix(name, "@") {
+		return []string{name}
+	}
+	out, err := exec.Command("systemd-analyze", "syscall-filter", "--no-pager", name).Output()
+	if err != nil {
+		t.Fatalf("systemd-analyze syscall-filter %s: %v", name, err)
+	}
+	var calls []string
+	for line := range strings.Lines(string(out)) {
+		entry, indented := strings.CutPrefix(line, "    ")
+		if entry = strings.TrimSpace(entry); indented && entry != "" && !strings.HasPrefix(entry, "#") {
+			calls = append(calls, systemCalls(t, entry)...)
+		}
+	}
+	return calls
+}
+
 // What the units and the maintainers need is in the packages.
 func TestPackageNamesWhatIsThere(t *testing.T) {
 	data, err := os.ReadFile("nfpm.yaml")

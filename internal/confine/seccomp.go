@@ -55,6 +55,9 @@ func filterCalls(execs bool) error {
 	switch {
 	case errno == unix.ENOSYS || errno == unix.EINVAL:
 		return errNoSeccomp
+	case errno == unix.EPERM: // a process with no_new_privs may do it (seccomp(2)), unless a filter forbids it
+		return fmt.Errorf("filtering system calls: %w: a filter that is in force forbids it; let SystemCallFilter= of the systemd unit "+
+			"allow seccomp and landlock_create_ruleset, landlock_add_rule and landlock_restrict_self, or set calls = false in [confine]", errno)
 	case errno != 0:
 		return fmt.Errorf("filtering system calls: %w", errno)
 	case thread != 0:
