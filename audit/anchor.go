@@ -74,7 +74,18 @@ func startOf(path string) (*start, error) {
 	return &start{Head: before(line)}, nil
 }
 
-// before is the head before the record on line, as that says; zero for a line that is no record: [verify] finds what is wrong.
+// Beginning is the head before the first record of the trail at path: of the last record that was archived. It is the
+// zero Head of a trail that begins with record 1. The error is fs.ErrNotExist if there is no trail.
+func Beginning(path string) (Head, error) {
+	s, err := startOf(path)
+	if err != nil {
+		return Head{}, err
+	}
+	return s.Head, nil
+}
+
+// before is the head before the record on line, as that says; zero for a line that is no record: [verify] finds what is
+// wrong.
 func before(line []byte) (h Head) {
 	var rec struct {
 		Seq  uint64 `json:"seq"`

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"errors"
@@ -54,19 +55,18 @@ func SealedSegments(path string) (all []Sealed, err error) {
 	return all, nil
 }
 
-// Archive copies the segments, the first of a trail that was verified, into the directory to, gzipped if compress is
-// set, and reads each copy again. With to "" nothing is copied. It returns what a record [TrailArchived] has to say
-// before [Remove] deletes them. tree may be nil.
-func Archive(segments []Sealed, to string, compress bool, tree *Tree) (*Gone, error) {
-	last := segments[len(segments)-1]
-	line, err := lastLineOf(last.Path)
+// Archive copies a segment of a trail that was verified into the directory to, gzipped if compress is set, and reads the
+// copy again. With to "" nothing is copied. It returns what a record [TrailArchived] has to say before the segment is
+// deleted. tree may be nil. The copy is on disk when Archive returns.
+//
+// A copy that is already there, as after an earlier call that was cut short, is left if it has the same records. Another
+// file of that name is an error that wraps [fs.ErrExist].
+func Archive(s Sealed, to string, compress bool, tree *Tree) (*Gone, error) {
+	hash, err := s.hash()
 	if err != nil {
 		return nil, err
 	}
-	if n, err := numberOf(line); err != nil || n != last.Last {
-		return nil, errors.Join(fmt.Errorf("%w: %s ends with record %d, and the next segment begins after %d", ErrDamaged, last.Path, n, last.Last), err)
-	}
-	g := &Gone{Records: last.Last, Hash: hashText(sha256.Sum256(line)), To: to}
+	g := &Gone{Records: s.Last, Hash: hashText(hash), To: to}
 	if tree != nil && uint64(tree.Len()) >= g.Records {
 		if g.Tree, err = tree.ReadHashes(subtrees(int64(g.Records))); err != nil {
 			return nil, err
@@ -75,80 +75,105 @@ func Archive(segments []Sealed, to string, compress bool, tree *Tree) (*Gone, er
 	if to == "" {
 		return g, nil
 	}
-	for _, s := range segments {
-		file, err := copySegment(s.Path, to, compress)
-		if err != nil {
-			return nil, fmt.Errorf("archiving %s: %w", s.Path, err)
-		}
-		g.Files = append(g.Files, file)
+	file, err := copySegment(s.Path, to, compress)
+	if err != nil {
+		return nil, fmt.Errorf("archiving %s: %w", s.Path, err)
 	}
+	g.Files = []GoneFile{file}
 	return g, durable.SyncDir(to)
 }
 
-// Remove deletes segments that were archived, the first one first: what is left begins at a segment in any case.
-func Remove(segments []Sealed) error {
-	for _, s := range segments {
-		if err := durable.Remove(s.Path); err != nil {
-			return err
-		}
+// Remove deletes a segment that was archived. It is durable when Remove returns.
+func (s Sealed) Remove() error { return durable.Remove(s.Path) }
+
+// Ends reports an error that wraps [ErrDamaged] unless the segment's last record is the one of g.
+func (s Sealed) Ends(g *Gone) error {
+	hash, err := s.hash()
+	if err == nil && hashText(hash) != g.Hash {
+		err = fmt.Errorf("%w: record %d in %s has the hash %s, not %s", ErrDamaged, s.Last, s.Path, hashText(hash), g.Hash)
 	}
-	return nil
+	return err
 }
 
-func lastLineOf(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// hash is that of the segment's last record.
+func (s Sealed) hash() (h [32]byte, err error) {
+	f, err := os.Open(s.Path)
 	if err != nil {
-		return nil, err
+		return h, err
 	}
 	defer f.Close()
 	if _, err := seekBack(f, 1); err != nil {
-		return nil, err
+		return h, err
 	}
 	line, err := io.ReadAll(f)
 	if err != nil {
-		return nil, err
+		return h, err
 	}
-	return []byte(strings.TrimSuffix(string(line), "\n")), nil
+	line = bytes.TrimSuffix(line, []byte{'\n'})
+	if n, err := numberOf(line); err != nil || n != s.Last {
+		return h, errors.Join(fmt.Errorf("%w: %s ends with record %d, and the next segment begins after %d", ErrDamaged, s.Path, n, s.Last), err)
+	}
+	return sha256.Sum256(line), nil
 }
 
-// copySegment writes a copy of the segment into the directory to, and compares it with the segment.
+// copySegment writes a copy of the segment into the directory to, and compares it with the segment. The copy gets its
+// name when it is whole.
 func copySegment(path, to string, compress bool) (file GoneFile, err error) {
-	name := filepath.Base(path)
+	file.Name = filepath.Base(path)
 	if compress {
-		name += ".gz"
+		file.Name += ".gz"
 	}
+	target := filepath.Join(to, file.Name)
+	part := target + ".part"
+	if file.SHA256, err = writeCopy(path, part, compress); err == nil {
+		err = checkCopy(part, compress, file.SHA256)
+	}
+	if err != nil {
+		os.Remove(part) // the first error is what counts
+		return file, err
+	}
+	_, err = os.Stat(target)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return file, os.Rename(part, target)
+	case err != nil:
+		return file, err
+	}
+	if err := errors.Join(checkCopy(target, compress, file.SHA256), os.Remove(part)); err != nil {
+		return file, fmt.Errorf("%w: %s is not a copy of this segment, choose another directory: %w", fs.ErrExist, target, err)
+	}
+	return file, nil
+}
+
+// writeCopy writes the segment to the file part, and returns the SHA-256 of the segment.
+func writeCopy(path, part string, compress bool) (sum string, err error) {
 	in, err := os.Open(path)
 	if err != nil {
-		return file, err
+		return "", err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(filepath.Join(to, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // an archive that was cut short is written again
+	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return file, err
+		return "", err
 	}
 	defer out.Close()
-	sum := sha256.New()
-	var w io.Writer = out
-	gz := gzip.NewWriter(out)
+	h := sha256.New()
+	var w io.WriteCloser = out
 	if compress {
-		w = gz
+		w = gzip.NewWriter(out)
 	}
-	if _, err := io.Copy(io.MultiWriter(w, sum), in); err != nil {
-		return file, err
+	if _, err := io.Copy(io.MultiWriter(w, h), in); err != nil {
+		return "", err
 	}
 	if compress {
-		err = gz.Close()
+		err = w.Close()
 	}
-	if err := errors.Join(err, out.Sync()); err != nil {
-		return file, err
-	}
-	file = GoneFile{name, fmt.Sprintf("0x%x", sum.Sum(nil))}
-	return file, checkCopy(filepath.Join(to, name), file.SHA256)
+	return fmt.Sprintf("0x%x", h.Sum(nil)), errors.Join(err, out.Sync())
 }
 
-// checkCopy reads an archived segment again.
-func checkCopy(path, want string) error {
-	r, err := openArchived(path)
+// checkCopy reads a copy of a segment again.
+func checkCopy(path string, compressed bool, want string) error {
+	r, err := openArchived(path, compressed)
 	if err != nil {
 		return err
 	}
@@ -158,7 +183,7 @@ func checkCopy(path, want string) error {
 		return err
 	}
 	if got := fmt.Sprintf("0x%x", sum.Sum(nil)); got != want {
-		return fmt.Errorf("its copy %s has the SHA-256 %s, want %s", path, got, want)
+		return fmt.Errorf("%s has the SHA-256 %s, want %s", path, got, want)
 	}
 	return nil
 }
@@ -169,10 +194,13 @@ type archived struct {
 	io.Closer
 }
 
-func openArchived(path string) (*archived, error) {
+func openArchived(path string, compressed bool) (*archived, error) {
 	f, err := os.Open(path)
-	if err != nil || !strings.HasSuffix(path, ".gz") {
-		return &archived{f, f}, err
+	if err != nil {
+		return nil, err
+	}
+	if !compressed {
+		return &archived{f, f}, nil
 	}
 	gz, err := gzip.NewReader(f)
 	if err != nil {
@@ -195,15 +223,14 @@ func VerifyArchive(dir, path string) (missing uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	base := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path)) + "-"
 	for _, e := range entries {
-		if name := strings.TrimSuffix(e.Name(), ".gz"); strings.HasPrefix(name, base) && filepath.Ext(name) == filepath.Ext(path) {
+		if IsSegment(path, strings.TrimSuffix(e.Name(), ".gz")) {
 			files = append(files, filepath.Join(dir, e.Name()))
 		}
 	}
 	slices.Sort(files)
 	if len(files) == 0 {
-		return 0, &fs.PathError{Op: "open", Path: filepath.Join(dir, base+"*"), Err: fs.ErrNotExist}
+		return 0, &fs.PathError{Op: "open", Path: filepath.Join(dir, "audit-*"), Err: fs.ErrNotExist}
 	}
 	var first uint64
 	var at Head
@@ -222,7 +249,7 @@ func VerifyArchive(dir, path string) (missing uint64, err error) {
 // first record and the head of the last; first 0 begins with the segment's first. The record until.Seq has to be the
 // one of until.
 func verifyArchived(file string, first uint64, at, until Head) (uint64, Head, error) {
-	r, err := openArchived(file)
+	r, err := openArchived(file, strings.HasSuffix(file, ".gz"))
 	if err != nil {
 		return first, at, err
 	}

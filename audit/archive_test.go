@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,26 +29,28 @@ func archiveFirst(t *testing.T, path string, head Head, n int, to string, compre
 	if err := tree.Extend(path, head.Seq); err != nil {
 		t.Fatal(err)
 	}
-	gone, err := Archive(all[:n], to, compress, tree)
-	if err != nil {
-		t.Fatal(err)
+	var gone *Gone
+	for _, segment := range all[:n] {
+		if gone, err = Archive(segment, to, compress, tree); err != nil {
+			t.Fatal(err)
+		}
+		tr, at, err := OpenTrail(vfs.Default, path, head, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, next, err := at.Seal(nil, &Record{Event: TrailArchived, Detail: gone})
+		if err = errors.Join(err, tr.Append(line), tr.Sync(), tr.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(path, next, nil, false); err != nil {
+			t.Fatalf("with the record and the segments still there: %v", err)
+		}
+		if err := segment.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		head = next
 	}
-	tr, head, err := OpenTrail(vfs.Default, path, head, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tr.Close()
-	line, next, err := head.Seal(nil, &Record{Event: TrailArchived, Detail: gone})
-	if err = errors.Join(err, tr.Append(line), tr.Sync()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Verify(path, next, nil, false); err != nil {
-		t.Fatalf("with the record and the segments still there: %v", err)
-	}
-	if err := Remove(all[:n]); err != nil {
-		t.Fatal(err)
-	}
-	return next, gone
+	return head, gone
 }
 
 // What is left of a trail after segments were archived, twice, still verifies alone, with its archive, and with
@@ -153,5 +156,53 @@ func tamperWithArchive(t *testing.T, path, to string, head Head) {
 	}
 	if missing, err := VerifyArchive(to, path); err != nil || missing != 7 {
 		t.Errorf("an archive without its first segment: %d, %v, want 7 records in neither", missing, err)
+	}
+}
+
+// The trail verifies while its segments are archived, however far the reader is.
+func TestVerifyWhileArchiving(t *testing.T) {
+	for range 20 {
+		path, _, head := segmentedTrail(t, 60, 3)
+		done := make(chan error)
+		go func() {
+			for {
+				select {
+				case done <- nil:
+					return
+				default:
+				}
+				if _, err := Verify(path, head, nil, true); err != nil {
+					done <- err
+					return
+				}
+			}
+		}()
+		all, err := SealedSegments(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		archiveFirst(t, path, head, len(all), t.TempDir(), false)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A reader that is behind goes on with the first segment that is left.
+func TestReaderSkipsArchivedSegments(t *testing.T) {
+	path, lines, head := segmentedTrail(t, 40, 7)
+	r, err := OpenSegments(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	buf := make([]byte, len(lines[0]))
+	if _, err := io.ReadFull(r, buf); err != nil { // opens the first one
+		t.Fatal(err)
+	}
+	archiveFirst(t, path, head, 3, "", false)
+	rest, err := io.ReadAll(r)
+	if err != nil || !bytes.Contains(rest, lines[6]) || bytes.Contains(rest, lines[7]) || !bytes.Contains(rest, lines[39]) {
+		t.Errorf("%d bytes, %v: want records 2 to 7, which were open, and 22 to 40", len(rest), err)
 	}
 }

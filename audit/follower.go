@@ -18,7 +18,8 @@ type Follower struct {
 }
 
 // Follow begins to read the trail at path after the record with the number and hash of after; a zero Head is before
-// record 1. The error wraps [ErrDamaged] if that record is not in the trail, unless all records up to it were archived.
+// record 1. The error wraps [ErrDamaged] if that record is not in the trail, unless it is the last of those that were
+// archived.
 func Follow(path string, after Head) (*Follower, error) {
 	begin, err := startOf(path)
 	if err != nil {
@@ -34,6 +35,9 @@ func Follow(path string, after Head) (*Follower, error) {
 			return nil, err
 		}
 		return &Follower{Head: at, r: r, lines: bufio.NewReaderSize(r, 1<<16)}, nil
+	}
+	if begin.Seq > after.Seq {
+		return nil, fmt.Errorf("%w: records %d to %d are not in the trail any more", ErrDamaged, after.Seq+1, begin.Seq)
 	}
 	r, err := openAt(path, after.Seq)
 	if err != nil {

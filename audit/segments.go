@@ -19,18 +19,22 @@ func SegmentPath(path string, first uint64) string {
 	return fmt.Sprintf("%s-%020d%s", strings.TrimSuffix(path, ext), first, ext)
 }
 
+// IsSegment reports whether name, without a directory, is that of a sealed segment of the trail at path.
+func IsSegment(path, name string) bool {
+	ext := filepath.Ext(path)
+	number, ok := strings.CutPrefix(strings.TrimSuffix(name, ext), strings.TrimSuffix(filepath.Base(path), ext)+"-")
+	return ok && strings.HasSuffix(name, ext) && len(number) == 20 && strings.Trim(number, "0123456789") == ""
+}
+
 // Segments returns the paths of the trail's files in the order of their records. The last one is path, unless there is no such file.
 func Segments(path string) ([]string, error) {
-	ext := filepath.Ext(path)
-	base := strings.TrimSuffix(filepath.Base(path), ext) + "-"
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
 	var all []string
 	for _, e := range entries {
-		number, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ext), base)
-		if ok && strings.HasSuffix(e.Name(), ext) && len(number) == 20 && strings.Trim(number, "0123456789") == "" {
+		if IsSegment(path, e.Name()) {
 			all = append(all, filepath.Join(filepath.Dir(path), e.Name()))
 		}
 	}
@@ -42,7 +46,8 @@ func Segments(path string) ([]string, error) {
 }
 
 // Reader reads a trail's segments one after the other. At the end of the newest one Read returns io.EOF, and a later Read
-// goes on with what was appended since, also in a segment that was begun since.
+// goes on with what was appended since, also in a segment that was begun since. It skips segments that were archived
+// since it was opened.
 type Reader struct {
 	path  string
 	files []string // in order
@@ -90,6 +95,9 @@ func (r *Reader) advance() (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) && r.files[r.next] == r.path {
 		return false, nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return r.skipGone()
+	}
 	if err != nil {
 		return false, err
 	}
@@ -105,6 +113,22 @@ func (r *Reader) advance() (bool, error) {
 	r.f, r.files = f, files
 	r.next++
 	return true, nil
+}
+
+// skipGone goes on with the first segment after the one to open next, which was archived since the segments were listed.
+func (r *Reader) skipGone() (bool, error) {
+	files, err := Segments(r.path)
+	if err != nil {
+		return false, err
+	}
+	gone := r.files[r.next]
+	for i, name := range files {
+		if name > gone || name == r.path {
+			r.files, r.next = files, i
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // same reports whether f is the file at path.

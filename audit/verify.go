@@ -27,29 +27,43 @@ type Report struct {
 //
 // A trail whose first records were archived begins later, and has a record that says so, see [Gone].
 func Verify(path string, head Head, journal []byte, live bool) (Report, error) {
+	for {
+		begin, err := startOf(path)
+		if errors.Is(err, fs.ErrNotExist) && head.Seq == 0 {
+			return Report{}, nil
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return Report{}, fmt.Errorf("%w: it is missing, with records 1 to %d: %w", ErrDamaged, head.Seq, err)
+		}
+		if err != nil {
+			return Report{}, err
+		}
+		rep, err := begin.verify(path, head, journal, live)
+		if err == nil {
+			return rep, nil
+		}
+		now, startErr := startOf(path)
+		if startErr != nil || now.Seq <= begin.Seq { // nothing was archived meanwhile
+			return rep, err
+		}
+	}
+}
+
+// verify is [Verify] for a trail that begins here.
+func (s *start) verify(path string, head Head, journal []byte, live bool) (rep Report, err error) {
 	trail, err := OpenSegments(path)
-	if errors.Is(err, fs.ErrNotExist) && head.Seq == 0 {
-		return Report{}, nil
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return Report{}, fmt.Errorf("%w: it is missing, with records 1 to %d: %w", ErrDamaged, head.Seq, err)
-	}
 	if err != nil {
-		return Report{}, err
+		return rep, err
 	}
 	defer trail.Close()
-	begin, err := startOf(path)
-	if err != nil {
-		return Report{}, err
-	}
-	rep, err := verify(io.MultiReader(trail, bytes.NewReader(trail.lacks(head, journal))), begin.Head, head, live, begin.look)
+	rep, err = verify(io.MultiReader(trail, bytes.NewReader(trail.lacks(head, journal))), s.Head, head, live, s.look)
 	if err == nil {
-		err = begin.explained()
+		err = s.explained()
 	}
 	if err != nil {
 		return rep, fmt.Errorf("%w: %s: %w", ErrDamaged, trail.at(path), err)
 	}
-	rep.Gone = begin.Seq
+	rep.Gone = s.Seq
 	return rep, nil
 }
 

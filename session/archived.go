@@ -9,16 +9,20 @@ import (
 
 // TrailArchived records that the operator has archived the first records of the trail, or deletes them. When it returns
 // nil the record is on disk, and the segments can be deleted. The error wraps [ErrInvalid] if gone names a record that
-// is not the last of a sealed segment.
+// is not the last of a sealed segment, or has another hash.
 func (s *Sessions) TrailArchived(ctx context.Context, by audit.Peer, gone *audit.Gone) error {
 	sealed, err := audit.SealedSegments(s.cfg.AuditPath)
 	if err != nil {
 		return err
 	}
 	for _, segment := range sealed {
-		if segment.Last == gone.Records && segment.Last <= s.AuditHead().Sealed {
-			return s.Record(ctx, audit.Record{Event: audit.TrailArchived, Peer: &by, Detail: gone})
+		if segment.Last != gone.Records || segment.Last > s.AuditHead().Sealed {
+			continue
 		}
+		if err := segment.Ends(gone); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		return s.Record(ctx, audit.Record{Event: audit.TrailArchived, Peer: &by, Detail: gone})
 	}
 	return fmt.Errorf("%w: record %d is not the last of a sealed segment of the trail", ErrInvalid, gone.Records)
 }

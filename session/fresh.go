@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,10 +23,15 @@ func checkFresh(cfg *Config) (fresh bool, err error) {
 	if entries, err := cfg.FS.List(cfg.LedgerPath); err == nil && len(entries) > 0 {
 		return false, nil
 	}
-	for _, path := range []string{cfg.LedgerPath + ".db", cfg.AuditPath, audit.SegmentPath(cfg.AuditPath, 1)} {
+	for _, path := range []string{cfg.LedgerPath + ".db", cfg.AuditPath} {
 		if _, err := cfg.FS.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			return false, nil
 		}
+	}
+	// The first segments may be archived.
+	names, err := cfg.FS.List(cfg.FS.PathDir(cfg.AuditPath))
+	if err == nil && slices.ContainsFunc(names, func(name string) bool { return audit.IsSegment(cfg.AuditPath, name) }) {
+		return false, nil
 	}
 	if cfg.FS != durable.OS { // which has no extended attributes, and no keys
 		return true, nil

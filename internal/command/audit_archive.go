@@ -21,8 +21,9 @@ func (t *tool) archiveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "archive",
 		Usage: "move sealed segments of the trail to another directory, or delete them",
-		Description: "The trail is verified first, and each copy is read again. Before anything is deleted, the trail gets a record with the number and hash of the last record\n" +
-			"that goes: so the rest can still be verified, alone or with its archive (keyward audit verify --archive).",
+		Description: "The trail is verified first, and each copy is read again. Before a segment is deleted, the trail gets a record\n" +
+			"with the number and hash of its last record: so the rest can still be verified, alone or with its archive\n" +
+			"(keyward audit verify --archive).",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", TakesFile: true, Usage: "`DIRECTORY` to move them to"},
 			&cli.BoolFlag{Name: "gzip", Usage: "compress them there"},
@@ -50,29 +51,70 @@ func (t *tool) auditArchive(c *cli.Context) error {
 			return err
 		}
 	}
+	path := p.dirs.AuditTrail()
+	if !p.dirs.Used() {
+		return withHint(fmt.Errorf("no agent has run in %s yet", p.dirs.Config), "%s", startCommand(p.dirs))
+	}
+	tree, err := audit.OpenTree(audit.TreePath(path)) // its lock keeps another archive command away
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
 	a, err := t.findAnchor(c, p)
 	if err != nil {
 		return err
 	}
-	path := p.dirs.AuditTrail()
 	if _, err := audit.Verify(path, a.head, a.journal, a.live); err != nil {
 		return err
 	}
-	segments, err := olderThan(path, time.Now().Add(-c.Duration("older-than")))
+	segments, err := t.archivable(p, time.Now().Add(-c.Duration("older-than")))
 	if err != nil {
 		return err
 	}
-	gone := &audit.Gone{To: to}
-	if len(segments) > 0 {
-		if gone, err = t.archive(c, p, a, segments, to); err != nil {
-			return err
+	done := archived{Segments: []*audit.Gone{}}
+	for _, s := range segments {
+		gone, err := p.archive(c.Context, a, s, to, c.Bool("gzip"), tree)
+		if err != nil {
+			return fmt.Errorf("%d of %d segments were archived: %w", len(done.Segments), len(segments), err)
+		}
+		done.Segments = append(done.Segments, gone)
+	}
+	begin, err := audit.Beginning(path)
+	if err != nil {
+		return err
+	}
+	done.First = begin.Seq + 1
+	if c.Bool("json") {
+		return t.printJSON(done)
+	}
+	t.print("%d segments were archived; the trail begins with record %d", len(segments), done.First)
+	return nil
+}
+
+// archived is what audit archive --json prints.
+type archived struct {
+	Segments []*audit.Gone `json:"segments"`
+	First    uint64        `json:"first"` // number of the first record that is left
+}
+
+// archivable are the sealed segments whose last record is older than limit, without those that audit export has not
+// sent yet.
+func (t *tool) archivable(p *place, limit time.Time) ([]audit.Sealed, error) {
+	all, err := olderThan(p.dirs.AuditTrail(), limit)
+	if err != nil {
+		return nil, err
+	}
+	x := &export{file: exportPosition(p.dirs)}
+	if known, err := x.load(); err != nil || !known {
+		return all, err
+	}
+	for i, s := range all {
+		if s.Last > x.sent.Seq {
+			t.note("%d segments stay: 'keyward audit export' has sent the records up to %d only (%s)", len(all)-i, x.sent.Seq, x.file)
+			return all[:i], nil
 		}
 	}
-	if c.Bool("json") {
-		return t.printJSON(gone)
-	}
-	t.print("%d segments were archived; the trail begins with record %d", len(segments), gone.Records+1)
-	return nil
+	return all, nil
 }
 
 // olderThan are the first sealed segments that were last written to before limit.
@@ -86,25 +128,22 @@ func olderThan(path string, limit time.Time) ([]audit.Sealed, error) {
 	return all, err
 }
 
-// archive copies segments, has the trail say so, and deletes them.
-func (t *tool) archive(c *cli.Context, p *place, a *anchor, segments []audit.Sealed, to string) (*audit.Gone, error) {
-	path := p.dirs.AuditTrail()
-	tree, err := audit.OpenTree(audit.TreePath(path)) // for checkpoints of later
+// archive copies a segment, has the trail say so, and deletes it. After an error, or when the process is killed between two
+// of these, the trail is whole: the next call does the rest.
+func (p *place) archive(ctx context.Context, a *anchor, s audit.Sealed, to string, compress bool, tree *audit.Tree) (*audit.Gone, error) {
+	if uint64(tree.Len()) < s.Last {
+		if err := tree.Extend(p.dirs.AuditTrail(), s.Last); err != nil {
+			return nil, err
+		}
+	}
+	gone, err := audit.Archive(s, to, compress, tree)
 	if err != nil {
 		return nil, err
 	}
-	defer tree.Close()
-	if err := tree.Extend(path, segments[len(segments)-1].Last); err != nil && uint64(tree.Len()) < segments[len(segments)-1].Last {
-		return nil, err
+	if err := p.recordArchived(ctx, a, gone); err != nil {
+		return nil, fmt.Errorf("%s was not deleted, as the trail could not be told: %w", s.Path, err)
 	}
-	gone, err := audit.Archive(segments, to, c.Bool("gzip"), tree)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.recordArchived(c.Context, a, gone); err != nil {
-		return nil, fmt.Errorf("nothing was deleted, as the trail could not be told: %w", err)
-	}
-	return gone, audit.Remove(segments)
+	return gone, s.Remove()
 }
 
 // recordArchived makes the record durable: by the agent, or in its state if none runs.
@@ -130,7 +169,8 @@ func (p *place) recordArchived(ctx context.Context, a *anchor, gone *audit.Gone)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.TrailArchived(ctx, audit.Peer{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), PID: int32(os.Getpid())}, gone), s.Close())
+	me := audit.Peer{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), PID: int32(os.Getpid())}
+	return errors.Join(s.TrailArchived(ctx, me, gone), s.Close())
 }
 
 // verifyArchive verifies archived segments with the rest of the trail.

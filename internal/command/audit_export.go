@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/internal/config"
 	"github.com/keyward/keyward/internal/durable"
 	"github.com/keyward/keyward/policy"
 )
@@ -78,9 +79,9 @@ func (t *tool) auditExport(c *cli.Context) error {
 	}
 	x := &export{tool: t, trail: p.dirs.AuditTrail(), dial: dial, file: c.String("position"), acks: c.Bool("acks"), once: c.Bool("once"), patience: exportPatience}
 	if x.file == "" {
-		x.file = filepath.Join(p.dirs.State, "export.position")
+		x.file = exportPosition(p.dirs)
 	}
-	if err := x.load(); err != nil {
+	if err := x.begin(); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
@@ -103,17 +104,41 @@ func receiver(to string) (func(context.Context) (net.Conn, error), error) {
 	return nil, usageError("--to %q: want unix:PATH, tcp:HOST:PORT or tls:HOST:PORT", to)
 }
 
-// load reads the position.
-func (x *export) load() error {
+// exportPosition is the default of --position.
+func exportPosition(dirs config.Dirs) string { return filepath.Join(dirs.State, "export.position") }
+
+// load reads the position; known is false if nothing was sent yet.
+func (x *export) load() (known bool, err error) {
 	data, err := os.ReadFile(x.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &x.sent)
 	}
 	if err != nil {
-		return fmt.Errorf("reading the position of the export: %s: %w", x.file, err)
+		return false, fmt.Errorf("reading the position of the export: %s: %w", x.file, err)
+	}
+	return true, nil
+}
+
+// begin reads the position. The first export begins with the first record that was not archived.
+func (x *export) begin() error {
+	known, err := x.load()
+	if err != nil {
+		return err
+	}
+	first, err := audit.Beginning(x.trail)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // the agent's first start makes it
+		return nil
+	case err != nil:
+		return err
+	case !known:
+		x.sent = position{first.Seq, policy.Hash(first.Hash)}
+	case x.sent.Seq < first.Seq:
+		return fmt.Errorf("records %d to %d were archived before they were sent: send them from the archive; "+
+			"without %s the export begins with record %d", x.sent.Seq+1, first.Seq, x.file, first.Seq+1)
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func TestExportIsAtLeastOnce(t *testing.T) {
 				receiver.mu.Unlock()
 				again := *x // another process
 				again.sent = position{}
-				if err := errors.Join(again.load(), again.connected(t.Context())); err != nil {
+				if err := errors.Join(again.begin(), again.connected(t.Context())); err != nil {
 					t.Fatal(err)
 				}
 			}

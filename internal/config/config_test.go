@@ -129,6 +129,7 @@ func TestParseErrors(t *testing.T) {
 		{"enum", "[agent]\nlog_level = \"wran\"\n", `2:1: log_level: unknown value "wran"; did you mean "warn"?`},
 		{"empty", "[agent]\nsocket = \"\"\n", "2:1: socket: must not be empty; leave the key out instead"},
 		{"mode", "[agent]\nsocket_mode = \"0999\"\n", `2:1: socket_mode: "0999" are no permissions`},
+		{"small segments", minimal + "[audit]\nsegment_size = \"15KiB\"\n", "7:1: segment_size: 15KiB is too small, want at least 16KiB"},
 		{"same sockets", minimal + "[agent]\nsocket = \"x\"\nadmin_socket = \"x\"\n", `8:1: socket and admin_socket are the same: "x"`},
 		{"no backend", "", "1:1: no backend"},
 		{"backend type", "[backends.a]\ntype = \"pkcs12\"\n", `2:1: type: unknown value "pkcs12"; did you mean "pkcs11"?`},

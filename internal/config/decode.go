@@ -143,7 +143,7 @@ func (d *document) config(tree map[string]any, c *Config) error {
 		case "metrics":
 			err = d.section(tree[key], p, c.Metrics.fields())
 		case "audit":
-			err = d.section(tree[key], p, c.Audit.fields())
+			err = d.audit(tree[key], p, &c.Audit)
 		case "confine":
 			err = d.section(tree[key], p, c.Confine.fields())
 		case "approval":
@@ -171,6 +171,20 @@ func (d *document) config(tree map[string]any, c *Config) error {
 	}
 	return nil
 }
+
+// audit reads the section of that name.
+func (d *document) audit(v any, p path, a *Audit) error {
+	if err := d.section(v, p, a.fields()); err != nil {
+		return err
+	}
+	if a.SegmentSize < minSegment {
+		return d.errorf(p.in("segment_size"), "segment_size: %v is too small, want at least %v", a.SegmentSize, minSegment)
+	}
+	return nil
+}
+
+// minSegment keeps a segment's first record, which may be large, from being a segment of its own.
+const minSegment = Size(16 << 10)
 
 // order returns the table's keys as they stand in the file, so that the first thing
 // wrong is the one reported.
