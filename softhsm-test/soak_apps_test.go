@@ -23,6 +23,7 @@ type app struct {
 	session *api.Session
 	limit   int // of its transfers, each of 1 wei
 	client  *client.Client
+	unlock  func(backend string) // asks the operator
 
 	mu       sync.Mutex
 	nonce    uint64
@@ -34,7 +35,7 @@ type app struct {
 // newApp makes a session that may transfer limit wei, and its client.
 func (s *soak) newApp(backend string, limit int, options ...string) *app {
 	return &app{
-		session: s.a.activeSessionOn(backend, transferSpec(limit), options...), limit: limit, client: s.a.Client(),
+		session: s.a.activeSessionOn(backend, transferSpec(limit), options...), limit: limit, client: s.a.Client(), unlock: s.unlock,
 		received: map[policy.Hash]bool{}, errors: map[string]int{},
 	}
 }
@@ -67,6 +68,9 @@ func (a *app) signNext(ctx context.Context) error {
 			return fmt.Errorf("nonce %d: %w", nonce, err)
 		default:
 			a.count(answer.Details().Reason)
+			if answer.Details().Reason == "deviceLocked" {
+				a.unlock(a.session.Backend)
+			}
 		}
 	}
 }

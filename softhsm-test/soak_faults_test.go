@@ -43,6 +43,16 @@ func (s *soak) injectUntil(ctx context.Context) {
 	s.faulty.Release.Store(1)
 }
 
+// unlock is the operator, who gives a device its PIN again. The agent does not try a PIN by itself that a process took with it in
+// C_Login: the device may have counted it.
+func (s *soak) unlock(backend string) {
+	s.operator.Lock()
+	defer s.operator.Unlock()
+	if _, err := s.a.try("unlock", "--backend", backend); err == nil { // it fails while the agent is down, or a fault is in the way
+		s.unlocks++
+	}
+}
+
 func (s *soak) inject() {
 	s.broken++
 	call, code := faultyCalls[rand.IntN(len(faultyCalls))], faultyCodes[rand.IntN(len(faultyCodes))]

@@ -44,6 +44,9 @@ type soak struct {
 	base                 *gauges    // of the last process, once it is warm
 	kills, stops, broken int        // broken: faults of the device
 	strangers            strangerCounts
+
+	operator sync.Mutex // guards what is below
+	unlocks  int
 }
 
 // TestSoak: an agent with three tokens and honest clients lives among faults of a device, kills, restarts and strangers. At the end
@@ -175,7 +178,11 @@ func (s *soak) noise(d time.Duration, restarts bool) {
 		})
 	}
 	others.Go(func() { s.injectUntil(ctx) })
-	s.startStrangers(ctx, &others)
+	others.Go(func() {
+		if err := s.strangers.attack(ctx, s.a.Socket(), s.honest.session.ID, s.greedy.session.ID); err != nil {
+			s.t.Error(err)
+		}
+	})
 	if restarts {
 		others.Go(func() {
 			time.Sleep(d/4 + time.Duration(rand.Int64N(int64(d/2)))) // the moment is the test's input
@@ -209,6 +216,11 @@ func (s *soak) settle() {
 		if status.Connections <= len(s.apps)+3 && status.InFlight <= 1 && status.State == api.StateReady {
 			return
 		}
+		for _, b := range status.Backends {
+			if b.State == api.StateLocked {
+				s.unlock(b.Name)
+			}
+		}
 		if time.Now().After(deadline) {
 			s.t.Fatalf("30 s after everybody left, %d connections and %d requests are left, and the agent is %s: %s",
 				status.Connections, status.InFlight, status.State, status.Detail)
@@ -219,8 +231,9 @@ func (s *soak) settle() {
 // checkLatency compares the honest client's p99 beside the others with its p99 by itself.
 func (s *soak) checkLatency() {
 	alone, beside := s.quiet.Quantile(99), s.noisy.Quantile(99)
-	s.t.Logf("honest client: p99 %v by itself (%d requests), %v beside %d faults and %v (%d requests), which is %.1f times as long; max. %v across %d kills and %d stops (%d requests)",
-		alone, s.quiet.Done, beside, s.broken, &s.strangers, s.noisy.Done, float64(beside)/float64(alone), s.killed.Quantile(100).Round(time.Millisecond), s.kills, s.stops, s.killed.Done)
+	s.t.Logf("honest client: p50 %v, p99 %v by itself (%d requests); p50 %v, p99 %v beside %d faults and %v (%d requests), which is %.1f times as long; max. %v across %d kills and %d stops (%d requests); the operator unlocked a device %d times",
+		s.quiet.Quantile(50), alone, s.quiet.Done, s.noisy.Quantile(50), beside, s.broken, &s.strangers, s.noisy.Done, float64(beside)/float64(alone),
+		s.killed.Quantile(100).Round(time.Millisecond), s.kills, s.stops, s.killed.Done, s.unlocks)
 	floor := slowdownFloor
 	if *soakFor < shortRun {
 		floor = shortFloor
