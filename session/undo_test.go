@@ -43,14 +43,6 @@ func (g *gated) Keys(ctx context.Context, prefix string) ([]backends.ListedKey, 
 	return keys, err
 }
 
-// running runs the upkeep until the returned function is called.
-func (a *agent) running(t *testing.T) (stop func()) {
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { defer close(ended); a.Run(ctx) }()
-	return func() { cancel(); <-ended }
-}
-
 // hasKeys wants the keys of all sessions to be there, and no other.
 func (a *agent) hasKeys(t *testing.T) {
 	t.Helper()
@@ -114,7 +106,11 @@ func TestRunLeavesTheKeyOfACreationThatIsBeingWritten(t *testing.T) {
 	}
 	undone := make(chan struct{})
 	go func() { defer close(undone); a.undoAll(t.Context(), under, map[ID]bool{}) }()
-	time.Sleep(50 * time.Millisecond)
+	select {
+	case <-undone:
+	case <-time.After(time.Minute):
+		t.Error("the upkeep waits for the disk: it changes what is being written")
+	}
 	slow()
 	<-undone
 	a.restart(t) // by now all is written
@@ -131,9 +127,7 @@ func TestImportAndUndoExclude(t *testing.T) {
 	if err := a.putIntent(t.Context(), id, intent{Backend: "soft"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.soft.Generate(t.Context(), backends.KeyAttributes{Label: KeyLabelPrefix + string(id)}); err != nil {
-		t.Fatal(err)
-	}
+	destroyed := a.lost(t, string(id))
 	end, ok := a.claim(id)
 	if !ok {
 		t.Fatal("nobody has it, and it can't be claimed")
@@ -146,19 +140,39 @@ func TestImportAndUndoExclude(t *testing.T) {
 		t.Errorf("while it is claimed, Run leaves intents %v, want it", left)
 	}
 	end()
+	imported := newID()
+	if err := a.putIntent(t.Context(), imported, intent{Backend: "soft"}); err != nil {
+		t.Fatal(err)
+	}
+	spec := a.lost(t, string(imported))
+	if got, err := a.importing(t, spec); err != nil || got.ID != imported {
+		t.Fatalf("importing = %v, %v", got, err)
+	}
 	device := &gated{Backend: a.soft, listing: make(chan struct{}), list: make(chan struct{})}
 	a.cfg.Backends["soft"] = device
-	stop := a.running(t)
-	<-device.listing // Run is about to destroy the key
-	if _, ok := a.claim(id); ok {
-		t.Error("a key that is being destroyed was claimed")
+	swept := make(chan struct{})
+	go func() { defer close(swept); a.sweep(t.Context(), map[ID]bool{}) }()
+	select {
+	case <-device.listing: // Run is about to destroy the key that is not imported
+	case <-swept:
+		t.Fatal("Run asks the device for no key")
+	}
+	a.cfg.Backends["soft"] = a.soft
+	if got, err := a.importing(t, destroyed); !errors.Is(err, backends.ErrBusy) {
+		t.Errorf("importing a key that is being destroyed = %v, %v, want ErrBusy", got, err)
 	}
 	close(device.list)
-	for left := a.intents(); len(left) > 0; left = a.intents() {
-		time.Sleep(time.Millisecond)
+	<-swept
+	if left := a.intents(); len(left) > 0 {
+		t.Errorf("after Run, intents %v are left", left)
 	}
-	stop()
+	if _, err := a.importing(t, destroyed); !errors.Is(err, backends.ErrKeyNotFound) {
+		t.Errorf("importing a key that was destroyed = %v, want ErrKeyNotFound", err)
+	}
 	a.hasKeys(t)
+	if n := len(a.List()); n != 1 {
+		t.Errorf("%d sessions, want the one that was imported", n)
+	}
 }
 
 // TestImportOfAKeyThatIsDestroyedMeanwhile: Run destroys it after it was found, and before it was claimed.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -335,9 +334,7 @@ func TestBackendCheckAndLock(t *testing.T) {
 	if inside != 1 {
 		t.Errorf("%d calls are inside the gate while a key signs, want 1: Lock would not wait for it", inside)
 	}
-	for !gate.Closed() {
-		runtime.Gosched()
-	}
+	waitFor(t, "the lock to close the gate", gate.Closed)
 	close(release)
 	if err := <-checked; err != nil {
 		t.Error(err)

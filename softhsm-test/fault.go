@@ -26,7 +26,8 @@ type Faults struct {
 	Busy             atomic.Uint64 // calls in flight
 	Overlaps         atomic.Uint64 // C_Finalize with calls in flight
 	SignFlip         atomic.Uint64 // if 1, a bit of each signature is flipped
-	Extractable      atomic.Uint64 // if 1, CKA_EXTRACTABLE reads as true
+	SignShort        atomic.Uint64 // so many bytes are missing from each signature
+	Lie              atomic.Uint64 // the attribute (CKA_…) of that number reads as the opposite; 0: none
 	Flags, NoFlags   atomic.Uint64 // added to the token's flags, and taken away
 	MaxSessions      atomic.Uint64 // p11Sessions open at a time; 0: any
 	Sessions         atomic.Uint64 // open now

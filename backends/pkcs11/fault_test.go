@@ -219,7 +219,11 @@ func TestGenerateFaults(t *testing.T) {
 	}{
 		{"answer lost", func(c *softhsmtest.Faults) { c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 1) }, true},
 		{"answer lost twice", func(c *softhsmtest.Faults) { c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 2) }, false},
-		{"extractable", func(c *softhsmtest.Faults) { c.Extractable.Store(1) }, false},
+		{"extractable", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_EXTRACTABLE) }, false},
+		{"not sensitive", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_SENSITIVE) }, false},
+		{"was not always sensitive", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_ALWAYS_SENSITIVE) }, false},
+		{"was extractable", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_NEVER_EXTRACTABLE) }, false},
+		{"made elsewhere", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_LOCAL) }, false},
 		{"does not sign", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1) }, false},
 		{"lost while tried", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1) }, true},
 	}

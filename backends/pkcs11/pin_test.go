@@ -204,13 +204,20 @@ func TestPINSourceFails(t *testing.T) {
 	backendtest.Generate(t, b, "keyward-x")
 }
 
+// TestLockAndUnlock: Lock logs the token out, and not only the agent's calls.
 func TestLockAndUnlock(t *testing.T) {
-	tok := softhsmtest.NewToken(t)
-	b := tok.Open(t)
+	cfg, ctl := newShim(t)
+	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
+	if ctl.LoggedIn.Load() != 1 {
+		t.Fatal("the token is not logged in before")
+	}
 	for range 2 {
 		if err := b.Lock(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if ctl.LoggedIn.Load() != 0 {
+			t.Error("the token is logged in after Lock")
 		}
 	}
 	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrLocked) {

@@ -124,7 +124,7 @@ func mutantsOf(file string) (lines [][]*mutant, err error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &finder{fset: fset, file: filepath.Clean(file), text: text, byLine: map[int]int{}}
+	f := &finder{fset: fset, file: filepath.Clean(file), text: text, byLine: map[int]int{}, header: map[ast.Node]bool{}}
 	for _, decl := range parsed.Decls {
 		f.fn = f.function(decl)
 		ast.Inspect(decl, f.visit)
@@ -138,8 +138,9 @@ type finder struct {
 	file   string
 	text   []byte
 	lines  [][]*mutant
-	byLine map[int]int // index in lines
-	fn     *function   // that is looked at, if any
+	byLine map[int]int       // index in lines
+	fn     *function         // that is looked at, if any
+	header map[ast.Node]bool // statements that belong to an if, for or switch
 }
 
 // function describes decl, nil if it is none.
@@ -191,7 +192,12 @@ func (f *finder) visit(n ast.Node) bool {
 		if with, ok := swaps[n.Op]; ok {
 			f.replace(n.OpPos, n.OpPos+token.Pos(len(n.Op.String())), with.String())
 		}
+	case *ast.SwitchStmt:
+		f.header[n.Init] = true
+	case *ast.ForStmt:
+		f.header[n.Init], f.header[n.Post] = true, true
 	case *ast.IfStmt:
+		f.header[n.Init] = true
 		f.replace(n.Cond.Pos(), n.Cond.End(), "false && ("+string(f.between(n.Cond))+")")
 		f.replace(n.Cond.Pos(), n.Cond.End(), "true || ("+string(f.between(n.Cond))+")")
 	case *ast.UnaryExpr:
@@ -209,7 +215,11 @@ func (f *finder) visit(n ast.Node) bool {
 			f.replace(n.Pos(), n.End(), "break")
 		}
 	case *ast.AssignStmt:
-		if n.Tok != token.DEFINE {
+		switch {
+		case n.Tok == token.DEFINE:
+		case f.header[n]: // where no if statement can be
+			f.replace(n.Lhs[0].Pos(), n.TokPos+token.Pos(len(n.Tok.String())), strings.Repeat("_, ", len(n.Lhs)-1)+"_ =")
+		default:
 			f.replace(n.Pos(), n.End(), "if false { "+string(f.between(n))+" }")
 		}
 	case *ast.BasicLit:

@@ -146,7 +146,8 @@ struct control {
 	word busy;             /* calls in flight now */
 	word overlaps;         /* C_Finalize with calls in flight */
 	word sign_flip;        /* if 1, a bit of each signature is flipped */
-	word extractable;      /* if 1, CKA_EXTRACTABLE reads as true */
+	word sign_short;       /* so many bytes are missing from each signature */
+	word lie;              /* the attribute of that number reads as the opposite; 0: none */
 	word flags, no_flags;  /* added to the token's flags, and taken away */
 	word max_sessions;     /* open at a time; 0: any */
 	word sessions;         /* open now, as far as C_CloseSession tells */
@@ -381,6 +382,8 @@ static CK_RV my_Sign(CK_SESSION_HANDLE s, CK_BYTE_PTR data, CK_ULONG n, CK_BYTE_
 	CK_RV rv = do_Sign(s, data, n, sig, len);
 	if (rv == CKR_OK && ctl->sign_flip)
 		sig[*len / 3] ^= 1;
+	if (rv == CKR_OK)
+		*len -= ctl->sign_short;
 	return rv;
 }
 
@@ -405,9 +408,9 @@ static CK_RV my_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_ATTR
 static CK_RV my_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE_PTR a, CK_ULONG n)
 {
 	CK_RV rv = do_GetAttributeValue(s, o, a, n);
-	for (CK_ULONG i = 0; rv == CKR_OK && ctl->extractable && i < n; i++)
-		if (a[i].type == CKA_EXTRACTABLE && a[i].pValue != NULL)
-			*(CK_BBOOL *)a[i].pValue = CK_TRUE;
+	for (CK_ULONG i = 0; rv == CKR_OK && ctl->lie && i < n; i++)
+		if (a[i].type == ctl->lie && a[i].pValue != NULL)
+			*(CK_BBOOL *)a[i].pValue = !*(CK_BBOOL *)a[i].pValue;
 	return rv;
 }
 
