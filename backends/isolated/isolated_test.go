@@ -265,6 +265,24 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
+// TestCloseOfAHungDevice: an agent that is stopped ends a process that does not answer, which is no failure of the agent's.
+func TestCloseOfAHungDevice(t *testing.T) {
+	var log syncbuf.Buffer
+	b := open(t, Config{Type: "soft", Settings: softSettings{}, Timeout: 2 * time.Second, Grace: 100 * time.Millisecond,
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	pid := base(b).pid()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	gone(t, pid)
+	if !strings.Contains(log.String(), "was not closed") {
+		t.Errorf("the log has no word of it:\n%s", &log)
+	}
+}
+
 // TestSignalsAreTheParents: a terminal and systemd signal the whole group.
 func TestSignalsAreTheParents(t *testing.T) {
 	b := open(t, Config{Type: "soft", Settings: softSettings{}})
