@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,7 @@ type machine struct {
 	received map[string]bool // digests of signatures that arrived
 	session  string
 	nonces   [6]uint64 // each worker has its own range
+	signed   [6]int    // signatures that each received
 }
 
 func newMachine(t *testing.T, rng *rand.Rand) *machine {
@@ -101,9 +103,9 @@ func TestPowerCutOfTheAgent(t *testing.T) {
 			t.Logf("[%4.0f s] %d cuts, %d signatures received", time.Since(began).Seconds(), n+1, len(m.received))
 		}
 	}
-	t.Logf("%d power cuts under load, %d signatures received, each with its charge and its record", *cuts, len(m.received))
-	if len(m.received) < *cuts*len(m.nonces) {
-		t.Errorf("only %d signatures arrived: there was no load", len(m.received))
+	t.Logf("%d power cuts under load, %d signatures received, each with its charge and its record; by worker %v", *cuts, len(m.received), m.signed)
+	if slices.Min(m.signed[:]) < *cuts/2 {
+		t.Errorf("a worker received fewer signatures than half the power cuts: %v", m.signed)
 	}
 }
 
@@ -115,6 +117,7 @@ func (m *machine) startLoad(t *testing.T, load *sync.WaitGroup) {
 			digests := m.signUntilKilled(t, m.session, &m.nonces[w])
 			mu.Lock()
 			defer mu.Unlock()
+			m.signed[w] += len(digests)
 			for _, digest := range digests {
 				m.received[digest] = true
 			}

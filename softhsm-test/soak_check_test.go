@@ -190,14 +190,3 @@ func (a *Agent) allUsed() map[string]int {
 	}
 	return used
 }
-
-// status is what the agent says of itself.
-func (a *Agent) status() *api.Status {
-	a.t.Helper()
-	admin, err := client.Dial(a.t.Context(), filepath.Join(a.Dir, "admin.sock"))
-	a.must(err)
-	defer admin.Close()
-	status, err := admin.Status(a.t.Context())
-	a.must(err)
-	return status
-}
