@@ -116,19 +116,33 @@ func (s *scanner) begin(c byte) *badMessage {
 	return nil
 }
 
-// plain is how many bytes from next on are in the middle of a string and within the bound: calldata
-// is most of what comes, and needs no closer look.
+// plain moves over strings, and over what is between them, up to the first byte that needs a closer look: a bracket, a
+// backslash, a line's end in a string, the end of a text. It says how many bytes that were. They are within the bound.
 func (s *scanner) plain() int {
-	if !s.inString || s.escaped {
+	if s.state == scalar || s.escaped {
 		return 0
 	}
 	rest := s.buf[s.next:]
 	if !s.skipping {
 		rest = rest[:min(len(rest), max(0, s.max-1-(s.next-s.start)))]
 	}
+	inString := s.inString
+	defer func() { s.inString = inString }()
 	for i, c := range rest {
-		if c == '"' || c == '\\' || c == '\n' {
-			return i
+		switch c {
+		case '"':
+			if inString && s.state == text {
+				return i
+			}
+			inString = !inString
+		case '\\', '\n':
+			if inString {
+				return i
+			}
+		case '{', '[', '}', ']':
+			if !inString {
+				return i
+			}
 		}
 	}
 	return len(rest)
