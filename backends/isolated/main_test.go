@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/keyward/keyward/backends"
@@ -25,7 +26,7 @@ import (
 	"github.com/keyward/keyward/internal/secret"
 )
 
-// TestMain is also the child process.
+// TestMain is also the child process. It fails if a test leaves a goroutine behind.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == Arg:
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 2 && os.Args[1] == "orphan":
 		orphan(os.Args[2])
 	default:
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 }
 
@@ -256,6 +257,13 @@ func (b *Backend) pid() int {
 		return 0
 	}
 	return b.child.pid
+}
+
+// holdsChild reports whether there is a child that is not known to have ended.
+func (b *Backend) holdsChild() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.child.alive()
 }
 
 // base is the *Backend in whatever Open returned.

@@ -75,6 +75,11 @@ func TestNoChildSignsNothing(t *testing.T) {
 	}
 	process.Kill()
 	gone(t, killed)
+	for deadline := time.Now().Add(30 * time.Second); base(b).holdsChild(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the end of the child goes unnoticed") // a call that was written to it is in doubt
+		}
+	}
 	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrNotSigned) {
 		t.Errorf("%v, want ErrNotSigned", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/keyward/keyward/backends"
 	"github.com/keyward/keyward/backends/backendtest"
 	"github.com/keyward/keyward/backends/pkcs11"
@@ -18,6 +20,7 @@ import (
 // testDir is for what all tests of the process share.
 var testDir string
 
+// TestMain fails if a test leaves a goroutine behind.
 func TestMain(m *testing.M) {
 	if os.Getenv("KEYWARD_TEST_DESTROY") != "" {
 		if err := destroyHere(); err != nil {
@@ -31,9 +34,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	code := m.Run()
-	os.RemoveAll(testDir)
-	os.Exit(code)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) { os.RemoveAll(testDir); os.Exit(code) }))
 }
 
 // destroyElsewhere has another process destroy a key: this test binary, which then
