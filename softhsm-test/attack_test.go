@@ -1,7 +1,6 @@
 package softhsmtest
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -124,33 +123,6 @@ func (a *Agent) rss() int {
 	kb, err := strconv.Atoi(strings.Fields(afterLine(string(status), "VmRSS:"))[0])
 	a.must(err)
 	return kb
-}
-
-// TestManyKeysAreCheap: refusing a message of 870 KB with 80,000 unknown keys takes the agent at most 10 ms of processor time a MB.
-func TestManyKeysAreCheap(t *testing.T) {
-	a := newOpenAgent(t, 1<<14)
-	a.ActiveSession(transferSpec(1000), userAccount)
-	nc, err := net.Dial("unix", a.Socket())
-	a.must(err)
-	defer nc.Close()
-	answers := bufio.NewReader(nc)
-	const messages = 30
-	before := a.CPU()
-	for range messages {
-		_, err := io.WriteString(nc, manyKeys())
-		a.must(err)
-		answer, err := answers.ReadString('\n')
-		a.must(err)
-		if !strings.Contains(answer, `"error"`) {
-			t.Fatalf("the agent took it: %s", answer)
-		}
-	}
-	mb := float64(messages*len(manyKeys())) / 1e6
-	each := time.Duration(float64(a.CPU()-before) / mb)
-	t.Logf("%.1f MB refused, %v of processor time a MB", mb, each)
-	if each > 10*time.Millisecond {
-		t.Errorf("a MB costs %v", each)
-	}
 }
 
 // status is what the agent says of itself.
