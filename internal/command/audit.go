@@ -37,6 +37,7 @@ func (t *tool) auditCommand() *cli.Command {
 				Action: t.auditVerify,
 			},
 			t.auditReportCommand(),
+			t.cloudTrailCommand(),
 			t.checkpointCommand(),
 			t.witnessCommand(),
 			t.archiveCommand(),
