@@ -5,6 +5,7 @@
 # make conformance-piv  do other programs take the simulated YubiKey for one? Part of make test
 # make endurance  millions of signed transactions at the ledger: its size, its latency
 # make simulate SEED=1 OPS=1000000  the core on a simulated disk, device, chain and clock
+# make model             every state of a model of the ledger that several agents share
 # make kills      the agent and its ledger, killed 1,000 times each under load
 # make soak SOAK=10m       clients, faults of a device, kills and strangers at one agent: sums, growth and latency at the end
 # make lossy CUTS=100      the agent on a file system that loses what was not synced, its power cut under load; needs root and /dev/fuse
@@ -35,7 +36,7 @@ export CGO_ENABLED = 1
 # One setting for all that builds: with and without it, each package is built twice.
 export GOFLAGS += -trimpath
 
-.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped container-test docs devices
+.PHONY: build run test check testnode unit conformance-piv fuzz node demo bench bench-short endurance lint clean deps deps-test simulate kills model soak lossy mutate packages install-test licenses reproducible watch-test vault wrapped container-test docs devices
 
 # Of what is left out by -tags, no part is used: grpc's HTML pages and the CLI library's manual pages.
 # Clouds can be left out with TAGS="noaws noazure nogcp". The version is what git says of the
@@ -105,6 +106,11 @@ OPS ?= 1000000
 
 simulate:
 	go test -count=1 -timeout 0 -v ./session -run '^TestSimulate$$' -sim.seed=$(SEED) -sim.ops=$(OPS)
+
+# Every state of a model of the shared ledger. Minutes.
+model:
+	@scripts/deps model
+	@scripts/model
 
 KILLS ?= 1000
 kills: deps-test
