@@ -70,3 +70,18 @@ func seqOf(line []byte) string {
 	}
 	return "record " + strconv.FormatUint(rec.Seq, 10)
 }
+
+// Follow checks that line, without its newline, is the record after h, and returns the head after it.
+func (h Head) Follow(line []byte) (Head, error) { return h.follows(line) }
+
+// Halves returns what a line has of rec before its verdict and after it, for a database that writes the verdict itself. rec's own verdict is in neither.
+func (rec *Record) Halves() (before, after string, err error) {
+	e := encoder{}
+	e.beforeVerdict(rec)
+	n := len(e.b)
+	e.afterVerdict(rec)
+	if e.err != nil {
+		return "", "", fmt.Errorf("encoding audit record: %w", e.err)
+	}
+	return string(e.b[:n]), string(e.b[n:]), nil
+}

@@ -16,6 +16,18 @@ type appender interface {
 // record is on the path of every signature.
 func appendFields(b []byte, rec *Record) ([]byte, error) {
 	e := encoder{b: b}
+	e.beforeVerdict(rec)
+	if rec.Verdict != nil {
+		e.verdict(rec.Verdict)
+	}
+	e.afterVerdict(rec)
+	if e.err != nil {
+		return nil, fmt.Errorf("encoding audit record: %w", e.err)
+	}
+	return e.b, nil
+}
+
+func (e *encoder) beforeVerdict(rec *Record) {
 	e.time(rec.Time)
 	e.text("event", string(rec.Event))
 	if rec.Peer != nil {
@@ -26,16 +38,12 @@ func appendFields(b []byte, rec *Record) ([]byte, error) {
 	e.optional("signer", rec.Signer)
 	e.optional("digest", rec.Digest)
 	e.value("transaction", rec.Transaction)
-	if rec.Verdict != nil {
-		e.verdict(rec.Verdict)
-	}
+}
+
+func (e *encoder) afterVerdict(rec *Record) {
 	e.optional("keyUri", rec.KeyURI)
 	e.optional("protection", rec.Protection)
 	e.value("detail", rec.Detail)
-	if e.err != nil {
-		return nil, fmt.Errorf("encoding audit record: %w", e.err)
-	}
-	return e.b, nil
 }
 
 // encoder writes JSON members, and keeps the first error.
