@@ -113,7 +113,10 @@ func overload(id string, result *types.Type) cel.FunctionOpt {
 }
 
 // expression is a compiled CEL expression.
-type expression struct{ program cel.Program }
+type expression struct {
+	program cel.Program
+	tx      bool // it reads the transaction
+}
 
 // compileExpression checks text, which must be of the type want. what names the field in errors.
 func compileExpression(what, text string, want *types.Type, args map[string]*types.Type) (*expression, error) {
@@ -146,7 +149,17 @@ func compileExpression(what, text string, want *types.Type, args map[string]*typ
 	if err != nil {
 		return fail(err)
 	}
-	return &expression{program}, nil
+	return &expression{program, readsTx(checked.NativeRep())}, nil
+}
+
+// readsTx reports whether an expression reads tx or args, which a message has not.
+func readsTx(tree *ast.AST) bool {
+	for _, ref := range tree.ReferenceMap() {
+		if strings.HasPrefix(ref.Name, "tx.") || strings.HasPrefix(ref.Name, "args.") {
+			return true
+		}
+	}
+	return false
 }
 
 // explain gives the first issue with its place, and what can be done about the usual ones.

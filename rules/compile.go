@@ -23,6 +23,13 @@ func compile(r *Rule) (c rule, err error) {
 			kinds++
 		}
 	}
+	if isAllow(r) {
+		c.allow, err = compileAllow(r)
+		return c, err
+	}
+	if err := noMessage(r); err != nil {
+		return c, err
+	}
 	if kinds == 0 {
 		return c, errors.New("it has no when, use or count")
 	}
@@ -41,10 +48,13 @@ func compile(r *Rule) (c rule, err error) {
 	switch {
 	case r.Use != "":
 		c.judge, err = compileReady(r)
+		c.messages = (r.Use == "rate" || r.Use == "hours" || r.Use == "require") && c.applies == nil
 	case r.Count != "":
 		c.judge, err = compileCount(r, f)
 	default:
-		c.judge, err = compileWhen(r, f)
+		var when *expression
+		when, c.judge, err = compileWhen(r, f)
+		c.messages = err == nil && !when.tx && c.applies == nil
 	}
 	return c, err
 }
@@ -83,19 +93,19 @@ func (f *function) variables() map[string]*types.Type {
 }
 
 // compileWhen is a rule with an expression and an action.
-func compileWhen(r *Rule, f *function) (func(*Input, *Verdict) error, error) {
+func compileWhen(r *Rule, f *function) (when *expression, judge func(*Input, *Verdict) error, err error) {
 	if err := unused(r, "count", "per", "limit", "window", "sliding", "list", "days", "from", "to"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if r.Then != "" && r.Then != Deny && r.Then != Approve {
-		return nil, fmt.Errorf("then: %q is unknown, want %q or %q", r.Then, Deny, Approve)
+		return nil, nil, fmt.Errorf("then: %q is unknown, want %q, %q or %q", r.Then, Deny, Approve, Allow)
 	}
-	when, err := compileExpression("when", r.When, types.BoolType, f.variables())
+	when, err = compileExpression("when", r.When, types.BoolType, f.variables())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := rule{Rule: *r}
-	return func(in *Input, v *Verdict) error {
+	return when, func(in *Input, v *Verdict) error {
 		is, err := when.bool(in)
 		switch {
 		case err != nil:

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -54,6 +55,9 @@ func (r *Rule) Describe() string {
 }
 
 func (r *Rule) effect() string {
+	if isAllow(r) {
+		return r.allows()
+	}
 	counts := fmt.Sprintf("at most %s per %s in %s", r.Limit, r.Per, length(r.Window))
 	if r.Sliding {
 		counts += " before now"
@@ -80,6 +84,9 @@ func (r *Rule) effect() string {
 	default:
 		return fmt.Sprintf("%s of one transaction at most %s", strings.TrimPrefix(r.Use, "max-"), r.Limit)
 	}
+	if r.Count == "" && r.Then == Approve {
+		return "wants an approval where " + r.When
+	}
 	if r.Count == "" {
 		return "denies where " + r.When
 	}
@@ -87,6 +94,47 @@ func (r *Rule) effect() string {
 		counts += " where " + r.When
 	}
 	return fmt.Sprintf("counts %s, %s", r.Count, counts)
+}
+
+// allows is effect of a rule that allows messages.
+func (r *Rule) allows() string {
+	what := "texts (EIP-191)"
+	switch {
+	case r.Use != "":
+		what = r.Use
+	case r.Type != PersonalType:
+		what = "messages of type " + r.Type
+	}
+	text := "allows " + what
+	var domain []string
+	for _, name := range slices.Sorted(maps.Keys(r.Domain)) {
+		domain = append(domain, name+" "+r.Domain[name])
+	}
+	if domain != nil {
+		text += " in the domain " + strings.Join(domain, ", ")
+	}
+	if r.List != nil {
+		text += " for " + strings.Join(r.List, ", ")
+	}
+	if r.Owner != "" {
+		text += " whose " + r.Owner + " is the session's account"
+	}
+	if r.When != "" {
+		text += " where " + r.When
+	}
+	if key := r.Channel + r.Nonce; key != "" {
+		text += fmt.Sprintf(", whose %s counts once for each %s", r.Count, key)
+	}
+	if r.Limit != "" {
+		text += fmt.Sprintf(", at most %s per %s", r.Limit, r.Per)
+		if r.Window != 0 {
+			text += " in " + length(r.Window)
+		}
+		if r.Sliding {
+			text += " before now"
+		}
+	}
+	return text
 }
 
 func length(d time.Duration) string {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 
 // Input is what the rules look at.
 type Input struct {
-	Tx      *zktx.Transaction
+	Tx      *zktx.Transaction // nil: it is a message
+	Message *Message          // nil: it is a transaction
 	Session Session
 	Client  Client
 	Now     time.Time
@@ -27,6 +29,7 @@ type Session struct {
 	ID         string
 	Kind       string // "agw" or "eoa"
 	Account    policy.Address
+	ChainID    uint64
 	Signer     policy.Address
 	Backend    string // the configuration's name
 	Protection string // "resident", "sealed" …
@@ -100,6 +103,9 @@ func (in *Input) ResolveName(name string) (any, bool) {
 }
 
 func (in *Input) resolveTx(name string) (any, bool) {
+	if in.Tx == nil {
+		return nil, false
+	}
 	switch tx := in.Tx; name {
 	case "tx.type":
 		return types.Int(tx.Type), true
@@ -187,6 +193,9 @@ func (in *Input) key(per string) (string, error) {
 	case "account":
 		return in.Session.Account.String(), nil
 	case "target":
+		if in.Tx == nil {
+			return "", errors.New("a message has no target")
+		}
 		return in.Tx.To.String(), nil
 	}
 	return "", fmt.Errorf("unknown per %q", per)

@@ -24,6 +24,7 @@ import (
 const (
 	Deny    = "deny"    // the request is refused
 	Approve = "approve" // the request waits for an operator
+	Allow   = "allow"   // the message is signed, which would be refused otherwise
 )
 
 // Rule is one [[rules]] section of the configuration. It has When, Use or Count; the fields of the others are empty then.
@@ -33,7 +34,7 @@ type Rule struct {
 
 	// When is a CEL expression of type bool, over the variables of docs/rules.md. It is true for what the action is about.
 	When string `json:"when,omitempty"`
-	Then string `json:"then,omitempty"` // [Deny] or [Approve]; "": Deny
+	Then string `json:"then,omitempty"` // [Deny], [Approve] or [Allow]; "": Deny, or what Use says
 	// Function is a Solidity signature with names, such as "transfer(address to, uint256 amount)". The rule is then only
 	// about calls of that function, and the expressions can read args.to and args.amount.
 	Function string `json:"function,omitempty"`
@@ -42,6 +43,13 @@ type Rule struct {
 
 	// Count is a CEL expression of type wei: what a transaction adds to a counter. Each value of Per has its own counter.
 	Count string `json:"count,omitempty"`
+
+	// Of a rule that allows a message; see message.go.
+	Domain  map[string]string `json:"domain,omitempty"`  // EIP-712
+	Type    string            `json:"type,omitempty"`    // encodeType of EIP-712, or [PersonalType]
+	Owner   string            `json:"owner,omitempty"`   // the field that is the session's account
+	Channel string            `json:"channel,omitempty"` // the field that names a payment channel: Count is its cumulative amount
+	Nonce   string            `json:"nonce,omitempty"`   // the field of whose messages only one can be used
 
 	Use     string        `json:"use,omitempty"` // a ready-made rule; see ready.go
 	Per     string        `json:"per,omitempty"` // client, session, account, target or all
@@ -59,6 +67,7 @@ type Verdict struct {
 	Denied    *Denied   // the first rule that denies; nil: none. It wins over all else
 	Approvals []Need    // rules that want an approval, in the order of the configuration
 	Counters  []Counter // what to count, if the transaction is signed
+	Allowed   *Allowed  // of a message: the rule that allows it; nil: none does
 }
 
 // Need is a rule that wants an approval.
@@ -107,6 +116,9 @@ type rule struct {
 	Rule
 	applies func(*Input) (bool, error) // nil: always
 	judge   func(*Input, *Verdict) error
+	// messages: it is about messages, too. An allowing rule is about nothing else.
+	messages bool
+	allow    *allow // nil: it allows nothing
 }
 
 // Error is what is wrong with one of the rules given to [Compile].
@@ -166,6 +178,9 @@ func (s *Set) Judge(in *Input) *Verdict {
 	}
 	for i := range s.rules {
 		r := &s.rules[i]
+		if r.allow != nil || in.Message != nil && !r.messages {
+			continue
+		}
 		if r.applies != nil {
 			applies, err := r.applies(in)
 			if err != nil {
@@ -182,6 +197,9 @@ func (s *Set) Judge(in *Input) *Verdict {
 		if v.Denied != nil {
 			return v
 		}
+	}
+	if in.Message != nil {
+		s.judgeMessage(in, v)
 	}
 	return v
 }

@@ -137,7 +137,7 @@ func TestCompileRefuses(t *testing.T) {
 		{Rule{When: "true", Function: "f(int256 x)"}, "rules can't read the type int256"},
 		{Rule{When: "true", Function: "f(uint256 x, uint8 x)"}, "two parameters have the name x"},
 		{Rule{When: "true", Function: "f(uint257 x)"}, "function: "},
-		{Rule{When: "true", Then: "allow"}, `then: "allow" is unknown`},
+		{Rule{When: "true", Then: "perhaps"}, `then: "perhaps" is unknown`},
 		{Rule{When: "true", Limit: "1"}, "limit means nothing"},
 		{Rule{When: "true", Use: "rate"}, "give either"},
 		{Rule{}, "no when, use or count"},

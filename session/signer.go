@@ -22,8 +22,10 @@ type SignRequest struct {
 	Session ID             // "": not given
 	Signer  policy.Address // zero: not given
 	Tx      *zktx.Transaction
-	Method  string // as the client called it, for the audit trail
-	Conn    any    // the client's connection, comparable: each gets its share of a device. nil: one for all without
+	Message *rules.Message // instead of Tx; guard rules decide whether it is signed
+	What    string         // Message in a few words, for its refusal
+	Method  string         // as the client called it, for the audit trail
+	Conn    any            // the client's connection, comparable: each gets its share of a device. nil: one for all without
 	// ByAccount: the client named neither a session nor a signer, and the caller found Signer by the account.
 	ByAccount bool
 }
@@ -177,6 +179,7 @@ type judgement struct {
 	rules     string         // the version of the rules that were asked
 	// unapproved: rules want an approval, and nobody has decided. What is denied anyway never waits for one.
 	unapproved bool
+	message    bool // it is about a message, which has neither nonce nor charges
 	at         time.Time
 	refused    error // whatever the policy says: the state of the session, not its transaction, or no node's
 }
@@ -191,6 +194,9 @@ func (j *judgement) grant() Grant {
 
 // judge computes the digest and asks the policy.
 func (s *Signer) judge(peer audit.Peer, sess *Session, req *SignRequest) *judgement {
+	if req.Message != nil {
+		return s.judgeMessage(peer, sess, req)
+	}
 	now, tx := s.Sessions.cfg.Now(), req.Tx
 	j := &judgement{sess: sess, nonce: tx.Nonce, digest: tx.Digest(), at: now}
 	if tx.ChainID != sess.ChainID {
@@ -220,13 +226,9 @@ func (s *Signer) judgeByRules(peer audit.Peer, j *judgement, tx *zktx.Transactio
 	}
 	sess := j.sess
 	j.rules = set.Hash()
-	j.guard = set.Judge(&rules.Input{
-		Tx: tx, Now: j.at, Client: rules.Client{UID: peer.UID, GID: peer.GID},
-		Session: rules.Session{
-			ID: string(sess.ID), Kind: string(sess.Kind), Account: sess.Account, Signer: sess.Signer(), Backend: sess.Backend,
-			Protection: string(sess.Protection), ExpiresAt: time.Unix(int64(min(sess.expiresAt(), math.MaxInt64)), 0),
-		},
-	})
+	in := s.ruleInput(peer, sess, j.at)
+	in.Tx = tx
+	j.guard = set.Judge(in)
 	if d := j.guard.Denied; d != nil {
 		j.refused = guardDenial(d)
 		return
@@ -234,6 +236,18 @@ func (s *Signer) judgeByRules(peer audit.Peer, j *judgement, tx *zktx.Transactio
 	if len(j.guard.Approvals) > 0 {
 		known, denied := s.Sessions.approvals.decision(approvalKey{sess.ID, j.digest, j.rules})
 		j.unapproved, j.refused = !known, denied
+	}
+}
+
+// ruleInput is what the rules look at, without the transaction or message.
+func (s *Signer) ruleInput(peer audit.Peer, sess *Session, now time.Time) *rules.Input {
+	return &rules.Input{
+		Now: now, Client: rules.Client{UID: peer.UID, GID: peer.GID},
+		Session: rules.Session{
+			ID: string(sess.ID), Kind: string(sess.Kind), Account: sess.Account, ChainID: sess.ChainID, Signer: sess.Signer(),
+			Backend: sess.Backend, Protection: string(sess.Protection),
+			ExpiresAt: time.Unix(int64(min(sess.expiresAt(), math.MaxInt64)), 0),
+		},
 	}
 }
 
@@ -286,6 +300,9 @@ func (s *Signer) reserve(j *judgement, rec *audit.Record) (*Reservation, error) 
 	if j.refused != nil {
 		return nil, j.refused
 	}
+	if j.message {
+		return s.Sessions.ledger.grantMessage(j.sess.ID, j, rec)
+	}
 	return s.Sessions.ledger.Reserve(j.sess.ID, j.grant(), rec)
 }
 
@@ -302,6 +319,9 @@ func signDigest(ctx context.Context, key backends.Key, sess *Session, digest pol
 func (s *Signer) grantRecord(peer audit.Peer, req *SignRequest, j *judgement) *audit.Record {
 	rec := s.Sessions.record(audit.SignGranted, &peer, j.sess)
 	rec.Method, rec.Digest, rec.Transaction = req.Method, j.digest.String(), req.Tx
+	if j.message {
+		rec.Transaction, rec.Detail = nil, recordMessage(req, j)
+	}
 	return rec
 }
 
@@ -313,7 +333,12 @@ func (s *Signer) deny(ctx context.Context, rec *audit.Record, j *judgement, tx *
 	}
 	s.Sessions.counts.denied.Add(1)
 	denied := *rec
-	denied.Event, denied.Transaction = audit.SignDenied, brief(tx)
+	denied.Event, denied.Transaction = audit.SignDenied, nil
+	if tx != nil {
+		denied.Transaction = brief(tx)
+	} else {
+		denied.Event, denied.Digest, denied.Detail = audit.MessageRefused, "", nil
+	}
 	denied.Verdict = &audit.Verdict{Reason: d.Reason, Message: d.Error(), Rules: j.rules}
 	return s.Sessions.refused(ctx, denied, d.Reason, err)
 }

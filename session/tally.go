@@ -29,6 +29,9 @@ const slidingParts = 60
 // windowOf returns where c's window begins at now, and which part now is in, in Unix seconds.
 func windowOf(c *rules.Counter, now int64) (begins, part int64) {
 	length := int64(c.Window / time.Second)
+	if length == 0 { // it never ends
+		return 0, 0
+	}
 	if !c.Sliding {
 		begins = now - now%length
 		return begins, begins
@@ -181,11 +184,15 @@ func overLimit(c *rules.Counter, used uint256.Int) error {
 	if c.Key != "" {
 		whose = " for " + c.Key
 	}
+	window := ""
+	if c.Window > 0 {
+		window = fmt.Sprintf(" in a window of %s", c.Window)
+	}
 	limit, asked := c.Limit, c.Amount
 	return &policy.Denial{
 		Reason: ReasonGuardRule, Policy: -1, Constraint: -1, Limit: &limit, Used: &used, Asked: &asked, Remaining: remaining,
-		Detail: fmt.Sprintf("guard rule %q: %s of %s are used%s in a window of %s, %s more are asked for",
-			c.Rule, used.Dec(), limit.Dec(), whose, c.Window, asked.Dec()),
+		Detail: fmt.Sprintf("guard rule %q: %s of %s are used%s%s, %s more are asked for",
+			c.Rule, used.Dec(), limit.Dec(), whose, window, asked.Dec()),
 	}
 }
 

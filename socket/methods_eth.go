@@ -2,11 +2,14 @@ package socket
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/keyward/keyward/internal/zktx"
 	"github.com/keyward/keyward/policy"
+	"github.com/keyward/keyward/rules"
 	"github.com/keyward/keyward/session"
 	"github.com/keyward/keyward/socket/api"
 )
@@ -32,7 +35,7 @@ func ethMethods() []Method {
 		Name: "web3_clientVersion", Summary: "Name and version of the agent",
 		Result: Result{"version", "String", `"Keyward/" and its version`}, do: clientVersion,
 	}, {
-		Name: "eth_signTypedData_v4", Summary: "Sign a ZKsync transaction given as EIP-712 typed data",
+		Name: "eth_signTypedData_v4", Summary: "Sign a ZKsync transaction given as EIP-712 typed data, or other typed data that a guard rule allows",
 		Params: typedDataParams(),
 		Result: signature, Errors: signingErrors, signs: true, do: signTypedData,
 	}, {
@@ -41,17 +44,17 @@ func ethMethods() []Method {
 		Result: Result{"raw", "Bytes", "the raw transaction: of an agw session type 0x71 with its customSignature, of an eoa session type 0, 1 or 2"},
 		Errors: signingErrors, signs: true, do: signRaw,
 	}, {
-		Name: "personal_sign", Summary: "Refused: a session signs transactions only",
+		Name: "personal_sign", Summary: "Sign a text by EIP-191, if a guard rule allows it",
 		Params: []Param{
-			{"message", true, "Bytes", "not looked at"},
+			{"message", true, "String", "0x-hex, or the text itself"},
 			{"address", true, "Address", "a signer"},
 			{"password", false, "String", "not looked at"},
 		},
-		Result: signature, Errors: signingErrors, signs: true, do: refusePersonalSign,
+		Result: signature, Errors: signingErrors, signs: true, do: personalSign,
 	}, {
-		Name: "eth_sign", Summary: "Refused: a session signs transactions only",
-		Params: []Param{{"address", true, "Address", "a signer"}, {"message", true, "Bytes", "not looked at"}},
-		Result: signature, Errors: signingErrors, signs: true, do: refuseEthSign,
+		Name: "eth_sign", Summary: "The same as personal_sign, never a bare digest",
+		Params: []Param{{"address", true, "Address", "a signer"}, {"message", true, "String", "0x-hex, or the text itself"}},
+		Result: signature, Errors: signingErrors, signs: true, do: ethSign,
 	}}
 }
 
@@ -120,7 +123,7 @@ func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Addre
 	tx, err := zktx.ParseTypedData(data)
 	switch {
 	case errors.Is(err, zktx.ErrForeign):
-		return nil, s.refuseMessage(ctx, c, signer, err.Error())
+		return s.signMessage(ctx, c, signer, err.Error(), &rules.Message{Typed: data})
 	case errors.Is(err, zktx.ErrRefusedType):
 		return nil, s.Signer.Refuse(ctx, c.peer, signer, c.method.Name, session.ReasonType, err.Error())
 	case err != nil:
@@ -144,12 +147,47 @@ func signRaw(s *Server, ctx context.Context, c *call) (any, error) {
 	return signed.reply.Raw, nil
 }
 
-func refusePersonalSign(s *Server, ctx context.Context, c *call) (any, error) {
-	return s.refuseParam(ctx, c, 1, "a message (EIP-191)")
+func personalSign(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.signPersonal(ctx, c, 0, 1)
 }
 
-func refuseEthSign(s *Server, ctx context.Context, c *call) (any, error) {
-	return s.refuseParam(ctx, c, 0, "a message (EIP-191)")
+func ethSign(s *Server, ctx context.Context, c *call) (any, error) {
+	return s.signPersonal(ctx, c, 1, 0)
+}
+
+// signPersonal has a text signed by EIP-191, which a guard rule has to allow. messageAt and signerAt are the positions of the parameters.
+func (s *Server) signPersonal(ctx context.Context, c *call, messageAt, signerAt int) (any, error) {
+	const what = "a message (EIP-191)"
+	if !s.Signer.Guard.Load().AllowsMessages() { // the message is not looked at
+		return s.refuseParam(ctx, c, signerAt, what)
+	}
+	signer, err := signerParam(c, signerAt)
+	if err != nil {
+		return nil, err
+	}
+	text, err := parseString("params["+strconv.Itoa(messageAt)+"]", c.param(messageAt))
+	if err != nil {
+		return nil, err
+	}
+	message := []byte(text)
+	if digits, found := strings.CutPrefix(text, "0x"); found {
+		if message, err = hex.DecodeString(digits); err != nil {
+			return nil, badParam("params["+strconv.Itoa(messageAt)+"]", "%v", err)
+		}
+	}
+	return s.signMessage(ctx, c, signer, what, &rules.Message{Personal: message})
+}
+
+// signMessage has a message signed, if a guard rule allows it.
+func (s *Server) signMessage(ctx context.Context, c *call, signer policy.Address, what string, m *rules.Message) (any, error) {
+	if !s.Signer.Guard.Load().AllowsMessages() {
+		return nil, s.refuseMessage(ctx, c, signer, what)
+	}
+	signed, err := s.sign(ctx, c, &session.SignRequest{Signer: signer, Message: m, What: what, Method: c.method.Name})
+	if err != nil {
+		return nil, err
+	}
+	return hexBytes(signed.Signature[:]), nil
 }
 
 // refuseParam has the refusal of anything that is no transaction recorded. The signer is the

@@ -26,7 +26,7 @@ var reasons = map[string]struct{ rule, pass string }{
 	policy.ReasonLifetimeExceeded:   {"a limit of the session's lifetime is used up", "A smaller amount passes; for more, the owner has to approve another session: keyward session renew ID, or create"},
 	policy.ReasonAllowanceExceeded:  {"a limit of this period is used up", "A smaller amount passes; for more, wait for the next period"},
 	session.ReasonBlocked:           {"the policy registry does not allow one of the session's policies any more", "It passes when the registry allows the policy again: docs.abs.xyz says how to ask"},
-	session.ReasonMessage:           {"a session key signs transactions only", "Nothing: the chain's validator refuses messages of session keys too"},
+	session.ReasonMessage:           {"a session key signs messages only where a guard rule allows them", "For an eoa session, a guard rule with then = \"allow\" (docs/rules.md). For an agw session nothing: the chain's validator refuses messages of session keys too"},
 	session.ReasonType:              {"no session signs a transaction of this type", "Send another type: 0x71 for an agw session, 0, 1 or 2 for an eoa session"},
 	session.ReasonGuardRule:         {"a guard rule of the operator forbids it", "Another request passes, or a change of the rules in config.toml; of a counter, the next window"},
 	"wrongChain":                    {"the session is for another chain", "Use a session for that chain"},
