@@ -54,7 +54,7 @@ func TestRulesErrors(t *testing.T) {
 		"[[rules]]\nname = \"a\"\nwhen = \"false\"\n[[rules]]\nname = \"a\"":    `config.toml:10:3: rule "a": there are two rules of that name`,
 		"[[rules]]\nname = \"a\"\nwhen = \"tx.value > 1\"":                      `config.toml:7:3: rule "a": when: column 10: `,
 		"[[rules]]\nname = \"a\"\nuse = \"rate\"\nwindow = 60":                  `config.toml:10:1: window: want a duration`,
-		"[[rules]]\nname = \"a\"\nwhen = \"true\"\nthen = \"perhaps\"":            `config.toml:10:1: then: unknown value "perhaps"`,
+		"[[rules]]\nname = \"a\"\nwhen = \"true\"\nthen = \"perhaps\"":          `config.toml:10:1: then: unknown value "perhaps"`,
 		"[[rules]]\nname = \"a\"\nuse = \"max-value\"\nlimit = \"1 finney\"":    `rule "a": limit: "1 finney": the unit is "finney"`,
 		"[[rules]]\nwhen = \"true\"":                                            `config.toml:7:3: rule "": it has no name`,
 		"[[rules]]\nname = \"a\"\nwhen = \"true\"\n[[rules.x]]\nname = \"b\"\n": `unknown key "x"`,
