@@ -59,7 +59,7 @@ func TestMarkSurvivesACrashAtEveryStep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.segmentBytes = 600
+		l.segmentBytes.Store(600)
 		l.addActive("s", &policy.Spec{})
 		mu.Lock()
 		recording = true
