@@ -368,8 +368,10 @@ func (l *Ledger) TakeBack(ctx context.Context, all []*Reservation, reverted, sta
 	if err := l.enqueue(it); err != nil {
 		return false, err
 	}
-	err = it.wait(ctx)
-	return done, err
+	if err := it.wait(ctx); err != nil { // its verdict may still come
+		return false, err
+	}
+	return done, nil
 }
 
 // whole is all of a record without a verdict.
