@@ -73,6 +73,23 @@ func TestRulesErrors(t *testing.T) {
 	}
 }
 
+// TestMessageRulesOfTheDocs parses the example of rules that allow messages.
+func TestMessageRulesOfTheDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/rules.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```toml\n# x402")
+	example, _, found := strings.Cut("# x402"+rest, "```")
+	if !found {
+		t.Fatal("docs/rules.md has no such example")
+	}
+	c, err := Parse([]byte(oneBackend+example), "rules.md")
+	if err != nil || len(c.Rules) != 3 || !c.Guard.AllowsMessages() {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 // TestRulesOfTheDocs parses the example of docs/rules.md.
 func TestRulesOfTheDocs(t *testing.T) {
 	page, err := os.ReadFile("../../docs/rules.md")
