@@ -15,7 +15,7 @@
 # make packages      a Debian package, an RPM and a tarball, into dist/
 # make install-test  the Debian package in a container with systemd: install, restart, crash, upgrade, reboot, removal
 # make watch-test    the dashboard's queries and each alert, in Prometheus, on running agents
-# make devices       the backends' suite and the whole agent on openCryptoki, wolfPKCS11, p11-kit remote, swtpm and SoftHSM; one table
+# make devices       the backends' suite and the whole agent on openCryptoki, wolfPKCS11, p11-kit remote, swtpm, SoftHSM and Vault; one table
 # make check gofmt, go vet and staticcheck
 # make container-test  the root directory of the container image, with the agent in it as another user
 # make docs  the documents as a site, into dist/site

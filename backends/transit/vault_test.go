@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -205,7 +206,7 @@ func exchange(t *testing.T, dir string, k, other backends.Key) {
 // A login with the token of a service account, which Vault has an API server review.
 func TestVaultKubernetes(t *testing.T) {
 	v := startVault(t)
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/apis/authentication.k8s.io/v1/tokenreviews" {
 			http.NotFound(w, r)
 			return
@@ -215,7 +216,8 @@ func TestVaultKubernetes(t *testing.T) {
 	}))
 	defer api.Close()
 	v.call(t, "POST", "sys/auth/kubernetes", `{"type": "kubernetes"}`)
-	v.call(t, "POST", "auth/kubernetes/config", fmt.Sprintf(`{"kubernetes_host": %q, "disable_local_ca_jwt": true}`, api.URL))
+	v.call(t, "POST", "auth/kubernetes/config", fmt.Sprintf(`{"kubernetes_host": %q, "kubernetes_ca_cert": %q, "disable_local_ca_jwt": true}`, api.URL,
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw})))
 	v.call(t, "POST", "auth/kubernetes/role/keyward", `{"bound_service_account_names": "keyward", "bound_service_account_namespaces": "default", "token_policies": "keyward"}`)
 	cfg := v.config(t)
 	cfg.Auth = Auth{Method: "kubernetes", Role: "keyward", Secret: given(serviceAccountToken(t, "keyward"))}

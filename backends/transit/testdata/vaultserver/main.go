@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/builtin/logical/transit"
 	vaulthttp "github.com/hashicorp/vault/http"
 	"github.com/hashicorp/vault/internalshared/configutil"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/hashicorp/vault/sdk/physical/inmem"
 	"github.com/hashicorp/vault/vault"
@@ -28,7 +29,7 @@ func main() {
 	store, err := inmem.NewInmem(nil, logger)
 	check(err)
 	core, err := vault.NewCore(&vault.CoreConfig{
-		Physical: store, Logger: logger, DisableMlock: true,
+		Physical: store, Logger: logger, DisableMlock: true, BuiltinRegistry: noPlugins{},
 		LogicalBackends:    map[string]logical.Factory{"transit": transit.Factory},
 		CredentialBackends: map[string]logical.Factory{"approle": approle.Factory, "kubernetes": kubernetes.Factory},
 	})
@@ -50,6 +51,23 @@ func main() {
 	}()
 	log.Fatal(http.Serve(l, vaulthttp.Handler.Handler(&vault.HandlerProperties{Core: core, ListenerConfig: &configutil.Listener{}})))
 }
+
+// noPlugins is a registry without plugins: the engines and logins are those of the core's configuration.
+type noPlugins struct{}
+
+func (noPlugins) Contains(string, consts.PluginType) bool { return false }
+
+func (noPlugins) Get(string, consts.PluginType) (func() (interface{}, error), bool) {
+	return nil, false
+}
+
+func (noPlugins) Keys(consts.PluginType) []string { return nil }
+
+func (noPlugins) DeprecationStatus(string, consts.PluginType) (consts.DeprecationStatus, bool) {
+	return consts.Unknown, false
+}
+
+func (noPlugins) IsBuiltinEntPlugin(string, consts.PluginType) bool { return false }
 
 func check(err error) {
 	if err != nil {
