@@ -1,8 +1,10 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -260,7 +262,13 @@ func TestNoSignatureBeforeItIsOnDisk(t *testing.T) {
 	signed := make(chan struct{})
 	a.soft.OnSign = func(context.Context, [32]byte) (*backends.Signature, error) { close(signed); return nil, nil }
 	released := make(chan error, 1)
-	go func() { _, err := a.Sign(context.Background(), app, transfer(sess, 1)); released <- err }()
+	go func() {
+		_, err := a.Sign(context.Background(), app, transfer(sess, 1))
+		if trail, _ := os.ReadFile(a.auditPath()); !bytes.Contains(trail, []byte(audit.SignGranted)) {
+			t.Error("released before its record was written") // however late a wrong agent is
+		}
+		released <- err
+	}()
 	<-signed
 	select {
 	case err := <-released:
