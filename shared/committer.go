@@ -24,7 +24,6 @@ type committer struct {
 	conn   *conn  // nil: none
 	batch  uint64 // the last that was answered; only meaningful with a connection
 	lag    int    // bytes of the trail that are not on disk
-	synced time.Time
 	lines  []byte
 }
 
