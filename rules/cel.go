@@ -146,7 +146,7 @@ func compileExpression(what, text string, want *types.Type, args map[string]*typ
 		return fail(fmt.Errorf("the expression may cost %d, more than %d: use fewer loops over lists", estimate.Max, maxCost))
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
-	if readsSized(checked.NativeRep(), args) { // else the estimate is the bound, and counting again takes half of the time
+	if readsSized(checked.NativeRep(), args) { // else the estimate is the bound already
 		options = append(options, cel.CostLimit(maxCost))
 	}
 	program, err := e.Program(checked, options...)
