@@ -113,7 +113,7 @@ func (s Sealed) hash() (h [32]byte, err error) {
 	if n, err := numberOf(line); err != nil || n != s.Last {
 		return h, errors.Join(fmt.Errorf("%w: %s ends with record %d, and the next segment begins after %d", ErrDamaged, s.Path, n, s.Last), err)
 	}
-	return sha256.Sum256(line), nil
+	return sha256.Sum256(chained(line)), nil
 }
 
 // copySegment writes a copy of the segment into the directory to, and compares it with the segment. The copy gets its
@@ -209,6 +209,25 @@ func openArchived(path string, compressed bool) (*archived, error) {
 	return &archived{gz, f}, nil
 }
 
+// ArchivedSegments returns the archived segments of the trail at path that are in the directory dir, in order. The error is
+// fs.ErrNotExist if there is none.
+func ArchivedSegments(dir, path string) (files []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if IsSegment(path, strings.TrimSuffix(e.Name(), ".gz")) {
+			files = append(files, filepath.Join(dir, e.Name()))
+		}
+	}
+	slices.Sort(files)
+	if len(files) == 0 {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, "audit-*"), Err: fs.ErrNotExist}
+	}
+	return files, nil
+}
+
 // VerifyArchive reads the archived segments in the directory dir, which together have all records of the trail at path
 // that are gone from it, and checks that each record continues the one before and that the rest of the trail continues
 // the last. The rest is for [Verify]. It returns the number of records before the first archived one; they were deleted
@@ -218,19 +237,9 @@ func VerifyArchive(dir, path string) (missing uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var files []string
-	entries, err := os.ReadDir(dir)
+	files, err := ArchivedSegments(dir, path)
 	if err != nil {
 		return 0, err
-	}
-	for _, e := range entries {
-		if IsSegment(path, strings.TrimSuffix(e.Name(), ".gz")) {
-			files = append(files, filepath.Join(dir, e.Name()))
-		}
-	}
-	slices.Sort(files)
-	if len(files) == 0 {
-		return 0, &fs.PathError{Op: "open", Path: filepath.Join(dir, "audit-*"), Err: fs.ErrNotExist}
 	}
 	var first uint64
 	var at Head

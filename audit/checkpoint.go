@@ -136,7 +136,7 @@ func VerifyCheckpoint(path string, c Checkpoint) error {
 		if err != nil {
 			return err
 		}
-		sum.add(tlog.RecordHash(line[:len(line)-1]))
+		sum.add(tlog.RecordHash(chained(line[:len(line)-1])))
 	}
 	if sum.root() != c.Tree.Hash {
 		return fmt.Errorf("%w: the records up to %d are not those of the checkpoint: one was edited, or the trail was set back and grew again",

@@ -12,19 +12,49 @@ type appender interface {
 	AppendJSON(b []byte) ([]byte, error)
 }
 
-// appendFields appends rec's members to b as encoding/json does, byte for byte, and without its reflection: a grant's
-// record is on the path of every signature.
+// appendFields appends rec's members to b, without the personal ones, as encoding/json does, byte for byte, and without
+// its reflection: a grant's record is on the path of every signature.
 func appendFields(b []byte, rec *Record) ([]byte, error) {
+	e := encoder{b: b}
+	e.time(rec.Time)
+	e.text("event", string(rec.Event))
+	e.optional("method", rec.Method)
+	e.optional("session", rec.Session)
+	e.optional("signer", rec.Signer)
+	e.optional("digest", rec.Digest)
+	if rec.Verdict != nil {
+		e.verdict(rec.Verdict)
+	}
+	e.optional("keyUri", rec.KeyURI)
+	e.optional("protection", rec.Protection)
+	if !rec.Event.namesPeople() {
+		e.value("detail", rec.Detail)
+	}
+	return e.done()
+}
+
+// appendPersonal appends rec's personal members to b.
+func appendPersonal(b []byte, rec *Record) ([]byte, error) {
+	e := encoder{b: b}
+	if rec.Peer != nil {
+		e.peer(rec.Peer)
+	}
+	e.value("transaction", rec.Transaction)
+	if rec.Event.namesPeople() {
+		e.value("detail", rec.Detail)
+	}
+	return e.done()
+}
+
+// appendWhole appends all of rec's members to b, for a line that is hashed as it is.
+func appendWhole(b []byte, rec *Record) ([]byte, error) {
 	e := encoder{b: b}
 	e.beforeVerdict(rec)
 	if rec.Verdict != nil {
 		e.verdict(rec.Verdict)
 	}
 	e.afterVerdict(rec)
-	if e.err != nil {
-		return nil, fmt.Errorf("encoding audit record: %w", e.err)
-	}
-	return e.b, nil
+	return e.done()
 }
 
 func (e *encoder) beforeVerdict(rec *Record) {
@@ -44,6 +74,13 @@ func (e *encoder) afterVerdict(rec *Record) {
 	e.optional("keyUri", rec.KeyURI)
 	e.optional("protection", rec.Protection)
 	e.value("detail", rec.Detail)
+}
+
+func (e *encoder) done() ([]byte, error) {
+	if e.err != nil {
+		return nil, fmt.Errorf("encoding audit record: %w", e.err)
+	}
+	return e.b, nil
 }
 
 // encoder writes JSON members, and keeps the first error.

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -21,27 +22,53 @@ func (l list) AppendJSON(b []byte) ([]byte, error) {
 	return append(b, encoded...), err
 }
 
-// wantJSON checks that a line has rec as encoding/json renders it, behind what chains it.
+// split is rec without its personal members, and the personal members.
+func split(rec *Record) (rest, personal *Record) {
+	a, b := *rec, Record{Peer: rec.Peer, Transaction: rec.Transaction}
+	a.Peer, a.Transaction = nil, nil
+	if rec.Event.namesPeople() {
+		a.Detail, b.Detail = nil, rec.Detail
+	}
+	return &a, &b
+}
+
+// wantJSON checks that a line has rec as encoding/json renders it, behind what chains it and with its personal members last.
 func wantJSON(t *testing.T, rec *Record) {
 	t.Helper()
 	const before = "the line before\n"
-	want, wantErr := json.Marshal(rec)
-	if wantErr == nil {
-		want = fmt.Appendf(nil, `%s{"seq":8,"prev":"%064x",%s`+"\n", before, 0xab, want[1:])
-	} else {
-		want = []byte(before)
-	}
+	rest, own := split(rec)
+	want, wantErr := json.Marshal(rest)
+	values, err := json.Marshal(own)
+	wantErr = errors.Join(wantErr, err)
 	head := Head{Seq: 7, Hash: [32]byte{31: 0xab}, Size: 100, Sealed: 3}
 	got, next, err := head.Seal([]byte(before), rec)
-	if (err == nil) != (wantErr == nil) || string(got) != string(want) {
-		t.Errorf("Seal(%+v) = %s, %v, want %s, %v", rec, got, err, want, wantErr)
-	}
-	if err != nil {
+	if wantErr != nil {
+		if err == nil || string(got) != before {
+			t.Errorf("Seal(%+v) = %s, %v, want %v", rec, got, err, wantErr)
+		}
 		return
 	}
+	want = fmt.Appendf(nil, `%s{"seq":8,"prev":"%064x",%s`, before, 0xab, want[1:])
+	hashed := want[len(before):]
 	line := got[len(before) : len(got)-1]
-	if want := (Head{Seq: 8, Hash: sha256.Sum256(line), Size: 100 + int64(len(line)) + 1, Sealed: 3}); next != want {
+	if rec.hasPersonal() {
+		i := bytes.Index(line, []byte(saltName))
+		salt := line[i : i+len(saltName)+2*saltBytes+1]
+		members := bytes.TrimPrefix(values, []byte(`{"time":"0001-01-01T00:00:00Z","event":""`))
+		sum := sha256.Sum256(append(bytes.Clone(salt), members[:len(members)-1]...))
+		open := want[:len(want)-1]
+		hashed = fmt.Appendf(nil, `%s,"personal":"%x"}`, open[len(before):], sum)
+		want = fmt.Appendf(nil, `%s,"personal":"%x"%s%s`, open, sum, salt, members)
+	}
+	if err != nil || string(got) != string(want)+"\n" {
+		t.Errorf("Seal(%+v) = %s, %v, want %s", rec, got, err, want)
+		return
+	}
+	if want := (Head{Seq: 8, Hash: sha256.Sum256(hashed), Size: 100 + int64(len(line)) + 1, Sealed: 3}); next != want {
 		t.Errorf("head after %s = %+v, want %+v", line, next, want)
+	}
+	if next != head.after(line) {
+		t.Errorf("head after %s = %+v, and read again %+v", line, next, head.after(line))
 	}
 }
 

@@ -45,7 +45,7 @@ func Follow(path string, after Head) (*Follower, error) {
 	}
 	f := &Follower{Head: at, r: r, lines: bufio.NewReaderSize(r, 1<<16)}
 	line, err := f.lines.ReadBytes('\n')
-	if err != nil || sha256.Sum256(line[:len(line)-1]) != after.Hash {
+	if err != nil || sha256.Sum256(chained(line[:len(line)-1])) != after.Hash {
 		return nil, errors.Join(fmt.Errorf("%w: record %d is not the one that is known", ErrDamaged, after.Seq), r.Close())
 	}
 	return f, nil

@@ -49,6 +49,7 @@ const (
 	StateRestored    Event = "state.restored" // from a backup; detail has what was counted for the time since
 	StateRepaired    Event = "state.repaired" // by keyward repair; detail has the damage and what was done
 	TrailArchived    Event = "trail.archived" // the first records are not here any more; detail is a Gone
+	TrailErased      Event = "trail.erased"   // personal data of earlier records is being deleted; detail has by which choice
 	TrailRepaired    Event = "trail.repaired" // the same, since they were damaged
 )
 
@@ -62,18 +63,21 @@ type Peer struct {
 }
 
 // Record is one line, without the fields that chain it. Times are UTC.
+//
+// Peer, Transaction and, of the events that are about a session's clients, Detail are personal. The chain has a salted hash of
+// them, and they are beside it, so that [Erase] can delete them. Lines of older versions are hashed as they are.
 type Record struct {
 	Time        time.Time `json:"time"`
 	Event       Event     `json:"event"`
-	Peer        *Peer     `json:"peer,omitempty"` // nil: the agent itself
 	Method      string    `json:"method,omitempty"`
 	Session     string    `json:"session,omitempty"`
 	Signer      string    `json:"signer,omitempty"`
-	Digest      string    `json:"digest,omitempty"`      // 0x-hex
-	Transaction any       `json:"transaction,omitempty"` // decoded
+	Digest      string    `json:"digest,omitempty"` // 0x-hex
 	Verdict     *Verdict  `json:"verdict,omitempty"`
 	KeyURI      string    `json:"keyUri,omitempty"`
 	Protection  string    `json:"protection,omitempty"`
+	Peer        *Peer     `json:"peer,omitempty"`        // nil: the agent itself, or erased
+	Transaction any       `json:"transaction,omitempty"` // decoded
 	Detail      any       `json:"detail,omitempty"`
 }
 

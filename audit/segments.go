@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
@@ -154,7 +155,23 @@ func (r *Reader) rotated() (bool, error) {
 			return r.next < len(files), nil
 		}
 	}
-	return false, fmt.Errorf("%w: the segment that was being read is gone from %s", ErrDamaged, filepath.Dir(r.path))
+	// It is archived, or was written again without personal data.
+	line, err := bufio.NewReader(io.NewSectionReader(r.f, 0, 1<<62)).ReadBytes('\n')
+	if err != nil {
+		return false, fmt.Errorf("%w: the segment that was being read is gone from %s", ErrDamaged, filepath.Dir(r.path))
+	}
+	first, err := numberOf(line)
+	if err != nil {
+		return false, err
+	}
+	own := SegmentPath(r.path, first)
+	for i, name := range files {
+		if name > own || name == r.path {
+			r.files, r.next = files, i
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // SeekLast moves to where the trail's last n records begin.

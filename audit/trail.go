@@ -175,7 +175,7 @@ func (t *Trail) checkLast(head Head) error {
 	if err != nil {
 		return err
 	}
-	if sha256.Sum256(line) != head.Hash {
+	if sha256.Sum256(chained(line)) != head.Hash {
 		return fmt.Errorf("%w: record %d in %s is not the one that was written; 'keyward audit verify' says more", ErrDamaged, head.Seq, t.path)
 	}
 	return nil

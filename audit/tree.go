@@ -129,7 +129,7 @@ func (t *Tree) Extend(path string, upTo uint64) error {
 		if at, err = at.follows(line); err != nil {
 			return fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
-		if err := t.add(tlog.RecordHash(line)); err != nil {
+		if err := t.add(tlog.RecordHash(chained(line))); err != nil {
 			return err
 		}
 	}
@@ -213,7 +213,7 @@ func (t *Tree) lastLeaf(lines *bufio.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if leaf[0] != tlog.RecordHash(line) {
+	if leaf[0] != tlog.RecordHash(chained(line)) {
 		return nil, fmt.Errorf("%w: record %d is not the one in %s: it was edited, or the trail was set back and grew again", ErrDamaged, t.n, t.f.Name())
 	}
 	return line, nil

@@ -166,7 +166,8 @@ func (l *Ledger) rotate() error {
 	if l.head.Seq == l.head.Sealed {
 		l.begun = time.Now() // its first record is about to be written
 	}
-	if !full && !old {
+	asked := l.head.Seq > l.head.Sealed && l.sealNext.Swap(false)
+	if !full && !old && !asked {
 		return nil
 	}
 	if err := l.syncTrail(); err != nil {

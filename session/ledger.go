@@ -45,6 +45,7 @@ type Ledger struct {
 	lag          atomic.Int64           // unsynced, for others to read
 	segmentBytes atomic.Int64           // size at which a new segment of the trail begins
 	segmentAge   atomic.Int64           // age at which it does, nanoseconds; 0: any
+	sealNext     atomic.Bool            // a new segment begins with the next batch
 
 	lines    []byte    // room for those of a batch; the committer's alone
 	begun    time.Time // when the newest segment's first record was written; the committer's alone

@@ -169,6 +169,12 @@ func addID(ids []ID, id ID) []ID {
 
 func (r *forwarding) grant(f *forwarded, rec *laterRecord) error {
 	r.Grants++
+	if len(rec.Transaction) == 0 && r.Since != SinceTrail { // erased, and not needed
+		return nil
+	}
+	if len(rec.Transaction) == 0 {
+		return fmt.Errorf("%w: the transaction of record %d was erased, so what it counts for is not known; use %q", ErrSince, rec.Seq, SinceSpent)
+	}
 	var tx struct {
 		Nonce json.RawMessage `json:"nonce"`
 	}

@@ -255,7 +255,7 @@ func (c *committer) apply(batch []*item, a *answer) error {
 			return fmt.Errorf("%w: %w", errBroken, errs[i])
 		}
 		var err error
-		if lines, head, err = head.Seal(lines, rec); err != nil {
+		if lines, head, err = head.SealWhole(lines, rec); err != nil {
 			return fmt.Errorf("%w: %w", errBroken, err)
 		}
 		it.seq = head.Seq

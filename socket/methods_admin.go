@@ -92,6 +92,10 @@ func agentStateMethods() []Method {
 		Name: "admin_trailArchived", Summary: "Record that the first segments of the audit trail were archived, before they are deleted",
 		Params: []Param{{"request", true, "TrailArchived", "records and hash are of the last record that goes"}},
 		Result: Result{"done", "Done", ""}, do: adminTrailArchived,
+	}, {
+		Name: "admin_trailErased", Summary: "Seal the audit trail's newest segment, and record that personal data of earlier records is deleted",
+		Params: []Param{{"request", true, "TrailErased", "what chooses the records, without personal data"}},
+		Result: Result{"done", "Done", ""}, do: adminTrailErased,
 	}}
 }
 
@@ -309,6 +313,14 @@ func adminTrailArchived(s *Server, ctx context.Context, c *call) (any, error) {
 		gone.Files = append(gone.Files, audit.GoneFile(f))
 	}
 	return api.Done{OK: true}, s.Signer.Sessions.TrailArchived(ctx, c.peer, gone)
+}
+
+func adminTrailErased(s *Server, ctx context.Context, c *call) (any, error) {
+	var choice api.TrailErased
+	if err := c.object(&choice); err != nil {
+		return nil, err
+	}
+	return api.Done{OK: true}, s.Signer.Sessions.TrailErased(ctx, c.peer, choice)
 }
 
 func (s *Server) auditHead() api.AuditHead {

@@ -41,6 +41,7 @@ func (t *tool) auditCommand() *cli.Command {
 			t.checkpointCommand(),
 			t.witnessCommand(),
 			t.archiveCommand(),
+			t.eraseCommand(),
 			t.exportCommand(),
 		},
 	}

@@ -169,8 +169,12 @@ func (p *place) recordArchived(ctx context.Context, a *anchor, gone *audit.Gone)
 	if err != nil {
 		return err
 	}
-	me := audit.Peer{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), PID: int32(os.Getpid())}
-	return errors.Join(s.TrailArchived(ctx, me, gone), s.Close())
+	return errors.Join(s.TrailArchived(ctx, me(), gone), s.Close())
+}
+
+// me is this process, as the kernel would tell of it.
+func me() audit.Peer {
+	return audit.Peer{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), PID: int32(os.Getpid())}
 }
 
 // verifyArchive verifies archived segments with the rest of the trail.

@@ -96,6 +96,7 @@ func follow(ctx context.Context, f io.Reader, goOn bool, print func(line []byte)
 type tailRecord struct {
 	Seq uint64 `json:"seq"`
 	audit.Record
+	audit.Personal
 	Transaction struct {
 		To       string          `json:"to"`
 		Data     string          `json:"data"`     // of a grant
@@ -120,8 +121,11 @@ func recordLine(r *tailRecord) string {
 	if r.Session != "" {
 		words = append(words, r.Session)
 	}
-	if r.Peer != nil {
+	switch {
+	case r.Peer != nil:
 		words = append(words, peer(r.Peer))
+	case r.Erased():
+		words = append(words, "(erased)")
 	}
 	words = append(words, outcome(r)...)
 	return strings.TrimRight(strings.Join(words, "  "), " ")

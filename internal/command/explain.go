@@ -96,6 +96,7 @@ func (e *explanation) String() string {
 type trailRecord struct {
 	Seq uint64 `json:"seq"`
 	audit.Record
+	audit.Personal
 	Transaction *callText       `json:"transaction"`
 	Detail      json.RawMessage `json:"detail"`
 }
@@ -124,7 +125,7 @@ func (t *tool) explainRecord(c *cli.Context, number uint64, calls *callNames) (*
 	if r == nil {
 		return nil, fmt.Errorf("the audit trail here has no record %d", number)
 	}
-	e := &explanation{Record: r.Seq, Who: who(r.Peer, r.Time), Asked: calls.asked(r)}
+	e := &explanation{Record: r.Seq, Who: r.who(), Asked: calls.asked(r)}
 	if v := r.Verdict; v != nil {
 		e.Reason, e.Compared, e.Pass = v.Reason, v.Message, advice(v.Reason)
 	}
@@ -192,6 +193,14 @@ func findRecord(path string, wanted func(*trailRecord) bool) (*trailRecord, erro
 			return &r, nil
 		}
 	}
+}
+
+// who names the peer of the record.
+func (r *trailRecord) who() string {
+	if r.Erased() {
+		return "At " + when(&r.Time) + " a client, of which everything personal was erased from the trail,"
+	}
+	return who(r.Peer, r.Time)
 }
 
 // who names the peer of a record.

@@ -111,6 +111,7 @@ func NewBuilder(from, until time.Time) *Builder {
 type record struct {
 	Seq uint64 `json:"seq"`
 	audit.Record
+	audit.Personal
 	Verdict *struct {
 		Reason  string
 		Charges []charge
@@ -239,8 +240,11 @@ func (b *Builder) spend(session, limit, amount string, sign int64) {
 
 func (b *Builder) step(rec *record) {
 	by := "the agent"
-	if rec.Peer != nil {
+	switch {
+	case rec.Peer != nil:
 		by = fmt.Sprintf("uid %d", rec.Peer.UID)
+	case rec.Erased():
+		by = "(erased)"
 	}
 	b.r.Lifecycle = append(b.r.Lifecycle, Step{rec.Seq, rec.Time, string(rec.Event), rec.Session, by})
 	if len(b.r.Lifecycle) > 2*maxSteps {

@@ -145,6 +145,14 @@ type TrailArchived struct {
 	Files   []ArchivedFile `json:"files,omitempty"`
 }
 
+// TrailErased is the parameter of admin_trailErased, and what the trail's record says: which records personal data is deleted of,
+// all of these together.
+type TrailErased struct {
+	Session string `json:"session,omitempty"` // of the session whose id or signer begins with it
+	Client  bool   `json:"client,omitempty"`  // of one client, which the trail does not name again
+	Until   string `json:"until,omitempty"`   // of records before this time, RFC 3339
+}
+
 // ArchivedFile is a segment of the audit trail that was archived.
 type ArchivedFile struct {
 	Name   string `json:"name"`

@@ -146,6 +146,11 @@ func (c *Client) Keys(ctx context.Context) ([]api.Key, error) {
 	return call[[]api.Key](ctx, c, "admin_keys")
 }
 
+// KeysOf lists the keys in the device of the backend of that name.
+func (c *Client) KeysOf(ctx context.Context, backend string) ([]api.Key, error) {
+	return call[[]api.Key](ctx, c, "admin_keys", api.Keys{Backend: backend})
+}
+
 // Attest returns what a device states on a key: that of the session with that ID or signer, or the key's URI.
 func (c *Client) Attest(ctx context.Context, key string) (*api.Attestation, error) {
 	return call[*api.Attestation](ctx, c, "admin_attest", api.Attest{Key: key})
@@ -215,6 +220,12 @@ func (c *Client) AuditHead(ctx context.Context) (api.AuditHead, error) {
 // TrailArchived has the agent record that the first segments of the trail were archived.
 func (c *Client) TrailArchived(ctx context.Context, gone api.TrailArchived) error {
 	_, err := call[api.Done](ctx, c, "admin_trailArchived", gone)
+	return err
+}
+
+// TrailErased has the agent seal its trail's newest segment, and record that personal data of earlier records is deleted.
+func (c *Client) TrailErased(ctx context.Context, choice api.TrailErased) error {
+	_, err := call[api.Done](ctx, c, "admin_trailErased", choice)
 	return err
 }
 
