@@ -1,12 +1,15 @@
 package command
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/keyward/keyward/socket/api"
 	"github.com/keyward/keyward/socket/client"
 )
 
@@ -15,7 +18,10 @@ func (t *tool) keyCommand() *cli.Command {
 		Name:  "key",
 		Usage: "see the keys in the devices",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "list all keys and the sessions they belong to", Action: t.keyList},
+			{
+				Name: "list", Usage: "list all keys and the sessions they belong to", Action: t.keyList,
+				Description: "If a device is locked or does not answer, the keys of the others are listed, the error names it, and the exit code is 1.",
+			},
 			{
 				Name: "rewrap", ArgsUsage: "[SESSION|KEY]", Action: t.keyRewrap,
 				Usage: "encrypt keys that are stored outside of their device with the device key of now (default: each session's)",
@@ -43,16 +49,15 @@ func (t *tool) keyList(c *cli.Context) error {
 		return err
 	}
 	defer cl.Close()
-	keys, err := cl.Keys(c.Context)
-	if err != nil {
-		return err
-	}
+	keys, failed := allKeys(c.Context, cl)
 	if c.Bool("json") {
-		return t.printJSON(keys)
+		return errors.Join(t.printJSON(keys), failed)
+	}
+	if len(keys) == 0 && failed == nil {
+		t.note("no keys")
 	}
 	if len(keys) == 0 {
-		t.note("no keys")
-		return nil
+		return failed
 	}
 	rows := [][]string{{"BACKEND", "PROTECTION", "SIGNER", "SESSION", "STATUS", "KEY"}}
 	for _, k := range keys {
@@ -66,7 +71,24 @@ func (t *tool) keyList(c *cli.Context) error {
 		}
 		rows = append(rows, []string{k.Backend, k.Protection, k.Signer.String(), session, status, k.URI})
 	}
-	return t.table(rows)
+	return errors.Join(t.table(rows), failed)
+}
+
+// allKeys lists the keys of the backends that answer. The error is of the others.
+func allKeys(ctx context.Context, cl *client.Client) (keys []api.Key, failed error) {
+	keys = []api.Key{}
+	backends, err := cl.Backends(ctx)
+	if err != nil {
+		return keys, err
+	}
+	for _, b := range backends {
+		some, err := cl.KeysOf(ctx, b.Name)
+		if err != nil {
+			failed = errors.Join(failed, err)
+		}
+		keys = append(keys, some...)
+	}
+	return keys, failed
 }
 
 func (t *tool) keyRewrap(c *cli.Context) error {
