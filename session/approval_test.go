@@ -189,7 +189,7 @@ func TestWhatEndsAWait(t *testing.T) {
 			a.sweep(t.Context(), map[ID]bool{})
 			return nil
 		}, isNotActive},
-		{"the end of the agent", func(a *agent, _ *Session) error { return a.Close() }, func(err error) bool { return errors.Is(err, context.Canceled) }},
+		{"the end of the agent", func(a *agent, _ *Session) error { return a.Close() }, func(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, ErrHalted) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := newAgent(t)

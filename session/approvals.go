@@ -116,7 +116,8 @@ func (b *approvals) addLocked(s *Sessions, a *Approval) (*waitingApproval, error
 	})
 	b.waiting[a.key()] = p
 	if b.closed {
-		b.endLocked(p, errStopping)
+		b.removeLocked(p)
+		p.finish(errStopping)
 	}
 	return p, nil
 }
@@ -200,30 +201,36 @@ func (b *approvals) decideLocked(p *waitingApproval, denied error) {
 		}
 	}
 	b.decided[p.key()] = &decision{denied, now.Add(p.of.cfg.Approval.timeout())}
-	b.endLocked(p, denied)
+	b.removeLocked(p)
+	p.finish(denied)
 }
 
-// endLocked has p wait no more.
-func (b *approvals) endLocked(p *waitingApproval, outcome error) bool {
+// removeLocked takes p out of the book. The caller, if it returns true, calls finish.
+func (b *approvals) removeLocked(p *waitingApproval) bool {
 	if b.waiting[p.key()] != p {
 		return false
 	}
 	delete(b.waiting, p.key())
 	p.timer.Stop()
+	return true
+}
+
+// finish lets the waiters go on.
+func (p *waitingApproval) finish(outcome error) {
 	p.outcome = outcome
 	p.close()
 	close(p.done)
-	return true
 }
 
 // end ends p without a decision, and puts a record of that in line.
 func (b *approvals) end(p *waitingApproval, outcome error, why string) {
 	b.mu.Lock()
-	ended := b.endLocked(p, outcome)
+	ended := b.removeLocked(p)
 	b.mu.Unlock()
 	if !ended {
 		return
 	}
+	defer p.finish(outcome) // after the record is in line, before those of the waiters
 	rec := &audit.Record{Time: p.of.cfg.Now().UTC(), Event: audit.ApprovalEnded, Session: string(p.Session), Digest: p.Digest.String()}
 	rec.Detail = map[string]any{"id": p.ID, "why": why}
 	l := p.of.ledger
