@@ -116,7 +116,8 @@ func (s *start) explained() error {
 	if s.Seq == 0 || s.said != nil {
 		return nil
 	}
-	return fmt.Errorf("record 1 was expected here, found record %d: records 1 to %d are missing, and no record says that they were archived", s.Seq+1, s.Seq)
+	return fmt.Errorf("record 1 was expected here, found record %d: records 1 to %d are missing, and no record says "+
+		"that they were archived", s.Seq+1, s.Seq)
 }
 
 func hashText(h [32]byte) string { return fmt.Sprintf("0x%x", h) }

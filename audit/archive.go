@@ -55,12 +55,12 @@ func SealedSegments(path string) (all []Sealed, err error) {
 	return all, nil
 }
 
-// Archive copies a segment of a trail that was verified into the directory to, gzipped if compress is set, and reads the
-// copy again. With to "" nothing is copied. It returns what a record [TrailArchived] has to say before the segment is
-// deleted. tree may be nil. The copy is on disk when Archive returns.
+// Archive copies a segment of a trail that was verified into the directory to, gzipped if compress is set, and reads
+// the copy again. With to "" nothing is copied. It returns what a record [TrailArchived] has to say before the segment
+// is deleted. tree may be nil. The copy is on disk when Archive returns.
 //
-// A copy that is already there, as after an earlier call that was cut short, is left if it has the same records. Another
-// file of that name is an error that wraps [fs.ErrExist].
+// A copy that is already there, as after an earlier call that was cut short, is left if it has the same records.
+// Another file of that name is an error that wraps [fs.ErrExist].
 func Archive(s Sealed, to string, compress bool, tree *Tree) (*Gone, error) {
 	hash, err := s.hash()
 	if err != nil {
@@ -111,7 +111,8 @@ func (s Sealed) hash() (h [32]byte, err error) {
 	}
 	line = bytes.TrimSuffix(line, []byte{'\n'})
 	if n, err := numberOf(line); err != nil || n != s.Last {
-		return h, errors.Join(fmt.Errorf("%w: %s ends with record %d, and the next segment begins after %d", ErrDamaged, s.Path, n, s.Last), err)
+		return h, errors.Join(fmt.Errorf("%w: %s ends with record %d, and the next segment begins after %d", ErrDamaged,
+			s.Path, n, s.Last), err)
 	}
 	return sha256.Sum256(chained(line)), nil
 }
@@ -140,7 +141,8 @@ func copySegment(path, to string, compress bool) (file GoneFile, err error) {
 		return file, err
 	}
 	if err := errors.Join(checkCopy(target, compress, file.SHA256), os.Remove(part)); err != nil {
-		return file, fmt.Errorf("%w: %s is not a copy of this segment, choose another directory: %w", fs.ErrExist, target, err)
+		return file, fmt.Errorf("%w: %s is not a copy of this segment, choose another directory: %w", fs.ErrExist, target,
+			err)
 	}
 	return file, nil
 }
@@ -209,8 +211,8 @@ func openArchived(path string, compressed bool) (*archived, error) {
 	return &archived{gz, f}, nil
 }
 
-// ArchivedSegments returns the archived segments of the trail at path that are in the directory dir, in order. The error is
-// fs.ErrNotExist if there is none.
+// ArchivedSegments returns the archived segments of the trail at path that are in the directory dir, in order. The
+// error is fs.ErrNotExist if there is none.
 func ArchivedSegments(dir, path string) (files []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -249,7 +251,8 @@ func VerifyArchive(dir, path string) (missing uint64, err error) {
 		}
 	}
 	if at.Seq < begin.Seq {
-		return 0, fmt.Errorf("%w: the archive ends at record %d, and the trail begins with record %d", ErrDamaged, at.Seq, begin.Seq+1)
+		return 0, fmt.Errorf("%w: the archive ends at record %d, and the trail begins with record %d", ErrDamaged, at.Seq,
+			begin.Seq+1)
 	}
 	return first - 1, nil
 }

@@ -117,7 +117,8 @@ func tamperWithArchive(t *testing.T, path, to string, head Head) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, bytes.ReplaceAll(data, []byte("trail.archived"), []byte("agent.archived")), 0o600); err != nil {
+	if err := os.WriteFile(path, bytes.ReplaceAll(data, []byte("trail.archived"), []byte("agent.archived")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Verify(path, head, nil, false); !errors.Is(err, ErrDamaged) {
@@ -202,7 +203,8 @@ func TestReaderSkipsArchivedSegments(t *testing.T) {
 	}
 	archiveFirst(t, path, head, 3, "", false)
 	rest, err := io.ReadAll(r)
-	if err != nil || !bytes.Contains(rest, lines[6]) || bytes.Contains(rest, lines[7]) || !bytes.Contains(rest, lines[39]) {
+	if err != nil || !bytes.Contains(rest, lines[6]) || bytes.Contains(rest, lines[7]) ||
+		!bytes.Contains(rest, lines[39]) {
 		t.Errorf("%d bytes, %v: want records 2 to 7, which were open, and 22 to 40", len(rest), err)
 	}
 }

@@ -26,7 +26,8 @@ func writeTrail(t *testing.T, path string, n int) ([][]byte, Head) {
 	var lines [][]byte
 	for i := range n {
 		var line []byte
-		line, head, err = head.Seal(nil, &Record{Time: time.Unix(int64(i), 0).UTC(), Event: SignGranted, Session: fmt.Sprintf("s%d", i)})
+		line, head, err = head.Seal(nil, &Record{Time: time.Unix(int64(i), 0).UTC(), Event: SignGranted,
+			Session: fmt.Sprintf("s%d", i)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,12 +67,16 @@ func TestVerifyFindsEveryTampering(t *testing.T) {
 			return join(l...)
 		}, "record 4"},
 		{"first deleted", func(l [][]byte) []byte { return join(l[1:]...) }, "record 1 was expected here, found record 2"},
-		{"middle deleted", func(l [][]byte) []byte { return join(append(l[:2:2], l[3:]...)...) }, "record 3 was expected here, found record 4"},
+		{"middle deleted", func(l [][]byte) []byte { return join(append(l[:2:2], l[3:]...)...) },
+			"record 3 was expected here, found record 4"},
 		{"last deleted", func(l [][]byte) []byte { return join(l[:4]...) }, "records 5 to 5 are missing"},
 		{"all deleted", func(l [][]byte) []byte { return nil }, "records 1 to 5 are missing"},
-		{"swapped", func(l [][]byte) []byte { return join(l[0], l[2], l[1], l[3], l[4]) }, "record 2 was expected here, found record 3"},
-		{"repeated", func(l [][]byte) []byte { return join(l[0], l[1], l[1], l[2], l[3], l[4]) }, "record 3 was expected here, found record 2"},
-		{"garbage inserted", func(l [][]byte) []byte { return join(l[0], []byte("hello\n"), l[1]) }, "found a line that is no record"},
+		{"swapped", func(l [][]byte) []byte { return join(l[0], l[2], l[1], l[3], l[4]) },
+			"record 2 was expected here, found record 3"},
+		{"repeated", func(l [][]byte) []byte { return join(l[0], l[1], l[1], l[2], l[3], l[4]) },
+			"record 3 was expected here, found record 2"},
+		{"garbage inserted", func(l [][]byte) []byte { return join(l[0], []byte("hello\n"), l[1]) },
+			"found a line that is no record"},
 		{"cut in a record", func(l [][]byte) []byte { b := join(l...); return b[:len(b)-7] }, "record 5 is cut short"},
 		{"one appended", func(l [][]byte) []byte {
 			all := join(l...)

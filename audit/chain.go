@@ -44,8 +44,8 @@ func (h Head) Seal(b []byte, rec *Record) (lines []byte, next Head, err error) {
 	return lines, next, nil
 }
 
-// SealWhole is Seal for a line that is hashed as it is, with the personal members, which then can't be erased: the line of a
-// database that writes the verdict and the hash itself, see [Record.Halves].
+// SealWhole is Seal for a line that is hashed as it is, with the personal members, which then can't be erased: the line
+// of a database that writes the verdict and the hash itself, see [Record.Halves].
 func (h Head) SealWhole(b []byte, rec *Record) (lines []byte, next Head, err error) {
 	start := len(b)
 	lines = h.open(b)
@@ -75,11 +75,13 @@ func (h Head) follows(line []byte) (Head, error) {
 	want := append([]byte(`{"seq":`), strconv.FormatUint(h.Seq+1, 10)...)
 	rest, ok := bytes.CutPrefix(line, append(want, ','))
 	if !ok {
-		return Head{}, fmt.Errorf("record %d was expected here, found %s: records were removed, inserted or put in another order", h.Seq+1, seqOf(line))
+		return Head{}, fmt.Errorf("record %d was expected here, found %s: records were removed, inserted or put in "+
+			"another order", h.Seq+1, seqOf(line))
 	}
 	prev := append([]byte(`"prev":"`), hex.EncodeToString(h.Hash[:])...)
 	if !bytes.HasPrefix(rest, append(prev, `",`...)) {
-		return Head{}, fmt.Errorf("record %d does not continue record %d: record %d was edited or inserted, or the link in record %d was",
+		return Head{}, fmt.Errorf("record %d does not continue record %d: record %d was edited or inserted, or the link "+
+			"in record %d was",
 			h.Seq+1, h.Seq, h.Seq, h.Seq+1)
 	}
 	if !json.Valid(line) {
@@ -105,7 +107,8 @@ func seqOf(line []byte) string {
 // Follow checks that line, without its newline, is the record after h, and returns the head after it.
 func (h Head) Follow(line []byte) (Head, error) { return h.follows(line) }
 
-// Halves returns what a line has of rec before its verdict and after it, for a database that writes the verdict itself. rec's own verdict is in neither.
+// Halves returns what a line has of rec before its verdict and after it, for a database that writes the verdict itself.
+// rec's own verdict is in neither.
 func (rec *Record) Halves() (before, after string, err error) {
 	e := encoder{}
 	e.beforeVerdict(rec)

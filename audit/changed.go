@@ -53,9 +53,11 @@ func (t *Trail) Check(head Head) error {
 	case now == want:
 		return nil
 	case now.dev != want.dev || now.ino != want.ino:
-		return fmt.Errorf("%w: another file is at %s since the agent opened it; put the one with record %d back", ErrDamaged, t.path, head.Seq)
+		return fmt.Errorf("%w: another file is at %s since the agent opened it; put the one with record %d back", ErrDamaged,
+			t.path, head.Seq)
 	case now.size != want.size:
-		return fmt.Errorf("%w: %s has %d bytes, and the agent left %d: another program truncated it or wrote to it (logrotate must leave it alone)",
+		return fmt.Errorf("%w: %s has %d bytes, and the agent left %d: another program truncated it or wrote to it "+
+			"(logrotate must leave it alone)",
 			ErrDamaged, t.path, now.size, want.size)
 	}
 	if err := t.checkRecords(head); err != nil {

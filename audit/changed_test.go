@@ -34,11 +34,13 @@ func TestCheckNoticesChanges(t *testing.T) {
 		{"another name", func(_ *testing.T, path string, _ []byte) error { return os.Link(path, path+".2") }, nil},
 		{"the same bytes", func(t *testing.T, path string, all []byte) error { write(t, path, all); return nil }, nil},
 		{"copytruncate", func(_ *testing.T, path string, _ []byte) error { return os.Truncate(path, 0) }, ErrDamaged},
-		{"cut", func(_ *testing.T, path string, all []byte) error { return os.Truncate(path, int64(len(all)-1)) }, ErrDamaged},
+		{"cut", func(_ *testing.T, path string, all []byte) error { return os.Truncate(path, int64(len(all)-1)) },
+			ErrDamaged},
 		{"cut and filled with zeros", func(_ *testing.T, path string, all []byte) error {
 			return errors.Join(os.Truncate(path, 0), os.Truncate(path, int64(len(all))))
 		}, ErrDamaged},
-		{"appended", func(t *testing.T, path string, all []byte) error { write(t, path, append(all, '\n')); return nil }, ErrDamaged},
+		{"appended", func(t *testing.T, path string, all []byte) error { write(t, path, append(all, '\n')); return nil },
+			ErrDamaged},
 		{"first record edited", func(t *testing.T, path string, all []byte) error {
 			write(t, path, bytes.Replace(all, []byte("s0"), []byte("sX"), 1))
 			return nil

@@ -45,7 +45,8 @@ func OpenCheckpoint(signed []byte, key note.Verifier) (Checkpoint, error) {
 	}
 	lines := strings.Split(n.Text, "\n")
 	if len(lines) < 4 || lines[0] != key.Name() {
-		return Checkpoint{}, fmt.Errorf("checkpoint: want the lines origin, size and root, and the origin %q, got %.200q", key.Name(), n.Text)
+		return Checkpoint{}, fmt.Errorf("checkpoint: want the lines origin, size and root, and the origin %q, got %.200q",
+			key.Name(), n.Text)
 	}
 	size, err := strconv.ParseInt(lines[1], 10, 64)
 	if err != nil || size < 0 || lines[1] != strconv.FormatInt(size, 10) {
@@ -106,7 +107,8 @@ func MakeKey(path, origin string) (*Key, error) {
 	if owner := dir.Sys().(*syscall.Stat_t); os.Geteuid() == 0 {
 		uid, gid = int(owner.Uid), int(owner.Gid)
 	}
-	if err := (durable.Files{FS: durable.OS}).WriteOwned(path, []byte(secret+"\n"+public+"\n"), 0o600, uid, gid); err != nil {
+	if err := (durable.Files{FS: durable.OS}).WriteOwned(path, []byte(secret+"\n"+public+"\n"), 0o600, uid,
+		gid); err != nil {
 		return nil, err
 	}
 	return ReadKey(path)
@@ -139,7 +141,8 @@ func VerifyCheckpoint(path string, c Checkpoint) error {
 		sum.add(tlog.RecordHash(chained(line[:len(line)-1])))
 	}
 	if sum.root() != c.Tree.Hash {
-		return fmt.Errorf("%w: the records up to %d are not those of the checkpoint: one was edited, or the trail was set back and grew again",
+		return fmt.Errorf("%w: the records up to %d are not those of the checkpoint: one was edited, or the trail was set "+
+			"back and grew again",
 			ErrDamaged, c.Tree.N)
 	}
 	return nil
@@ -158,16 +161,19 @@ func firstTree(path string, c Checkpoint) (*treeSum, error) {
 	case begin.explained() != nil:
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, begin.explained())
 	case int64(begin.Seq) > c.Tree.N:
-		return nil, fmt.Errorf("the records up to %d were archived, and the checkpoint has %d: it can't be compared with what is left", begin.Seq, c.Tree.N)
+		return nil, fmt.Errorf("the records up to %d were archived, and the checkpoint has %d: it can't be compared with "+
+			"what is left", begin.Seq, c.Tree.N)
 	case len(begin.said.Tree) != bits.OnesCount64(begin.Seq):
-		return nil, fmt.Errorf("the records up to %d are gone, and their tree is not known: checkpoints can't be compared with what is left", begin.Seq)
+		return nil, fmt.Errorf("the records up to %d are gone, and their tree is not known: checkpoints can't be compared "+
+			"with what is left", begin.Seq)
 	}
 	return &treeSum{n: int64(begin.Seq), roots: begin.said.Tree}, nil
 }
 
 // setBack is the error of a trail that has fewer records than a checkpoint.
 func setBack(c Checkpoint, records int64) error {
-	return fmt.Errorf("%w: it has %d records, and the checkpoint of %s has %d: the last %d were cut off, perhaps together with the ledger",
+	return fmt.Errorf("%w: it has %d records, and the checkpoint of %s has %d: the last %d were cut off, perhaps "+
+		"together with the ledger",
 		ErrDamaged, records, c.Origin, c.Tree.N, c.Tree.N-records)
 }
 

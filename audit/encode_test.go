@@ -32,7 +32,8 @@ func split(rec *Record) (rest, personal *Record) {
 	return &a, &b
 }
 
-// wantJSON checks that a line has rec as encoding/json renders it, behind what chains it and with its personal members last.
+// wantJSON checks that a line has rec as encoding/json renders it, behind what chains it and with its personal members
+// last.
 func wantJSON(t *testing.T, rec *Record) {
 	t.Helper()
 	const before = "the line before\n"
@@ -80,9 +81,12 @@ func TestLineIsEncodingJSON(t *testing.T) {
 		{Time: at.In(time.FixedZone("", 19800)), Event: "<&>"},
 		{Time: at.Truncate(time.Second), Event: SessionCreated, Detail: map[string]any{"b": 1, "a": "<x>"}},
 		{Time: at, Event: SignGranted, Peer: &Peer{}},
-		{Time: at, Event: SignGranted, Peer: &Peer{UID: 1<<32 - 1, GID: 7, Groups: []uint32{1}, PID: -1, Exe: "/bin/\xff\u2028\"é"}},
-		{Time: at, Event: SignGranted, Method: "m", Session: "s", Signer: "0x1", Digest: "0x2", KeyURI: "pkcs11:a;b&c", Protection: "resident",
-			Transaction: json.RawMessage(` {"a": 1}`), Verdict: &Verdict{Allow: true, Charges: list{"x"}, Replaces: true, Repeat: true}},
+		{Time: at, Event: SignGranted, Peer: &Peer{UID: 1<<32 - 1, GID: 7, Groups: []uint32{1}, PID: -1,
+			Exe: "/bin/\xff\u2028\"é"}},
+		{Time: at, Event: SignGranted, Method: "m", Session: "s", Signer: "0x1", Digest: "0x2", KeyURI: "pkcs11:a;b&c",
+			Protection:  "resident",
+			Transaction: json.RawMessage(` {"a": 1}`), Verdict: &Verdict{Allow: true, Charges: list{"x"}, Replaces: true,
+				Repeat: true}},
 		{Time: at, Event: SignDenied, Verdict: &Verdict{Reason: "r", Message: "line\nbreak\ttab\x00\x7f"}},
 		{Time: at, Event: SignFailed, Detail: "text <b>", Transaction: []int(nil), Verdict: &Verdict{Charges: list(nil)}},
 		{Time: at, Detail: list{}},
@@ -93,7 +97,8 @@ func TestLineIsEncodingJSON(t *testing.T) {
 	} {
 		wantJSON(t, rec)
 	}
-	if _, _, err := (Head{}).Seal(nil, &Record{Time: at, Detail: list{"1", "2", "3"}}); err == nil || !strings.Contains(err.Error(), "too long") {
+	if _, _, err := (Head{}).Seal(nil, &Record{Time: at, Detail: list{"1", "2", "3"}}); err == nil ||
+		!strings.Contains(err.Error(), "too long") {
 		t.Errorf("Seal with a value that can't be written = %v, want its error", err)
 	}
 }
@@ -103,8 +108,9 @@ func FuzzLine(f *testing.F) {
 	f.Add(int64(-1), "\x00<&>\u2029", "\\\"\xff", uint32(0), int32(0), false)
 	f.Fuzz(func(t *testing.T, nanos int64, a, b string, uid uint32, pid int32, flag bool) {
 		rec := &Record{
-			Time: time.Unix(0, nanos).UTC(), Event: Event(a), Peer: &Peer{UID: uid, GID: uid / 2, PID: pid, Exe: b}, Method: b, Session: a,
-			Signer: b, Digest: a, Transaction: list{a, b}, KeyURI: a, Protection: b, Detail: b,
+			Time: time.Unix(0, nanos).UTC(), Event: Event(a), Peer: &Peer{UID: uid, GID: uid / 2, PID: pid, Exe: b}, Method: b,
+			Session: a,
+			Signer:  b, Digest: a, Transaction: list{a, b}, KeyURI: a, Protection: b, Detail: b,
 			Verdict: &Verdict{Allow: flag, Reason: a, Message: b, Charges: list{b}, Replaces: flag, Repeat: !flag},
 		}
 		wantJSON(t, rec)
@@ -113,8 +119,10 @@ func FuzzLine(f *testing.F) {
 }
 
 func BenchmarkSeal(b *testing.B) {
-	rec := &Record{Time: time.Now().UTC(), Event: SignGranted, Peer: &Peer{UID: 1, PID: 2, Exe: "/usr/bin/node"}, Method: "eth_signTypedData_v4",
-		Session: "0123456789abcdef", Signer: "0x2222222222222222222222222222222222222222", Digest: strings.Repeat("0", 66), Verdict: &Verdict{Allow: true}}
+	rec := &Record{Time: time.Now().UTC(), Event: SignGranted, Peer: &Peer{UID: 1, PID: 2, Exe: "/usr/bin/node"},
+		Method:  "eth_signTypedData_v4",
+		Session: "0123456789abcdef", Signer: "0x2222222222222222222222222222222222222222", Digest: strings.Repeat("0", 66),
+		Verdict: &Verdict{Allow: true}}
 	var line []byte
 	b.ReportAllocs()
 	for b.Loop() {

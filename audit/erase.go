@@ -21,9 +21,9 @@ type Erasure struct {
 	Older  int // chosen records of older versions, whose personal members are part of the chain; they are as they were
 }
 
-// Erase deletes the personal members of the records of a sealed or an archived segment that choose picks by their lines,
-// without newlines. The chain stays as it is. The segment is replaced as a whole: after an error it is as it was.
-// Concurrent readers of the segment see the old one or the new one.
+// Erase deletes the personal members of the records of a sealed or an archived segment that choose picks by their
+// lines, without newlines. The chain stays as it is. The segment is replaced as a whole: after an error it is as it
+// was. Concurrent readers of the segment see the old one or the new one.
 func Erase(file string, choose func(line []byte) bool) (Erasure, error) {
 	old, err := os.Stat(file)
 	if err != nil {
@@ -47,7 +47,8 @@ func removed(path string) error {
 	return nil
 }
 
-// writeErased writes the segment at file without what is erased to the file part, with the times, the owner and the mode of old.
+// writeErased writes the segment at file without what is erased to the file part, with the times, the owner and the
+// mode of old.
 func writeErased(file, part string, old fs.FileInfo, choose func([]byte) bool) (done Erasure, err error) {
 	compressed := strings.HasSuffix(file, ".gz")
 	in, err := openArchived(file, compressed)

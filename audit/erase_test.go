@@ -23,7 +23,8 @@ func personalTrail(t *testing.T, n int) (path string, head Head) {
 	}
 	defer tr.Close()
 	for i := range n {
-		rec := &Record{Time: time.Unix(int64(i), 0).UTC(), Event: SignGranted, Session: "s", Peer: &Peer{UID: uint32(1000 + i%2)},
+		rec := &Record{Time: time.Unix(int64(i), 0).UTC(), Event: SignGranted, Session: "s",
+			Peer:        &Peer{UID: uint32(1000 + i%2)},
 			Transaction: map[string]int{"nonce": i}, Verdict: &Verdict{Allow: true}}
 		line, next, err := head.Seal(nil, rec)
 		if err = errors.Join(err, tr.Append(line)); err != nil {
@@ -45,7 +46,8 @@ func ofClient(uid string) func([]byte) bool {
 	return func(line []byte) bool { return bytes.Contains(line, []byte(`"peer":{"uid":`+uid)) }
 }
 
-// Personal data of chosen records is erased from sealed and archived segments. The chain, its tree and the others' data stay.
+// Personal data of chosen records is erased from sealed and archived segments. The chain, its tree and the others' data
+// stay.
 func TestErase(t *testing.T) {
 	path, head := personalTrail(t, 18)
 	before, err := OpenTree(filepath.Join(t.TempDir(), "tree"))
@@ -98,7 +100,8 @@ func TestErase(t *testing.T) {
 		switch {
 		case rec.Erased():
 			erased++
-			if bytes.Contains(line, []byte("1000")) || bytes.Contains(line, []byte("nonce")) || bytes.Contains(line, []byte("salt")) {
+			if bytes.Contains(line, []byte("1000")) || bytes.Contains(line, []byte("nonce")) ||
+				bytes.Contains(line, []byte("salt")) {
 				t.Errorf("an erased line still has %s", line)
 			}
 		case bytes.Contains(line, []byte(`"peer":{"uid":1001`)):
@@ -119,7 +122,8 @@ func mustBegin(t *testing.T, path string) Head {
 	return head
 }
 
-// Personal data can be deleted, and in no other way changed: neither its values, its salt, its hash, nor by adding to it.
+// Personal data can be deleted, and in no other way changed: neither its values, its salt, its hash, nor by adding to
+// it.
 func TestPersonalDataIsChained(t *testing.T) {
 	path, head := personalTrail(t, 3)
 	good, err := os.ReadFile(path)
@@ -146,7 +150,8 @@ func TestPersonalDataIsChained(t *testing.T) {
 
 // A line of an older version, without the hash, is hashed as it is: nothing can be added to it, and nothing erased.
 func TestOlderLines(t *testing.T) {
-	line := []byte(`{"seq":1,"prev":"` + strings.Repeat("0", 64) + `","time":"2026-11-28T09:00:00Z","event":"sign.granted","peer":{"uid":1000,"gid":1,"pid":2}}`)
+	line := []byte(`{"seq":1,"prev":"` + strings.Repeat("0", 64) +
+		`","time":"2026-11-28T09:00:00Z","event":"sign.granted","peer":{"uid":1000,"gid":1,"pid":2}}`)
 	head, err := Head{}.follows(line)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +163,8 @@ func TestOlderLines(t *testing.T) {
 	}{
 		{"as it was", string(line), true},
 		{"with a hash", strings.TrimSuffix(string(line), "}") + `,"personal":"` + strings.Repeat("0", 64) + `"}`, false},
-		{"with a hash and values", strings.TrimSuffix(string(line), "}") + `,"personal":"` + strings.Repeat("0", 64) + `","salt":"00"}`, false},
+		{"with a hash and values", strings.TrimSuffix(string(line), "}") + `,"personal":"` + strings.Repeat("0", 64) +
+			`","salt":"00"}`, false},
 	} {
 		if err := os.WriteFile(path, []byte(tt.line+"\n"), 0o600); err != nil {
 			t.Fatal(err)

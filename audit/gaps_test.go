@@ -15,7 +15,8 @@ import (
 
 // A peer's ids are written in decimal, however many digits they have.
 func TestLineOfAPeerWithLongIDs(t *testing.T) {
-	wantJSON(t, &Record{Time: time.Unix(1e9, 0).UTC(), Event: SignGranted, Peer: &Peer{UID: 100_123, GID: 100_456, PID: 4_194_303}})
+	wantJSON(t, &Record{Time: time.Unix(1e9, 0).UTC(), Event: SignGranted,
+		Peer: &Peer{UID: 100_123, GID: 100_456, PID: 4_194_303}})
 }
 
 // Where the trail is gone, none is begun in its place.
@@ -25,7 +26,8 @@ func TestOpenMakesNoTrailInPlaceOfALostOne(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := openWithin(t, path, head); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "is gone, with records up to 3") {
+	if err := openWithin(t, path, head); !errors.Is(err, ErrDamaged) ||
+		!strings.Contains(err.Error(), "is gone, with records up to 3") {
 		t.Errorf("opening a trail that is gone: %v", err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -47,7 +49,8 @@ func TestOpenSaysHowFarTheTrailIsAhead(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := openWithin(t, path, head); !errors.Is(err, ErrAhead) || !strings.Contains(err.Error(), "has 10 bytes after record 3") {
+	if err := openWithin(t, path, head); !errors.Is(err, ErrAhead) ||
+		!strings.Contains(err.Error(), "has 10 bytes after record 3") {
 		t.Errorf("opening a trail with 10 bytes more: %v", err)
 	}
 }

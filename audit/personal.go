@@ -11,8 +11,9 @@ import (
 //
 //	…,"personal":"<hex SHA-256 of what follows, without the last brace>","salt":"<32 hex digits>",<personal members>}
 //
-// What is chained is the line up to the member personal, with a brace after it. So the salt and the personal members can be
-// deleted: the line is then what was chained all along. The salt is random, so that the hash does not tell the values.
+// What is chained is the line up to the member personal, with a brace after it. So the salt and the personal members
+// can be deleted: the line is then what was chained all along. The salt is random, so that the hash does not tell the
+// values.
 const (
 	personalName = `,"personal":"`
 	saltName     = `,"salt":"`
@@ -33,8 +34,8 @@ func (r *Record) hasPersonal() bool {
 	return r.Peer != nil || r.Transaction != nil || r.Detail != nil && r.Event.namesPeople()
 }
 
-// seal appends rec's personal members and their hash to b, whose line begins at start and has the other members, and returns
-// the hash of what is chained. Both ends of the line are left open.
+// seal appends rec's personal members and their hash to b, whose line begins at start and has the other members, and
+// returns the hash of what is chained. Both ends of the line are left open.
 func seal(b []byte, start int, rec *Record) (lines []byte, hash [32]byte, err error) {
 	lines = append(b, personalName...)
 	at := len(lines)
@@ -57,8 +58,8 @@ func seal(b []byte, start int, rec *Record) (lines []byte, hash [32]byte, err er
 	return lines, hash, nil
 }
 
-// personal finds the end of what is chained in a line without its newline: rest is what follows, without the line's last
-// brace, and want its hash in hex. ok is false if the line has no member personal.
+// personal finds the end of what is chained in a line without its newline: rest is what follows, without the line's
+// last brace, and want its hash in hex. ok is false if the line has no member personal.
 func personal(line []byte) (end int, want, rest []byte, ok bool) {
 	at := bytes.LastIndex(line, []byte(personalName))
 	if at < 0 {

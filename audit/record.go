@@ -8,16 +8,21 @@ import "time"
 type Event string
 
 const (
-	SignGranted     Event = "sign.granted"     // charged; the signature is released once this record is on disk
-	SignDenied      Event = "sign.denied"      // the policy, a limit or the session's state refused
-	SignFailed      Event = "sign.failed"      // granted, but the device gave no good signature; the charge stays
-	SignReverted    Event = "sign.reverted"    // granted, but certainly not signed: detail has why, and what was taken back of the charge
-	AccessRefused   Event = "access.refused"   // the peer may not use that signer, or there is none
-	MessageRefused  Event = "message.refused"  // a message, foreign typed data, or a transaction of a type that no session signs
-	ApprovalAsked   Event = "approval.asked"   // a guard rule wants an approval: the request waits; detail has its id, the rules, and how many have to approve
-	ApprovalVoted   Event = "approval.voted"   // an operator or a program of his voted; it counts if the request still waited
-	ApprovalEnded   Event = "approval.ended"   // without a decision; detail says why
-	RefusalsSummary Event = "refusals.summary" // detail counts, by reason, the refusals since the last summary that have no record of their own
+	SignGranted Event = "sign.granted" // charged; the signature is released once this record is on disk
+	SignDenied  Event = "sign.denied"  // the policy, a limit or the session's state refused
+	SignFailed  Event = "sign.failed"  // granted, but the device gave no good signature; the charge stays
+	// granted, but certainly not signed: detail has why, and what was taken back of the charge
+	SignReverted  Event = "sign.reverted"
+	AccessRefused Event = "access.refused" // the peer may not use that signer, or there is none
+	// a message, foreign typed data, or a transaction of a type that no session signs
+	MessageRefused Event = "message.refused"
+	// a guard rule wants an approval: the request waits; detail has its id, the rules, and how many have to approve
+	ApprovalAsked Event = "approval.asked"
+	// an operator or a program of his voted; it counts if the request still waited
+	ApprovalVoted Event = "approval.voted"
+	ApprovalEnded Event = "approval.ended" // without a decision; detail says why
+	// detail counts, by reason, the refusals since the last summary that have no record of their own
+	RefusalsSummary Event = "refusals.summary"
 	SessionCreated  Event = "session.created"
 	SessionActive   Event = "session.activated"
 	SessionExpired  Event = "session.expired"
@@ -37,20 +42,22 @@ const (
 	KeyRewrapped     Event = "key.rewrapped"         // encrypted with the device key of now
 	BackendChecked   Event = "backend.checked"       // with a throw-away key
 	AdminPINGiven    Event = "backend.adminPinGiven" // for the next key that is generated or destroyed
-	DeviceCounted    Event = "device.counted"        // the device's counter of a key's signatures, as the one to compare with from now on; detail has why
-	DeviceExternal   Event = "device.externalUsage"  // the device has counted signatures that the agent did not ask for
-	AgentStarted     Event = "agent.started"
-	AgentStopped     Event = "agent.stopped"
-	AgentLocked      Event = "agent.locked"
-	AgentUnlocked    Event = "agent.unlocked"
-	AgentReloaded    Event = "agent.reloaded"
-	AgentLatency     Event = "agent.latency" // how long requests for a signature took lately; detail has how many they were, and half and 99 of 100 of them in ms
-	BackupMade       Event = "backup.made"
-	StateRestored    Event = "state.restored" // from a backup; detail has what was counted for the time since
-	StateRepaired    Event = "state.repaired" // by keyward repair; detail has the damage and what was done
-	TrailArchived    Event = "trail.archived" // the first records are not here any more; detail is a Gone
-	TrailErased      Event = "trail.erased"   // personal data of earlier records is being deleted; detail has by which choice
-	TrailRepaired    Event = "trail.repaired" // the same, since they were damaged
+	// the device's counter of a key's signatures, as the one to compare with from now on; detail has why
+	DeviceCounted  Event = "device.counted"
+	DeviceExternal Event = "device.externalUsage" // the device has counted signatures that the agent did not ask for
+	AgentStarted   Event = "agent.started"
+	AgentStopped   Event = "agent.stopped"
+	AgentLocked    Event = "agent.locked"
+	AgentUnlocked  Event = "agent.unlocked"
+	AgentReloaded  Event = "agent.reloaded"
+	// how long requests for a signature took lately; detail has how many they were, and half and 99 of 100 of them in ms
+	AgentLatency  Event = "agent.latency"
+	BackupMade    Event = "backup.made"
+	StateRestored Event = "state.restored" // from a backup; detail has what was counted for the time since
+	StateRepaired Event = "state.repaired" // by keyward repair; detail has the damage and what was done
+	TrailArchived Event = "trail.archived" // the first records are not here any more; detail is a Gone
+	TrailErased   Event = "trail.erased"   // personal data of earlier records is being deleted; detail has by which choice
+	TrailRepaired Event = "trail.repaired" // the same, since they were damaged
 )
 
 // Peer is who asked, as the kernel tells (SO_PEERCRED, unix(7)).
@@ -59,13 +66,15 @@ type Peer struct {
 	GID    uint32   `json:"gid"`
 	Groups []uint32 `json:"-"` // supplementary groups (SO_PEERGROUPS)
 	PID    int32    `json:"pid"`
-	Exe    string   `json:"exe,omitempty"` // /proc/PID/exe, unverified: a process can run another program after it connects; "" if not readable
+	// /proc/PID/exe, unverified: a process can run another program after it connects; "" if not readable
+	Exe string `json:"exe,omitempty"`
 }
 
 // Record is one line, without the fields that chain it. Times are UTC.
 //
-// Peer, Transaction and, of the events that are about a session's clients, Detail are personal. The chain has a salted hash of
-// them, and they are beside it, so that [Erase] can delete them. Lines of older versions are hashed as they are.
+// Peer, Transaction and, of the events that are about a session's clients, Detail are personal. The chain has a salted
+// hash of them, and they are beside it, so that [Erase] can delete them. Lines of older versions are hashed as they
+// are.
 type Record struct {
 	Time        time.Time `json:"time"`
 	Event       Event     `json:"event"`

@@ -27,7 +27,8 @@ func IsSegment(path, name string) bool {
 	return ok && strings.HasSuffix(name, ext) && len(number) == 20 && strings.Trim(number, "0123456789") == ""
 }
 
-// Segments returns the paths of the trail's files in the order of their records. The last one is path, unless there is no such file.
+// Segments returns the paths of the trail's files in the order of their records. The last one is path, unless there is
+// no such file.
 func Segments(path string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
@@ -46,9 +47,9 @@ func Segments(path string) ([]string, error) {
 	return all, nil
 }
 
-// Reader reads a trail's segments one after the other. At the end of the newest one Read returns io.EOF, and a later Read
-// goes on with what was appended since, also in a segment that was begun since. It skips segments that were archived
-// since it was opened.
+// Reader reads a trail's segments one after the other. At the end of the newest one Read returns io.EOF, and a later
+// Read goes on with what was appended since, also in a segment that was begun since. It skips segments that were
+// archived since it was opened.
 type Reader struct {
 	path  string
 	files []string // in order
@@ -116,7 +117,8 @@ func (r *Reader) advance() (bool, error) {
 	return true, nil
 }
 
-// skipGone goes on with the first segment after the one to open next, which was archived since the segments were listed.
+// skipGone goes on with the first segment after the one to open next, which was archived since the segments were
+// listed.
 func (r *Reader) skipGone() (bool, error) {
 	files, err := Segments(r.path)
 	if err != nil {

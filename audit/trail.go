@@ -79,7 +79,8 @@ func exists(fsys vfs.FS, path string) bool {
 }
 
 // Rotate begins a new segment after head, the trail's last record, and returns the head to go on with. The caller has
-// synced the trail. The ledger may still hold the head from before when it crashes: [OpenTrail] finds out by the sealed file.
+// synced the trail. The ledger may still hold the head from before when it crashes: [OpenTrail] finds out by the sealed
+// file.
 func (t *Trail) Rotate(head Head) (Head, error) {
 	if err := t.fs.Rename(t.path, SegmentPath(t.path, head.Sealed+1)); err != nil {
 		return head, fmt.Errorf("sealing a segment of the audit trail: %w", err)
@@ -135,7 +136,8 @@ func (t *Trail) complete(head Head, journal []byte) error {
 		return fmt.Errorf("reading audit trail: %w", err)
 	}
 	if !partOf(journal, tail) {
-		return fmt.Errorf("%w: the end of %s is not what the ledger wrote there; 'keyward audit verify' names the record", ErrDamaged, t.path)
+		return fmt.Errorf("%w: the end of %s is not what the ledger wrote there; 'keyward audit verify' names the record",
+			ErrDamaged, t.path)
 	}
 	// All of it, also what seems to be there: after a sync that failed, the kernel shows pages that it has not
 	// written and will not write (fsync(2)).
@@ -155,8 +157,8 @@ func (t *Trail) complete(head Head, journal []byte) error {
 	return syncDir(t.fs, t.path)
 }
 
-// partOf reports whether tail can be what is left of the journal in the file: pages reach the disk in any order, and one that
-// did not is all zeros after a power cut.
+// partOf reports whether tail can be what is left of the journal in the file: pages reach the disk in any order, and
+// one that did not is all zeros after a power cut.
 func partOf(journal, tail []byte) bool {
 	for i, b := range tail {
 		if b != journal[i] && b != 0 {
@@ -176,7 +178,8 @@ func (t *Trail) checkLast(head Head) error {
 		return err
 	}
 	if sha256.Sum256(chained(line)) != head.Hash {
-		return fmt.Errorf("%w: record %d in %s is not the one that was written; 'keyward audit verify' says more", ErrDamaged, head.Seq, t.path)
+		return fmt.Errorf("%w: record %d in %s is not the one that was written; 'keyward audit verify' says more", ErrDamaged,
+			head.Seq, t.path)
 	}
 	return nil
 }

@@ -69,8 +69,8 @@ func TestRecordsAreJSON(t *testing.T) {
 	}
 }
 
-// After a power cut the file may have holes where pages did not reach the disk. The journal fills them; anything else in
-// their place is damage.
+// After a power cut the file may have holes where pages did not reach the disk. The journal fills them; anything else
+// in their place is damage.
 func TestOpenFillsHoles(t *testing.T) {
 	whole := filepath.Join(t.TempDir(), "audit.jsonl")
 	lines, head := writeTrail(t, whole, 5)

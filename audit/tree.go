@@ -19,8 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tree is the Merkle tree of RFC 6962 whose leaves are a trail's lines without their newlines. It is kept in a file beside
-// the trail: hashes of 32 bytes in the order of [tlog.StoredHashIndex]. The file can be deleted: [Tree.Extend] builds it again.
+// Tree is the Merkle tree of RFC 6962 whose leaves are a trail's lines without their newlines. It is kept in a file
+// beside the trail: hashes of 32 bytes in the order of [tlog.StoredHashIndex]. The file can be deleted: [Tree.Extend]
+// builds it again.
 //
 // The file is a cache. [Tree.Extend] compares only its last leaf with the trail; [VerifyCheckpoint] reads every line.
 type Tree struct {
@@ -35,8 +36,8 @@ var _ tlog.HashReader = (*Tree)(nil)
 // TreePath is where the tree of the trail at path is kept.
 func TreePath(path string) string { return strings.TrimSuffix(path, filepath.Ext(path)) + ".tree" }
 
-// OpenTree opens the file at path, or makes it, and locks it against other processes. A new file belongs to the owner of its
-// directory. Hashes of a leaf that was not written whole are dropped.
+// OpenTree opens the file at path, or makes it, and locks it against other processes. A new file belongs to the owner
+// of its directory. Hashes of a leaf that was not written whole are dropped.
 func OpenTree(path string) (*Tree, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -102,11 +103,13 @@ func (t *Tree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 // Root is the root of the tree of the first n leaves.
 func (t *Tree) Root(n int64) (tlog.Hash, error) { return tlog.TreeHash(n, t) }
 
-// Extend adds the lines of the trail at path up to record upTo. Each has to continue the one before, and the last one that
-// the tree has must still be in the trail: if not, or if the trail is shorter than the tree, the error wraps [ErrDamaged].
+// Extend adds the lines of the trail at path up to record upTo. Each has to continue the one before, and the last one
+// that the tree has must still be in the trail: if not, or if the trail is shorter than the tree, the error wraps
+// [ErrDamaged].
 func (t *Tree) Extend(path string, upTo uint64) error {
 	if upTo < uint64(t.n) {
-		return fmt.Errorf("%w: it ends at record %d, and %s has records up to %d: the trail was set back, perhaps together with the ledger",
+		return fmt.Errorf("%w: it ends at record %d, and %s has records up to %d: the trail was set back, perhaps "+
+			"together with the ledger",
 			ErrDamaged, upTo, t.f.Name(), t.n)
 	}
 	if upTo == 0 {
@@ -176,8 +179,8 @@ func (t *Tree) seek(path string) (*lineReader, Head, error) {
 	return lines, Head{Seq: uint64(t.n) - 1}.after(line), nil
 }
 
-// restart begins a tree whose first leaves were archived, by the roots that the trail's own record has of them. Proofs from one of those leaves
-// can't be made.
+// restart begins a tree whose first leaves were archived, by the roots that the trail's own record has of them. Proofs
+// from one of those leaves can't be made.
 func (t *Tree) restart(path string, begin *start) error {
 	if _, err := ReadAfter(path, begin.Head, func(line []byte) error { begin.look(line); return nil }); err != nil {
 		return err
@@ -187,7 +190,8 @@ func (t *Tree) restart(path string, begin *start) error {
 	}
 	roots := begin.said.Tree
 	if len(roots) != bits.OnesCount64(begin.Seq) {
-		return fmt.Errorf("the records up to %d are gone, and their tree is not known: make checkpoints with a new key; %s can be moved away", begin.Seq, t.f.Name())
+		return fmt.Errorf("the records up to %d are gone, and their tree is not known: make checkpoints with a new key; "+
+			"%s can be moved away", begin.Seq, t.f.Name())
 	}
 	if err := t.f.Truncate(tlog.StoredHashCount(int64(begin.Seq)) * tlog.HashSize); err != nil {
 		return err
@@ -214,7 +218,8 @@ func (t *Tree) lastLeaf(lines *bufio.Reader) ([]byte, error) {
 		return nil, err
 	}
 	if leaf[0] != tlog.RecordHash(chained(line)) {
-		return nil, fmt.Errorf("%w: record %d is not the one in %s: it was edited, or the trail was set back and grew again", ErrDamaged, t.n, t.f.Name())
+		return nil, fmt.Errorf("%w: record %d is not the one in %s: it was edited, or the trail was set back and grew again",
+			ErrDamaged, t.n, t.f.Name())
 	}
 	return line, nil
 }

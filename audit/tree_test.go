@@ -11,7 +11,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// segmentedTrail makes a trail of n records with a new segment after each size records, and returns its path, lines and head.
+// segmentedTrail makes a trail of n records with a new segment after each size records, and returns its path, lines and
+// head.
 func segmentedTrail(t *testing.T, n, size int) (path string, lines [][]byte, head Head) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "audit.jsonl")
@@ -66,8 +67,8 @@ func referenceRoots(t *testing.T, lines [][]byte) (roots []tlog.Hash) {
 	return roots
 }
 
-// A tree that grows by any steps, over segments, with its file closed, cut at any place and opened again between them, has
-// the roots that tlog computes.
+// A tree that grows by any steps, over segments, with its file closed, cut at any place and opened again between them,
+// has the roots that tlog computes.
 func TestTreeGrows(t *testing.T) {
 	path, lines, _ := segmentedTrail(t, 40, 7)
 	roots := referenceRoots(t, lines)

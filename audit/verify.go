@@ -70,7 +70,8 @@ func (s *start) verify(path string, head Head, journal []byte, live bool) (rep R
 // lacks returns the part of journal that the newest segment lacks.
 func (r *Reader) lacks(head Head, journal []byte) []byte {
 	lacks := head.Size
-	if last := r.files[len(r.files)-1]; filepath.Base(last) == filepath.Base(r.path) || last == SegmentPath(r.path, head.Sealed+1) {
+	if last := r.files[len(r.files)-1]; filepath.Base(last) == filepath.Base(r.path) ||
+		last == SegmentPath(r.path, head.Sealed+1) {
 		fi, err := os.Stat(last)
 		if err != nil {
 			return nil // reading it fails too
@@ -104,11 +105,13 @@ func verify(r io.Reader, at, head Head, live bool, look func(line []byte)) (Repo
 		at = next
 		look(line)
 		if at.Seq == head.Seq && at.Hash != head.Hash {
-			return Report{Head: at}, fmt.Errorf("record %d is not the one that the ledger knows: it was edited, or one before it and all links since", at.Seq)
+			return Report{Head: at}, fmt.Errorf("record %d is not the one that the ledger knows: it was edited, or one "+
+				"before it and all links since", at.Seq)
 		}
 	}
 	if at.Seq < head.Seq {
-		return Report{Head: at}, fmt.Errorf("the trail ends at record %d, records %d to %d are missing", at.Seq, at.Seq+1, head.Seq)
+		return Report{Head: at}, fmt.Errorf("the trail ends at record %d, records %d to %d are missing", at.Seq, at.Seq+1,
+			head.Seq)
 	}
 	rep := Report{Head: at, After: at.Seq - head.Seq}
 	if rep.After > 0 && !live {

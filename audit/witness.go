@@ -49,9 +49,9 @@ func (l *Log) prove(c Checkpoint, old int64) (tlog.TreeProof, error) {
 
 // Witness keeps the newest checkpoint of a log where the log's machine can't take it back.
 type Witness interface {
-	// Add replaces the checkpoint that the witness has by c, of which signed is the note, once a proof shows that c's tree begins with the
-	// witness's. The error wraps [ErrDamaged] if it does not: the trail was set back or replaced. Add returns the
-	// signatures of the witness, lines of a note; nil if it makes none.
+	// Add replaces the checkpoint that the witness has by c, of which signed is the note, once a proof shows that c's tree
+	// begins with the witness's. The error wraps [ErrDamaged] if it does not: the trail was set back or replaced. Add
+	// returns the signatures of the witness, lines of a note; nil if it makes none.
 	Add(ctx context.Context, l *Log, c Checkpoint, signed []byte) (cosigned []byte, err error)
 }
 
@@ -60,7 +60,8 @@ var (
 	_ Witness = (*HTTPWitness)(nil)
 )
 
-// FileWitness is the path of a file that holds the newest checkpoint: on a disk of another host, or one that only grows.
+// FileWitness is the path of a file that holds the newest checkpoint: on a disk of another host, or one that only
+// grows.
 type FileWitness string
 
 // Add is [Witness]'s. The file is replaced whole.
@@ -103,7 +104,8 @@ func (l *Log) continues(c, old Checkpoint) error {
 
 // forked is the error of a trail whose first n records are others than those of a checkpoint.
 func forked(n int64) error {
-	return fmt.Errorf("%w: the records up to %d are not those that the witness has seen: one was edited, or the trail was set back and grew again",
+	return fmt.Errorf("%w: the records up to %d are not those that the witness has seen: one was edited, or the trail "+
+		"was set back and grew again",
 		ErrDamaged, n)
 }
 
@@ -144,7 +146,8 @@ func (w *HTTPWitness) Add(ctx context.Context, l *Log, c Checkpoint, signed []by
 			}
 			old = has
 		case http.StatusNotFound:
-			return nil, fmt.Errorf("witness %s does not know the log %q: add it there with the key %s", w.URL, c.Origin, l.Key.Text)
+			return nil, fmt.Errorf("witness %s does not know the log %q: add it there with the key %s", w.URL, c.Origin,
+				l.Key.Text)
 		default:
 			return nil, fmt.Errorf("witness %s: status %d: %.200q", w.URL, status, body)
 		}
@@ -152,7 +155,8 @@ func (w *HTTPWitness) Add(ctx context.Context, l *Log, c Checkpoint, signed []by
 }
 
 // post sends one request and returns what the witness answers.
-func (w *HTTPWitness) post(ctx context.Context, old int64, proof tlog.TreeProof, signed []byte) (status int, body []byte, err error) {
+func (w *HTTPWitness) post(ctx context.Context, old int64, proof tlog.TreeProof, signed []byte) (status int,
+	body []byte, err error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "old %d\n", old)
 	for _, h := range proof {

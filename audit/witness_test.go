@@ -121,7 +121,8 @@ func (l *Log) add(w Witness, n uint64) ([]byte, error) {
 	return append(signed, cosigned...), err
 }
 
-// Each witness takes every later checkpoint of a trail and none of a trail that was set back, also one that has grown since.
+// Each witness takes every later checkpoint of a trail and none of a trail that was set back, also one that has grown
+// since.
 func TestWitnesses(t *testing.T) {
 	path, _, _ := segmentedTrail(t, 70, 25)
 	for _, kind := range []string{"file", "server"} {
@@ -145,14 +146,16 @@ func TestWitnesses(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if c, err := torchwood.ParseCheckpoint(opened.Text); err != nil || c.N != int64(n) || c.Origin != "example.com/trail" {
+				if c, err := torchwood.ParseCheckpoint(opened.Text); err != nil || c.N != int64(n) ||
+					c.Origin != "example.com/trail" {
 					t.Fatalf("torchwood reads %+v, %v, want %d records", c, err, n)
 				}
 			}
 			other, _, _ := segmentedTrail(t, 70, 25)
 			rewriteTrail(t, other, 60)
 			for n := uint64(1); n <= 70; n++ {
-				tree, err := OpenTree(filepath.Join(t.TempDir(), "audit.tree")) // another file of the tree: the old one would show it
+				// another file of the tree: the old one would show it
+				tree, err := OpenTree(filepath.Join(t.TempDir(), "audit.tree"))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -217,7 +220,8 @@ func TestWitnessHasToSign(t *testing.T) {
 func TestOpenCheckpointRefuses(t *testing.T) {
 	log := testLog(t, "")
 	for _, text := range []string{
-		"example.com/trail\n1\n", "other\n1\n" + strings.Repeat("A", 43) + "=\n", "example.com/trail\n-1\n" + strings.Repeat("A", 43) + "=\n",
+		"example.com/trail\n1\n", "other\n1\n" + strings.Repeat("A", 43) + "=\n", "example.com/trail\n-1\n" +
+			strings.Repeat("A", 43) + "=\n",
 		"example.com/trail\n01\n" + strings.Repeat("A", 43) + "=\n", "example.com/trail\n1\nAAAA\n",
 	} {
 		signed, err := note.Sign(&note.Note{Text: text}, log.Key)

@@ -117,9 +117,9 @@ type ListedKey struct {
 
 // Rewrapper is a Backend whose keys are stored outside of its device, encrypted by a device key.
 type Rewrapper interface {
-	// Rewrap encrypts the key that uri names with the device key of now: a new version, or another that was configured since.
-	// It reports whether it did; a key that is encrypted so already stays as it is. After an error, and after a crash, the key is
-	// usable as before.
+	// Rewrap encrypts the key that uri names with the device key of now: a new version, or another that was configured
+	// since. It reports whether it did; a key that is encrypted so already stays as it is. After an error, and after a
+	// crash, the key is usable as before.
 	Rewrap(ctx context.Context, uri string) (bool, error)
 }
 
@@ -142,8 +142,9 @@ type AdminUnlocker interface {
 type Counter interface {
 	// Counts reports whether the device counts at all. It does not ask the device.
 	Counts() bool
-	// Signatures returns how many signatures the device has made with the key that uri names since the key was made, whatever program asked for
-	// them. It waits until a signature that this backend is making is made, and needs no PIN. counts is false if the device does not count those of that key.
+	// Signatures returns how many signatures the device has made with the key that uri names since the key was made,
+	// whatever program asked for them. It waits until a signature that this backend is making is made, and needs no PIN.
+	// counts is false if the device does not count those of that key.
 	Signatures(ctx context.Context, uri string) (n uint64, counts bool, err error)
 }
 

@@ -24,7 +24,8 @@ func ParseSPKI(der []byte) (*ecdsa.PublicKey, error) {
 	var point []byte
 	in := cryptobyte.String(der)
 	switch {
-	case !in.ReadASN1(&spki, cbasn1.SEQUENCE) || !spki.ReadASN1(&id, cbasn1.SEQUENCE) || !id.ReadASN1ObjectIdentifier(&algorithm):
+	case !in.ReadASN1(&spki, cbasn1.SEQUENCE) || !spki.ReadASN1(&id, cbasn1.SEQUENCE) ||
+		!id.ReadASN1ObjectIdentifier(&algorithm):
 		return nil, errors.New("public key is not a DER SubjectPublicKeyInfo")
 	case !algorithm.Equal(oidECPublicKey):
 		return nil, fmt.Errorf("public key is for algorithm %v, want elliptic curves (%v)", algorithm, oidECPublicKey)

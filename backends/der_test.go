@@ -72,7 +72,8 @@ func TestParseSPKIRefuses(t *testing.T) {
 		{"unused bits", edit(22, 1), "no point"},
 		{"another curve's point", edit(23, other...), "not a point of secp256k1"},
 		{"off the curve", edit(23+64, der[23+64]^1), "not a point of secp256k1"},
-		{"compressed", slices.Concat(mustHex(t, "3036301006072a8648ce3d020106052b8104000a032200"), compressed), "not a 65-byte uncompressed point"},
+		{"compressed", slices.Concat(mustHex(t, "3036301006072a8648ce3d020106052b8104000a032200"), compressed),
+			"not a 65-byte uncompressed point"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := backends.ParseSPKI(tt.der)

@@ -11,7 +11,8 @@ import (
 	"github.com/keyward/keyward/backends/soft"
 )
 
-// A backend makes a key and signs a digest with it. Its signatures have no recovery id; Recoverable verifies one and finds it.
+// A backend makes a key and signs a digest with it. Its signatures have no recovery id; Recoverable verifies one and
+// finds it.
 func ExampleRecoverable() {
 	var b backends.Backend = new(soft.Backend) // a device in memory, for tests
 	defer b.Close()

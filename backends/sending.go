@@ -2,8 +2,8 @@ package backends
 
 import "sync/atomic"
 
-// Sending is what one call of SignDigest has sent to its device, in all its tries. Its zero value has sent nothing. The call
-// and what goes on after the call has ended may use it concurrently.
+// Sending is what one call of SignDigest has sent to its device, in all its tries. Its zero value has sent nothing. The
+// call and what goes on after the call has ended may use it concurrently.
 type Sending struct{ state atomic.Uint32 }
 
 const (

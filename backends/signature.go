@@ -72,13 +72,13 @@ func Recoverable(pub []byte, digest [32]byte, sig Signature) ([65]byte, error) {
 	return out, nil
 }
 
-// signaturePoint returns R = z/s·G + r/s·P, uncompressed, where z is the digest and P the public key. A signature is valid
-// if r is the x coordinate of R; V is the parity of R's y (SEC 1, 4.1.4 and 4.1.6).
+// signaturePoint returns R = z/s·G + r/s·P, uncompressed, where z is the digest and P the public key. A signature is
+// valid if r is the x coordinate of R; V is the parity of R's y (SEC 1, 4.1.4 and 4.1.6).
 //
 // The library has no function for that sum. It has recovery, which finds P from R as s/r·R - z/r·G, where r is the x
-// coordinate of R. Here recovery is asked for R from P: with x, the x coordinate of P, in the place of r, with r·x/s in the
-// place of s, and with -z·x/s in the place of z. So one operation verifies and finds V. Recovery as it is meant would have to
-// try both V.
+// coordinate of R. Here recovery is asked for R from P: with x, the x coordinate of P, in the place of r, with r·x/s in
+// the place of s, and with -z·x/s in the place of z. So one operation verifies and finds V. Recovery as it is meant
+// would have to try both V.
 func signaturePoint(pub []byte, digest [32]byte, r, s *uint256.Int) ([]byte, error) {
 	if len(pub) != 65 {
 		return nil, fmt.Errorf("a public key of %d bytes, want 65", len(pub))

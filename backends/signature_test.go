@@ -47,7 +47,8 @@ func TestNormalizeRange(t *testing.T) {
 				return
 			}
 			want := new(big.Int).SetBytes(tt.wantS)
-			if err != nil || new(big.Int).SetBytes(sig[32:]).Cmp(want) != 0 || new(big.Int).SetBytes(sig[:32]).Cmp(new(big.Int).SetBytes(tt.r)) != 0 {
+			if err != nil || new(big.Int).SetBytes(sig[32:]).Cmp(want) != 0 ||
+				new(big.Int).SetBytes(sig[:32]).Cmp(new(big.Int).SetBytes(tt.r)) != 0 {
 				t.Fatalf("Normalize(%x, %x) = %x, %v, want s %x", tt.r, tt.s, sig, err, want)
 			}
 		})

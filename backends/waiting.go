@@ -24,7 +24,8 @@ func Waiting(ctx context.Context) func(what string) {
 	return tell
 }
 
-// TouchTime is what an operation that waits for a touch takes, with a second for the rest of it: a YubiKey waits for 15.
+// TouchTime is what an operation that waits for a touch takes, with a second for the rest of it: a YubiKey waits for
+// 15.
 const TouchTime = 16 * time.Second
 
 // TimeForTouch is ErrBusy if an operation that may wait for a touch would outlast ctx. It is not to be begun then:
@@ -32,7 +33,8 @@ const TouchTime = 16 * time.Second
 func TimeForTouch(ctx context.Context) error {
 	deadline, limited := ctx.Deadline()
 	if left := time.Until(deadline); limited && left < TouchTime {
-		return Busy(fmt.Errorf("not begun, as it may take a touch and %.1f s of its time are left, less than %v: the card was busy with requests before this one, or the time limit is too short",
+		return Busy(fmt.Errorf("not begun, as it may take a touch and %.1f s of its time are left, less than %v: the card "+
+			"was busy with requests before this one, or the time limit is too short",
 			max(left, 0).Seconds(), TouchTime))
 	}
 	return nil

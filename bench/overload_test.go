@@ -52,7 +52,8 @@ func BenchmarkOverload(b *testing.B) {
 	b.ReportMetric(float64(all.Quantile(99))/float64(all.Quantile(50)), "p99/p50")
 }
 
-// BenchmarkFairness measures a user with one request in flight: first alone, then beside a user with 3,000 in flight. Metrics:
+// BenchmarkFairness measures a user with one request in flight: first alone, then beside a user with 3,000 in flight.
+// Metrics:
 //
 //	alone/s, beside/s  signatures of the one user
 //	busy/s             of the other
@@ -62,8 +63,9 @@ func BenchmarkFairness(b *testing.B) {
 	quiet, busy := audit.Peer{UID: 70001}, audit.Peer{UID: 70002}
 	a := startAgent(b, newSlowDevice())
 	sess, err := a.Sessions.Create(b.Context(), quiet, &session.CreateRequest{
-		Kind: session.AGW, Spec: bench.Spec(), Account: policy.Address{19: 0x33}, ChainID: bench.ChainID, Validator: policy.Address{19: 0x99},
-		Clients: []session.Client{{ID: quiet.UID}, {ID: busy.UID}},
+		Kind: session.AGW, Spec: bench.Spec(), Account: policy.Address{19: 0x33}, ChainID: bench.ChainID,
+		Validator: policy.Address{19: 0x99},
+		Clients:   []session.Client{{ID: quiet.UID}, {ID: busy.UID}},
 	})
 	if err == nil {
 		sess, err = a.Sessions.Activate(b.Context(), quiet, sess.ID)
@@ -78,7 +80,8 @@ func BenchmarkFairness(b *testing.B) {
 			To: sess.Spec.TransferPolicies[0].Target, GasLimit: *uint256.NewInt(100_000), MaxFeePerGas: *uint256.NewInt(1),
 			GasPerPubdata: *uint256.NewInt(50_000),
 		}
-		_, err := a.Signer.Sign(context.WithoutCancel(ctx), peer, &session.SignRequest{Signer: sess.Signer(), Tx: tx, Method: "bench"})
+		_, err := a.Signer.Sign(context.WithoutCancel(ctx), peer,
+			&session.SignRequest{Signer: sess.Signer(), Tx: tx, Method: "bench"})
 		if errors.Is(err, session.ErrOverloaded) {
 			err = bench.ErrShed
 		}

@@ -28,9 +28,9 @@ func spec() string {
 }
 
 // BenchmarkSoftHSM measures the full path from socket to signature, of an agent that is a process of its own, beside
-// raw C_Sign on a token of the same kind. There are two agents: "own" has the module in its own process, and "child" in a child
-// process, as is the default. Each iteration is a slice of each of the three, so that all see the same machine: on one that others
-// use too, only the ratio says something. Metrics:
+// raw C_Sign on a token of the same kind. There are two agents: "own" has the module in its own process, and "child" in
+// a child process, as is the default. Each iteration is a slice of each of the three, so that all see the same machine:
+// on one that others use too, only the ratio says something. Metrics:
 //
 //	raw/s, raw-p50-µs  raw C_Sign, with as many p11 sessions as connections, at most 8
 //	own/s, child/s     through the socket
@@ -163,7 +163,8 @@ func newRawSigner(b *testing.B) *rawSigner {
 	pin, err := os.ReadFile(tok.PINFile)
 	check(err)
 	check(s.ctx.Login(s.sessions[0], pkcs11.CKU_USER, strings.TrimSuffix(string(pin), "\n")))
-	_, s.key, err = s.ctx.GenerateKeyPair(s.sessions[0], []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)},
+	_, s.key, err = s.ctx.GenerateKeyPair(s.sessions[0],
+		[]*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)},
 		[]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a})},
 		[]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_SIGN, true)})
 	check(err)
@@ -171,7 +172,8 @@ func newRawSigner(b *testing.B) *rawSigner {
 }
 
 func (s *rawSigner) sign(i int) error {
-	if err := s.ctx.SignInit(s.sessions[i], []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)}, s.key); err != nil {
+	if err := s.ctx.SignInit(s.sessions[i], []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil)},
+		s.key); err != nil {
 		return err
 	}
 	sig, err := s.ctx.Sign(s.sessions[i], make([]byte, 32))

@@ -17,7 +17,8 @@ import (
 	"github.com/keyward/keyward/internal/bench"
 )
 
-// A grant, as the ledger writes it: two totals, the nonce's costs, the digest's, and the audit record with its transaction.
+// A grant, as the ledger writes it: two totals, the nonce's costs, the digest's, and the audit record with its
+// transaction.
 const (
 	lineBytes  = 760
 	totalBytes = 32

@@ -60,7 +60,8 @@ func (e *endpoint) read(ctx context.Context, calls []*call, more func(rpc.BlockN
 		return reading{}, err
 	}
 	if r.time < block.Time {
-		return reading{}, fmt.Errorf("%w: contracts saw the time %d in block %d of %d", ErrGarbled, r.time, block.Number, block.Time)
+		return reading{}, fmt.Errorf("%w: contracts saw the time %d in block %d of %d", ErrGarbled, r.time, block.Number,
+			block.Time)
 	}
 	for _, q := range further {
 		if q.err != nil {
@@ -133,7 +134,8 @@ var (
 
 // callTogether makes all calls one eth_call of Multicall3, and returns the block's
 // timestamp that they saw.
-func (e *endpoint) callTogether(ctx context.Context, number rpc.BlockNumber, calls []*call, further []*request) (uint64, error) {
+func (e *endpoint) callTogether(ctx context.Context, number rpc.BlockNumber, calls []*call, further []*request) (uint64,
+	error) {
 	clock := &call{to: e.cfg.Multicall, data: calldata(getCurrentTimestamp)}
 	together := append([]*call{clock}, calls...)
 	r := ethCall(e.cfg.Multicall, encodeAggregate(together), number)

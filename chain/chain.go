@@ -145,8 +145,9 @@ func (c *Client) Head(ctx context.Context) (Block, error) {
 // Canonical returns nil if b is still a block of the chain, and an [ErrReorg] if
 // another one, or none, has its number now.
 func (c *Client) Canonical(ctx context.Context, b Block) error {
-	_, err := onEndpoint(ctx, c, fmt.Sprintf("looking at block %d again", b.Number), func(ctx context.Context, e *endpoint) (struct{}, error) {
-		return struct{}{}, e.canonical(ctx, b)
-	})
+	_, err := onEndpoint(ctx, c, fmt.Sprintf("looking at block %d again", b.Number),
+		func(ctx context.Context, e *endpoint) (struct{}, error) {
+			return struct{}{}, e.canonical(ctx, b)
+		})
 	return err
 }

@@ -40,42 +40,47 @@ func (c *Client) FindSession(ctx context.Context, account policy.Address, hash p
 }
 
 // FindCreated is FindSession with the event's place.
-func (c *Client) FindCreated(ctx context.Context, account policy.Address, hash policy.Hash) (*policy.Spec, Event, error) {
+func (c *Client) FindCreated(ctx context.Context, account policy.Address, hash policy.Hash) (*policy.Spec, Event,
+	error) {
 	type created struct {
 		spec  *policy.Spec
 		event Event
 	}
-	found, err := findEvent(ctx, c, "looking for SessionCreated", sessionCreated, account, hash, func(l *eventLog) (created, error) {
-		spec, err := policy.DecodeABI(l.Data)
-		if err != nil {
-			return created{}, fmt.Errorf("%w: SessionCreated: %w", ErrGarbled, err)
-		}
-		if spec.Hash() != hash {
-			return created{}, fmt.Errorf("%w: the spec in SessionCreated hashes to %v, not %v", ErrGarbled, spec.Hash(), hash)
-		}
-		return created{spec, l.event()}, nil
-	})
+	found, err := findEvent(ctx, c, "looking for SessionCreated", sessionCreated, account, hash,
+		func(l *eventLog) (created, error) {
+			spec, err := policy.DecodeABI(l.Data)
+			if err != nil {
+				return created{}, fmt.Errorf("%w: SessionCreated: %w", ErrGarbled, err)
+			}
+			if spec.Hash() != hash {
+				return created{}, fmt.Errorf("%w: the spec in SessionCreated hashes to %v, not %v", ErrGarbled, spec.Hash(), hash)
+			}
+			return created{spec, l.event()}, nil
+		})
 	return found.spec, found.event, err
 }
 
 // FindRevoked returns where the session was revoked; [ErrNotFound] if it was not.
 func (c *Client) FindRevoked(ctx context.Context, account policy.Address, hash policy.Hash) (Event, error) {
-	return findEvent(ctx, c, "looking for SessionRevoked", sessionRevoked, account, hash, func(l *eventLog) (Event, error) {
-		if len(l.Data) != 0 {
-			return Event{}, fmt.Errorf("%w: SessionRevoked has data", ErrGarbled)
-		}
-		return l.event(), nil
-	})
+	return findEvent(ctx, c, "looking for SessionRevoked", sessionRevoked, account, hash,
+		func(l *eventLog) (Event, error) {
+			if len(l.Data) != 0 {
+				return Event{}, fmt.Errorf("%w: SessionRevoked has data", ErrGarbled)
+			}
+			return l.event(), nil
+		})
 }
 
 // findEvent walks back over the chain and decodes the last such event of the session.
-func findEvent[T any](ctx context.Context, c *Client, what string, topic policy.Hash, account policy.Address, hash policy.Hash,
+func findEvent[T any](ctx context.Context, c *Client, what string, topic policy.Hash, account policy.Address,
+	hash policy.Hash,
 	decode func(*eventLog) (T, error)) (T, error) {
 	if c.cfg.Validator.IsZero() {
 		var zero T
 		return zero, fmt.Errorf("chain %s: %w", c.cfg.Name, ErrNoValidator)
 	}
-	filter := logFilter{c.cfg.Validator, [][]common.Hash{{common.Hash(topic)}, {common.Hash(addressWord(account))}, {common.Hash(hash)}}}
+	filter := logFilter{c.cfg.Validator, [][]common.Hash{{common.Hash(topic)}, {common.Hash(addressWord(account))},
+		{common.Hash(hash)}}}
 	return onEndpoint(ctx, c, what, func(ctx context.Context, e *endpoint) (found T, err error) {
 		last, err := e.lastLog(ctx, filter, math.MaxInt)
 		if err != nil {

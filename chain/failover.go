@@ -12,7 +12,8 @@ import (
 // onEndpoint runs f, which reads everything from the one endpoint it is given, on each
 // endpoint in turn until one gives an answer; then again, up to the configured number
 // of rounds. what says what is being done, for the error.
-func onEndpoint[T any](ctx context.Context, c *Client, what string, f func(context.Context, *endpoint) (T, error)) (T, error) {
+func onEndpoint[T any](ctx context.Context, c *Client, what string, f func(context.Context, *endpoint) (T, error)) (T,
+	error) {
 	var zero T
 	delay := c.cfg.RetryDelay
 	for round := 1; ; round++ {

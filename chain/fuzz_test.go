@@ -57,7 +57,8 @@ func fuzzSpec() *policy.Spec {
 	}
 	return &policy.Spec{
 		ExpiresAt: *uint256.NewInt(5000), FeeLimit: limit(policy.Lifetime),
-		CallPolicies: []policy.CallSpec{{Target: policy.Address{1}, Selector: policy.Selector{2}, ValueLimit: limit(policy.Unlimited),
+		CallPolicies: []policy.CallSpec{{Target: policy.Address{1}, Selector: policy.Selector{2},
+			ValueLimit:  limit(policy.Unlimited),
 			Constraints: []policy.Constraint{{Index: 3, Limit: limit(policy.Allowance)}}}},
 		TransferPolicies: []policy.TransferSpec{{Target: policy.Address{4}, ValueLimit: limit(policy.Lifetime)}},
 	}
@@ -84,7 +85,8 @@ func TestSetState(t *testing.T) {
 	if err != nil || len(s.Remaining) != 3 || s.Status != Active {
 		t.Fatalf("setState: %+v, %v", s, err)
 	}
-	period := policy.Tracker{Kind: policy.CallParamTracker, Target: policy.Address{1}, Selector: policy.Selector{2}, Allowance: true, PeriodID: 2}
+	period := policy.Tracker{Kind: policy.CallParamTracker, Target: policy.Address{1}, Selector: policy.Selector{2},
+		Allowance: true, PeriodID: 2}
 	if remaining := s.Remaining[period]; remaining.Uint64() != 700 {
 		t.Errorf("remaining of %v: %s, want 700", period, remaining.Dec())
 	}

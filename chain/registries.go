@@ -38,7 +38,8 @@ func (r *RegistryReport) Populated() bool {
 // CompareRegistries looks at each address and asks what is there the queries, of which
 // there may be none. That one is no registry is in its report; the error is that the
 // chain could not be read.
-func (c *Client) CompareRegistries(ctx context.Context, addresses []policy.Address, queries []policy.RegistryQuery) ([]RegistryReport, error) {
+func (c *Client) CompareRegistries(ctx context.Context, addresses []policy.Address,
+	queries []policy.RegistryQuery) ([]RegistryReport, error) {
 	reports := make([]RegistryReport, len(addresses))
 	for i, address := range addresses {
 		if err := c.inspect(ctx, &reports[i], address, queries); err != nil {
@@ -48,7 +49,8 @@ func (c *Client) CompareRegistries(ctx context.Context, addresses []policy.Addre
 	return reports, nil
 }
 
-func (c *Client) inspect(ctx context.Context, r *RegistryReport, address policy.Address, queries []policy.RegistryQuery) (err error) {
+func (c *Client) inspect(ctx context.Context, r *RegistryReport, address policy.Address,
+	queries []policy.RegistryQuery) (err error) {
 	r.Address = address
 	if r.Code, err = c.hasCode(ctx, address); err != nil || !r.Code {
 		return err
@@ -97,13 +99,14 @@ const searchedRanges = 8
 
 func (c *Client) lastChange(ctx context.Context, registry policy.Address) (uint64, error) {
 	filter := logFilter{registry, [][]common.Hash{policyStatusChanged}}
-	block, err := onEndpoint(ctx, c, "looking for PolicyStatusChanged", func(ctx context.Context, e *endpoint) (uint64, error) {
-		last, err := e.lastLog(ctx, filter, searchedRanges)
-		if err != nil {
-			return 0, err
-		}
-		return last.event().Block, nil
-	})
+	block, err := onEndpoint(ctx, c, "looking for PolicyStatusChanged",
+		func(ctx context.Context, e *endpoint) (uint64, error) {
+			last, err := e.lastLog(ctx, filter, searchedRanges)
+			if err != nil {
+				return 0, err
+			}
+			return last.event().Block, nil
+		})
 	if errors.Is(err, ErrNotFound) {
 		return 0, nil
 	}

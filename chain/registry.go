@@ -19,12 +19,14 @@ var (
 
 // RegistryStatuses asks the policy registry, all at one block. The answers are in the
 // order of the queries; there is one for each or an error.
-func (c *Client) RegistryStatuses(ctx context.Context, queries []policy.RegistryQuery) ([]policy.RegistryStatus, error) {
+func (c *Client) RegistryStatuses(ctx context.Context, queries []policy.RegistryQuery) ([]policy.RegistryStatus,
+	error) {
 	statuses, _, err := c.registryAt(ctx, c.cfg.Registry, queries)
 	return statuses, err
 }
 
-func (c *Client) registryAt(ctx context.Context, registry policy.Address, queries []policy.RegistryQuery) ([]policy.RegistryStatus, Block, error) {
+func (c *Client) registryAt(ctx context.Context, registry policy.Address,
+	queries []policy.RegistryQuery) ([]policy.RegistryStatus, Block, error) {
 	if registry.IsZero() {
 		return nil, Block{}, fmt.Errorf("chain %s: %w", c.cfg.Name, ErrNoRegistry)
 	}
@@ -36,18 +38,19 @@ func (c *Client) registryAt(ctx context.Context, registry policy.Address, querie
 		}
 	}
 	var block Block
-	statuses, err := onEndpoint(ctx, c, "asking the policy registry", func(ctx context.Context, e *endpoint) ([]policy.RegistryStatus, error) {
-		calls := make([]*call, len(queries))
-		for i := range queries {
-			calls[i] = &call{to: registry, data: data[i]}
-		}
-		r, err := e.read(ctx, calls, nil)
-		if err != nil {
-			return nil, err
-		}
-		block = r.block
-		return registryAnswers(queries, calls)
-	})
+	statuses, err := onEndpoint(ctx, c, "asking the policy registry",
+		func(ctx context.Context, e *endpoint) ([]policy.RegistryStatus, error) {
+			calls := make([]*call, len(queries))
+			for i := range queries {
+				calls[i] = &call{to: registry, data: data[i]}
+			}
+			r, err := e.read(ctx, calls, nil)
+			if err != nil {
+				return nil, err
+			}
+			block = r.block
+			return registryAnswers(queries, calls)
+		})
 	return statuses, block, err
 }
 

@@ -179,7 +179,8 @@ func TestCompareRegistries(t *testing.T) {
 		t.Errorf("without queries: %+v, %v; want populated", reports, err)
 	}
 	cfg.Endpoints = []string{"http://127.0.0.1:1"}
-	if reports, err := newClient(t, cfg).CompareRegistries(t.Context(), addresses, nil); !errors.Is(err, chain.ErrUnavailable) {
+	if reports, err := newClient(t, cfg).CompareRegistries(t.Context(), addresses, nil); !errors.Is(err,
+		chain.ErrUnavailable) {
 		t.Errorf("without a node: %+v, %v; want ErrUnavailable", reports, err)
 	}
 }

@@ -239,7 +239,8 @@ func (d *stateDecoder) calls(spec *policy.Spec) {
 	d.want(uintWord(uint64(len(spec.CallPolicies))), "the number of callValue")
 	for i := range spec.CallPolicies {
 		p := &spec.CallPolicies[i]
-		d.limit(&p.ValueLimit, policy.Tracker{Kind: policy.CallValueTracker, Target: p.Target, Selector: p.Selector}, decides(spec, i))
+		d.limit(&p.ValueLimit, policy.Tracker{Kind: policy.CallValueTracker, Target: p.Target, Selector: p.Selector},
+			decides(spec, i))
 		d.of(p.Target, p.Selector, 0)
 	}
 }
@@ -265,7 +266,8 @@ func (d *stateDecoder) params(spec *policy.Spec) {
 // other one's limits ever count.
 func decides(spec *policy.Spec, i int) bool {
 	for j := range i {
-		if spec.CallPolicies[j].Target == spec.CallPolicies[i].Target && spec.CallPolicies[j].Selector == spec.CallPolicies[i].Selector {
+		if spec.CallPolicies[j].Target == spec.CallPolicies[i].Target &&
+			spec.CallPolicies[j].Selector == spec.CallPolicies[i].Selector {
 			return false
 		}
 	}

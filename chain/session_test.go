@@ -102,7 +102,8 @@ func TestSnapshot(t *testing.T) {
 			if got.Status != status || got.Nonce != nonce {
 				t.Errorf("%s, %s: %v with nonce %d, want %v with %d", what, name, got.Status, got.Nonce, status, nonce)
 			}
-			if got.Account != account || got.Session != spec.Hash() || got.Block.Number != number || got.Block.Time != time || got.Time < time {
+			if got.Account != account || got.Session != spec.Hash() || got.Block.Number != number || got.Block.Time != time ||
+				got.Time < time {
 				t.Errorf("%s, %s: of %v, %v, time %d, block %+v; the node is at %d of %d", what, name,
 					got.Account, got.Session, got.Time, got.Block, number, time)
 			}
@@ -258,7 +259,8 @@ func TestConfirmations(t *testing.T) {
 		node.Mine(1)
 	}
 	cfg.Confirmations = 1_000_000
-	if _, err := newClient(t, cfg).SessionStatus(t.Context(), account, spec.Hash()); !errors.Is(err, chain.ErrUnavailable) {
+	if _, err := newClient(t, cfg).SessionStatus(t.Context(), account, spec.Hash()); !errors.Is(err,
+		chain.ErrUnavailable) {
 		t.Errorf("with more confirmations than blocks: %v, want ErrUnavailable", err)
 	}
 }

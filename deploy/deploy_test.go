@@ -39,14 +39,16 @@ func TestUnitsVerify(t *testing.T) {
 	for _, dropIns := range [][]string{nil, {"local-device.conf"}} {
 		dir := units(t, dropIns...)
 		out, err := exec.Command("systemd-analyze", "verify", "--man=no",
-			filepath.Join(dir, "keyward.service"), filepath.Join(dir, "keyward.socket"), filepath.Join(dir, "keyward-admin.socket")).CombinedOutput()
+			filepath.Join(dir, "keyward.service"), filepath.Join(dir, "keyward.socket"),
+			filepath.Join(dir, "keyward-admin.socket")).CombinedOutput()
 		if err != nil || len(out) > 0 {
 			t.Errorf("with %v: systemd-analyze verify: %v\n%s", dropIns, err, out)
 		}
 	}
 }
 
-// The exposure is at most 1.5 as shipped, which is for sockets and clouds, and 2.0 with local devices (systemd-analyze(1), security).
+// The exposure is at most 1.5 as shipped, which is for sockets and clouds, and 2.0 with local devices
+// (systemd-analyze(1), security).
 func TestUnitExposure(t *testing.T) {
 	for _, tt := range []struct {
 		tenths  string
@@ -85,7 +87,8 @@ func TestUnitAllowsConfinement(t *testing.T) {
 	if !allowed["openat"] || allowed["mount"] {
 		t.Fatalf("the filter is read wrongly: openat %v, mount %v", allowed["openat"], allowed["mount"])
 	}
-	for _, call := range []string{"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "prctl"} {
+	for _, call := range []string{"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
+		"prctl"} {
 		if !allowed[call] {
 			t.Errorf("SystemCallFilter= refuses %s", call)
 		}
@@ -133,7 +136,8 @@ func TestPackageNamesWhatIsThere(t *testing.T) {
 
 // The maintainers' scripts are correct shell.
 func TestScripts(t *testing.T) {
-	for _, pattern := range []string{"debian/p*", "debian/config", "rpm/*", "../scripts/packages", "../scripts/install-test", "../scripts/container-*"} {
+	for _, pattern := range []string{"debian/p*", "debian/config", "rpm/*", "../scripts/packages",
+		"../scripts/install-test", "../scripts/container-*"} {
 		scripts, err := filepath.Glob(pattern)
 		if err != nil || len(scripts) == 0 {
 			t.Fatalf("%s: nothing there (%v)", pattern, err)

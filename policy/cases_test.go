@@ -12,7 +12,8 @@ import (
 )
 
 // caseLine is a case with one step that sampleSpec allows; the rest of tx is left to the defaults.
-const caseLine = `{"name":"a","chainId":11124,"account":"0x52908400098527886e0f7030069857d2e4169ee7","session":` + sampleJSON +
+const caseLine = `{"name":"a","chainId":11124,"account":"0x52908400098527886e0f7030069857d2e4169ee7","session":` +
+	sampleJSON +
 	`,"steps":[{"now":"1728000007","tx":{"to":"0xd1220a0cf47c7b9be7a2e6ba89f429762e7b9adb","gasLimit":"1","maxFeePerGas":"1","value":"60"}}]}`
 
 func TestParseCaseDefaults(t *testing.T) {
@@ -46,7 +47,9 @@ func TestParseCaseRefused(t *testing.T) {
 		{`"value":"60"`, `"data":"0x1"`, "steps[0].tx.data", "must be 0x and an even number of hex digits"},
 		{`"value":"60"`, `"data":"00"`, "steps[0].tx.data", "must be 0x and an even number of hex digits"},
 		{`"value":"60"`, `"input":"0x"`, "steps[0].tx", `unknown key "input"`},
-		{`"condition":1`, `"condition":256`, "session.callPolicies[0].constraints[0].condition", "256 is out of range: 0 to 6; known are Unconstrained (0), Equal (1), Greater (2), Less (3), GreaterOrEqual (4), LessOrEqual (5) and NotEqual (6)"},
+		{`"condition":1`, `"condition":256`, "session.callPolicies[0].constraints[0].condition",
+			"256 is out of range: 0 to 6; known are Unconstrained (0), Equal (1), Greater (2), Less (3), GreaterOrEqual (4), " +
+				"LessOrEqual (5) and NotEqual (6)"},
 	} {
 		_, err := ParseCase([]byte(strings.Replace(caseLine, c.old, c.new, 1)))
 		var malformed *JSONError
@@ -67,7 +70,8 @@ func TestRunUnknownEnum(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := c.Run(validator)[0]
-	if got.Allow || got.Reason != "empty" || !strings.Contains(got.Denial.Error(), "callPolicies[0].constraints[0].condition") {
+	if got.Allow || got.Reason != "empty" || !strings.Contains(got.Denial.Error(),
+		"callPolicies[0].constraints[0].condition") {
 		t.Errorf("%+v, %v", got, got.Denial)
 	}
 }
@@ -91,7 +95,8 @@ func TestRunNotCreated(t *testing.T) {
 }
 
 func TestRunOfAnotherAccount(t *testing.T) {
-	c, err := ParseCase([]byte(strings.Replace(caseLine, `"value"`, `"from":"0x0000000000000000000000000000000000000001","value"`, 1)))
+	c, err := ParseCase([]byte(strings.Replace(caseLine, `"value"`,
+		`"from":"0x0000000000000000000000000000000000000001","value"`, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +106,8 @@ func TestRunOfAnotherAccount(t *testing.T) {
 }
 
 func TestReadCases(t *testing.T) {
-	input := caseLine + "\n\n  " + strings.Replace(caseLine, `"steps"`, `"stepz"`, 1) + "\r\n{\n" + strings.Replace(caseLine, `"a"`, `"b"`, 1)
+	input := caseLine + "\n\n  " + strings.Replace(caseLine, `"steps"`, `"stepz"`, 1) + "\r\n{\n" +
+		strings.Replace(caseLine, `"a"`, `"b"`, 1)
 	var got []string
 	for c, err := range ReadCases(iotest.OneByteReader(strings.NewReader(input))) {
 		if err != nil {

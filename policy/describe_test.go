@@ -51,9 +51,11 @@ func TestDescribeEdges(t *testing.T) {
 	want := []string{
 		"until Unix time " + all.Dec(),
 		"fees: any amount in total; what a paymaster pays does not count",
-		"may call function 0x12345678 on " + target.String() + ", sending any amount a time and any amount in total, with any arguments",
+		"may call function 0x12345678 on " + target.String() +
+			", sending any amount a time and any amount in total, with any arguments",
 		"may call claim() on " + target.String() + ", sending no value",
-		"may call function 0x12345678 on " + target.String() + ", sending no value, word 3 of the arguments must be at least 9" +
+		"may call function 0x12345678 on " + target.String() +
+			", sending no value, word 3 of the arguments must be at least 9" +
 			" (never used: an earlier policy has the same target and selector)",
 		"may transfer to " + target.String() + ", sending at most 1 ETH a time and at most 0 ETH " +
 			"in periods of 0 seconds, which the contract always refuses",
@@ -80,13 +82,16 @@ func TestDescribeCondition(t *testing.T) {
 		constraint Constraint
 		want       string
 	}{
-		{Constraint{Condition: NotEqual, RefValue: account}, "first argument must not be 0xDB00000000000000000000000000000000000001"},
+		{Constraint{Condition: NotEqual, RefValue: account},
+			"first argument must not be 0xDB00000000000000000000000000000000000001"},
 		{Constraint{Condition: Equal, RefValue: Hash{0: 1}}, "first argument must be " + (Hash{0: 1}).String()},
 		{Constraint{Condition: Equal, Index: 1, RefValue: Hash{31: 1}}, "second argument must be true"},
 		{Constraint{Condition: Equal, Index: 1}, "second argument must be false"},
 		{Constraint{Condition: Greater, Index: 2, RefValue: Hash{31: 7}}, "word 2 of the arguments must be greater than 7"},
-		{Constraint{Condition: Less, Index: 2, RefValue: account}, "word 2 of the arguments must be less than 0xDB00000000000000000000000000000000000001"},
-		{Constraint{Condition: LessOrEqual, Index: 2, RefValue: Hash{31: 7}, Limit: UsageLimit{LimitType: Lifetime, Limit: *uint256.NewInt(70)}},
+		{Constraint{Condition: Less, Index: 2, RefValue: account},
+			"word 2 of the arguments must be less than 0xDB00000000000000000000000000000000000001"},
+		{Constraint{Condition: LessOrEqual, Index: 2, RefValue: Hash{31: 7},
+			Limit: UsageLimit{LimitType: Lifetime, Limit: *uint256.NewInt(70)}},
 			"word 2 of the arguments must be at most 7 and add up to at most 70 in total"},
 	} {
 		if got := selector.describeConstraint(&c.constraint); got != c.want {
@@ -116,7 +121,8 @@ func TestDescribePeriod(t *testing.T) {
 func TestEther(t *testing.T) {
 	for wei, want := range map[string]string{
 		"0": "0 ETH", "1": "1 wei", "999999999": "999999999 wei", "1000000000": "0.000000001 ETH",
-		"1500000000000000000": "1.5 ETH", "100000000000000000000": "100 ETH", "1000000000000000001": "1.000000000000000001 ETH",
+		"1500000000000000000": "1.5 ETH", "100000000000000000000": "100 ETH",
+		"1000000000000000001": "1.000000000000000001 ETH",
 	} {
 		if got := ether(*uint256.MustFromDecimal(wei)); got != want {
 			t.Errorf("%s wei are %q, want %q", wei, got, want)

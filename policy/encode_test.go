@@ -65,10 +65,13 @@ func specType(t *testing.T) abi.Type {
 	t.Helper()
 	type arg = abi.ArgumentMarshaling
 	limit := []arg{{Name: "limitType", Type: "uint8"}, {Name: "limit", Type: "uint256"}, {Name: "period", Type: "uint256"}}
-	constraint := []arg{{Name: "condition", Type: "uint8"}, {Name: "index", Type: "uint64"}, {Name: "refValue", Type: "bytes32"},
+	constraint := []arg{{Name: "condition", Type: "uint8"}, {Name: "index", Type: "uint64"},
+		{Name: "refValue", Type: "bytes32"},
 		{Name: "limit", Type: "tuple", Components: limit}}
-	call := []arg{{Name: "target", Type: "address"}, {Name: "selector", Type: "bytes4"}, {Name: "maxValuePerUse", Type: "uint256"},
-		{Name: "valueLimit", Type: "tuple", Components: limit}, {Name: "constraints", Type: "tuple[]", Components: constraint}}
+	call := []arg{{Name: "target", Type: "address"}, {Name: "selector", Type: "bytes4"},
+		{Name: "maxValuePerUse", Type: "uint256"},
+		{Name: "valueLimit", Type: "tuple", Components: limit},
+		{Name: "constraints", Type: "tuple[]", Components: constraint}}
 	transfer := []arg{{Name: "target", Type: "address"}, {Name: "maxValuePerUse", Type: "uint256"},
 		{Name: "valueLimit", Type: "tuple", Components: limit}}
 	typ, err := abi.NewType("tuple", "", []arg{{Name: "signer", Type: "address"}, {Name: "expiresAt", Type: "uint256"},

@@ -40,7 +40,8 @@ func ExampleSpec_Check() {
 		copy(data, spec.CallPolicies[0].Selector[:])
 		data[len(data)-1] = amount
 		return &policy.Call{
-			To: spec.CallPolicies[0].Target, Data: data, GasLimit: *uint256.NewInt(100_000), MaxFeePerGas: *uint256.NewInt(25_000_000),
+			To: spec.CallPolicies[0].Target, Data: data, GasLimit: *uint256.NewInt(100_000),
+			MaxFeePerGas: *uint256.NewInt(25_000_000),
 		}
 	}
 	periods := []uint64{0, 0, 0} // of the fee limit, the call's value limit and the constraint's limit

@@ -66,8 +66,8 @@ var functionSignatures = map[Selector]string{
 	{0xfe, 0x8e, 0xc1, 0xa7}: "permitWitnessTransferFrom(((address,uint256)[],uint256,uint256),(address,uint256)[],address,bytes32,string,bytes)",
 }
 
-// Name is the signature of a well-known function, such as "transfer(address,uint256)", or "function 0x…". Another function may
-// have the same selector.
+// Name is the signature of a well-known function, such as "transfer(address,uint256)", or "function 0x…". Another
+// function may have the same selector.
 func (s Selector) Name() string { return s.functionName() }
 
 // functionName names what s selects: the signature if it is a well-known one.

@@ -30,7 +30,8 @@ func FuzzParseSpec(f *testing.F) {
 			return
 		}
 		for _, n := range named {
-			if canonical, err := ParseSignature(n.Signature); err != nil || canonical != n.Signature || SelectorOf(canonical) != n.Selector {
+			if canonical, err := ParseSignature(n.Signature); err != nil || canonical != n.Signature ||
+				SelectorOf(canonical) != n.Selector {
 				t.Fatalf("%+v is read again as %q, %v", n, canonical, err)
 			}
 		}

@@ -68,7 +68,8 @@ func TestParseCaseReadsTheNonce(t *testing.T) {
 
 // An error shows what a key can't be.
 func TestFoundShowsWhatIsShort(t *testing.T) {
-	for n, want := range map[int]string{maxShown: strings.Repeat("1", maxShown), maxShown + 1: "a number of 43 characters"} {
+	for n, want := range map[int]string{maxShown: strings.Repeat("1", maxShown), maxShown +
+		1: "a number of 43 characters"} {
 		if got := found(&jsonNode{Kind: KindNumber, Text: strings.Repeat("1", n)}); got != want {
 			t.Errorf("found(a number of %d digits) = %s, want %s", n, got, want)
 		}
@@ -79,7 +80,8 @@ func TestFoundShowsWhatIsShort(t *testing.T) {
 func TestWordAtTheEndOf64Bits(t *testing.T) {
 	c := &check{tx: &Call{Data: make([]byte, 4+2*word)}}
 	last := uint64(math.MaxUint64-4) / word
-	for index, want := range map[uint64]string{1: "", 2: ReasonCalldataTooShort, last: ReasonCalldataTooShort, last + 1: ReasonOverflow} {
+	for index, want := range map[uint64]string{1: "", 2: ReasonCalldataTooShort, last: ReasonCalldataTooShort, last +
+		1: ReasonOverflow} {
 		_, denial := c.word(index)
 		if got := denial; (got == nil) != (want == "") || got != nil && got.Reason != want {
 			t.Errorf("word(%d) = %+v, want the reason %q", index, got, want)
@@ -107,7 +109,8 @@ func TestAtPathThatEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]bool{"a.b.0.c": true, "a.b.0": true, "x": false, "x.y": false, "x.y.z": false, "a.b.1.c": false, "a.b.00.c": false, "a.b.0.c.d.e": false} {
+	for path, want := range map[string]bool{"a.b.0.c": true, "a.b.0": true, "x": false, "x.y": false, "x.y.z": false,
+		"a.b.1.c": false, "a.b.00.c": false, "a.b.0.c.d.e": false} {
 		if got := atPath(v, path); (got != nil) != want {
 			t.Errorf("atPath(%q) = %v, want a value: %v", path, got, want)
 		}
@@ -157,7 +160,8 @@ func TestParseSignatureOfTypesWithoutAName(t *testing.T) {
 func TestWarnsOfALifeBeyondASecond(t *testing.T) {
 	spec := quietSpec(Selector{0x40, 0xc1, 0x0f, 0x19}, equal(0, 9))
 	for most, want := range map[uint64]bool{0: false, 1: true} {
-		got := slices.ContainsFunc(warningsOf(spec, WarningRules{Now: sampleNow, MaxLifetime: most}), func(w string) bool { return strings.Contains(w, WarnExpiryTooFar) })
+		got := slices.ContainsFunc(warningsOf(spec, WarningRules{Now: sampleNow, MaxLifetime: most}),
+			func(w string) bool { return strings.Contains(w, WarnExpiryTooFar) })
 		if got != want {
 			t.Errorf("with a longest life of %d seconds (0: none): a warning %v, want %v", most, got, want)
 		}

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// JSONObject is a JSON object whose members all have known names. It keeps the first error, so that a reader of many fields
-// checks once, at the end.
+// JSONObject is a JSON object whose members all have known names. It keeps the first error, so that a reader of many
+// fields checks once, at the end.
 type JSONObject struct {
 	names  []string    // exact: JSON names are case-sensitive
 	values []JSONValue // as names; nil: absent
@@ -18,14 +18,14 @@ type JSONObject struct {
 // maxOthers is how many unknown members an object may have, if it may have any.
 const maxOthers = 64
 
-// OpenObject matches the members of v with names. A member with another name, a duplicate one, and v not being an object
-// are errors. Reading stops at the first.
+// OpenObject matches the members of v with names. A member with another name, a duplicate one, and v not being an
+// object are errors. Reading stops at the first.
 func OpenObject(path string, v JSONValue, names []string) *JSONObject {
 	return openObject(path, v, names, false)
 }
 
-// OpenLooseObject is Open for an object that may have other members. They are not looked at, but none may be given twice, and
-// there may be 64 of them at most.
+// OpenLooseObject is Open for an object that may have other members. They are not looked at, but none may be given
+// twice, and there may be 64 of them at most.
 func OpenLooseObject(path string, v JSONValue, names []string) *JSONObject {
 	return openObject(path, v, names, true)
 }

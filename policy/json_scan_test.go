@@ -13,10 +13,14 @@ import (
 
 // documents are texts that are JSON or nearly so.
 var documents = []string{
-	``, ` `, `null`, `true`, `false`, `nul`, `nulll`, `0`, `-0`, `01`, `-`, `1.`, `1.5e+10`, `1e`, `.5`, `+1`, `""`, `"`, `"a`, `"\`,
-	`"\n\u00e9\ud83d\ude00\ud800\udc0\/"`, `"\ud800"`, `"\udc00\ud800x"`, `"\ud800\ud83d\ude00"`, `"\q"`, `"\u12"`, "\"\x01\"", "\"\xff\xc3\"",
-	`"\b\f\n\r\t\"\\\/\u0000\uFFFF"`, `[]`, `[ ]`, `[1,]`, `[,1]`, `[1 2]`, `[1]]`, `[[[]]]`, `{}`, `{ }`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{a:1}`, `{"a":1 "b":2}`,
-	`{"a":1}{}`, ` {"a" : [1, "x]", {"b}":null}] , "a":-1.0E5} `, "\ufeff{}", `{"a":1,"\u0061":2}`, `[1}`, `{"a":1]`, `nulx`, `-x`, `{,`, `{"a":01}`,
+	``, ` `, `null`, `true`, `false`, `nul`, `nulll`, `0`, `-0`, `01`, `-`, `1.`, `1.5e+10`, `1e`, `.5`, `+1`, `""`, `"`,
+	`"a`, `"\`,
+	`"\n\u00e9\ud83d\ude00\ud800\udc0\/"`, `"\ud800"`, `"\udc00\ud800x"`, `"\ud800\ud83d\ude00"`, `"\q"`, `"\u12"`,
+	"\"\x01\"", "\"\xff\xc3\"",
+	`"\b\f\n\r\t\"\\\/\u0000\uFFFF"`, `[]`, `[ ]`, `[1,]`, `[,1]`, `[1 2]`, `[1]]`, `[[[]]]`, `{}`, `{ }`, `{"a"}`,
+	`{"a":}`, `{"a":1,}`, `{a:1}`, `{"a":1 "b":2}`,
+	`{"a":1}{}`, ` {"a" : [1, "x]", {"b}":null}] , "a":-1.0E5} `, "\ufeff{}", `{"a":1,"\u0061":2}`, `[1}`, `{"a":1]`,
+	`nulx`, `-x`, `{,`, `{"a":01}`,
 }
 
 // checkAgainstStandard wants a text to be JSON exactly where encoding/json says so, and errors at the same byte.
@@ -28,7 +32,8 @@ func checkAgainstStandard(t *testing.T, doc []byte) {
 	}
 	var raw json.RawMessage
 	var syntax *json.SyntaxError
-	if errors.As(json.Unmarshal(doc, &raw), &syntax) && !strings.HasSuffix(err.Error(), fmt.Sprintf(" at byte %d", syntax.Offset)) {
+	if errors.As(json.Unmarshal(doc, &raw), &syntax) &&
+		!strings.HasSuffix(err.Error(), fmt.Sprintf(" at byte %d", syntax.Offset)) {
 		t.Fatalf("Parse(%q) = %v; encoding/json has %v at byte %d", doc, err, syntax, syntax.Offset)
 	}
 }
@@ -72,7 +77,8 @@ func TestIs(t *testing.T) {
 		is         bool
 	}{
 		{`"nonce"`, "nonce", true}, {`"\u006eonce"`, "nonce", true}, {`"\u006e\u006f\u006e\u0063\u0065"`, "nonce", true},
-		{`"\u006e\u006f\u006e\u0063\u0065\u0065"`, "nonce", false}, {`"Nonce"`, "nonce", false}, {`""`, "", true}, {`""`, "a", false},
+		{`"\u006e\u006f\u006e\u0063\u0065\u0065"`, "nonce", false}, {`"Nonce"`, "nonce", false}, {`""`, "", true},
+		{`""`, "a", false},
 		{`"\/"`, "/", true}, {`"\n\n"`, `\n`, false}, {`12345`, "345", false}, {`null`, "ul", false}, {`["a"]`, `"a"`, false},
 	} {
 		if got := parse(t, tt.text).Is(tt.want); got != tt.is {
@@ -182,8 +188,8 @@ func manyKeys() []byte {
 
 func longName() []byte { return []byte(`{"` + strings.Repeat(`\u0061`, 1<<20/6) + `":1}`) }
 
-// The cost of rejecting grows with the length, and not with the number of names that are known, nor with the square of those
-// that are there: 10^9 comparisons would take more than the bound, which a busy machine keeps.
+// The cost of rejecting grows with the length, and not with the number of names that are known, nor with the square of
+// those that are there: 10^9 comparisons would take more than the bound, which a busy machine keeps.
 func TestRejectingIsCheap(t *testing.T) {
 	names := make([]string, 200)
 	for i := range names {

@@ -60,8 +60,8 @@ func ParseJSON(doc []byte) (JSONValue, error) {
 	return JSONValue(doc[start:end:end]), nil
 }
 
-// LeadingMember finds a member of an object of which only the beginning is there, or is JSON; nil if it is not there, or may
-// go on behind the end.
+// LeadingMember finds a member of an object of which only the beginning is there, or is JSON; nil if it is not there,
+// or may go on behind the end.
 func LeadingMember(beginning []byte, name string) JSONValue {
 	s := jsonScanner{beginning, maxNesting}
 	i := s.space(0)

@@ -127,7 +127,8 @@ func TestParseTree(t *testing.T) {
 
 // FuzzParse: walking a document finds what the standard library finds in it.
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{`{"a":[1,"\"]",{"b":null}],"":-1.5e3}`, ` [ ] `, `"\\"`, `{"\ud800":"\\\""}`, "\"\xff\""} {
+	for _, seed := range []string{`{"a":[1,"\"]",{"b":null}],"":-1.5e3}`, ` [ ] `, `"\\"`, `{"\ud800":"\\\""}`,
+		"\"\xff\""} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -210,7 +211,8 @@ func BenchmarkRefuse(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if OpenObject("", v, []string{"a"}).Err() == nil || OpenLooseObject("", v, []string{"a"}).Has("a") != strings.HasPrefix(doc, `{"a"`) {
+				if OpenObject("", v, []string{"a"}).Err() == nil ||
+					OpenLooseObject("", v, []string{"a"}).Has("a") != strings.HasPrefix(doc, `{"a"`) {
 					b.Fatal("not rejected")
 				}
 			}
@@ -225,7 +227,8 @@ func TestCut(t *testing.T) {
 		most int
 		want string
 	}{
-		{"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"aß", 3, "aß"}, {"aßc", 2, "a…"}, {"a世界", 4, "a世…"}, {"a世界", 6, "a世…"}, {"世", 0, "…"},
+		{"abc", 3, "abc"}, {"abcd", 3, "abc…"}, {"aß", 3, "aß"}, {"aßc", 2, "a…"}, {"a世界", 4, "a世…"}, {"a世界", 6, "a世…"},
+		{"世", 0, "…"},
 	} {
 		if got := Cut(c.text, c.most); got != c.want {
 			t.Errorf("Cut(%q, %d) = %q, want %q", c.text, c.most, got, c.want)

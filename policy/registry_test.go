@@ -103,7 +103,8 @@ func TestCheckProductionReportsAll(t *testing.T) {
 	spec := &Spec{
 		CallPolicies: []CallSpec{
 			{Target: token, Selector: Selector{1}},
-			{Target: token, Selector: Selector{0xa9, 0x05, 0x9c, 0xbb}, Constraints: []Constraint{{Condition: Equal, RefValue: Hash{31: 7}}}},
+			{Target: token, Selector: Selector{0xa9, 0x05, 0x9c, 0xbb},
+				Constraints: []Constraint{{Condition: Equal, RefValue: Hash{31: 7}}}},
 			{Target: token, Selector: Selector{0xa2, 0x2c, 0xb4, 0x65}},
 		},
 		TransferPolicies: []TransferSpec{{Target: token}},
@@ -115,7 +116,8 @@ func TestCheckProductionReportsAll(t *testing.T) {
 	}
 	one, seven := "0x0000000000000000000000000000000000000001", "0x0000000000000000000000000000000000000007"
 	want := []string{
-		"callPolicies[2]: Unconstrained token approval/transfer destination in call policy. Selector: 0xa22cb465; Target: " + one,
+		"callPolicies[2]: Unconstrained token approval/transfer destination in call policy. Selector: 0xa22cb465; Target: " +
+			one,
 		"callPolicies[0]: Session key policy violation. Target: " + one + "; Status: Denied",
 		"callPolicies[1].constraints[0].refValue: Session key policy violation. Target: " + seven + "; Status: Unset",
 	}
@@ -179,7 +181,8 @@ func TestLintOnAnotherChain(t *testing.T) {
 // assertSessionKeyPolicies).
 func TestLintOfAnUnknownStatus(t *testing.T) {
 	target := mustAddress("0xfb6916095ca1df60bb79ce92ce3ea74c37c5d359").String()
-	for _, status := range []string{"3", `"7"`, "255", "256", `"0x100000001"`, "18446744073709551617", strings.Repeat("9", 70)} {
+	for _, status := range []string{"3", `"7"`, "255", "256", `"0x100000001"`, "18446744073709551617",
+		strings.Repeat("9", 70)} {
 		c, err := ParseRegistryCase([]byte(strings.Replace(registryCaseLine, `0f19":1`, `0f19":`+status, 1)))
 		if err != nil {
 			t.Errorf("status %s: %v", status, err)
@@ -212,7 +215,8 @@ func TestParseRegistryCaseRefused(t *testing.T) {
 		{`"approval":{}`, `"approval":{"0x":1}`, `registry.approval."0x"`, errApprovalKey.Error()},
 		{`:1},"transfer"`, `:1,"0xFB6916095CA1DF60BB79CE92CE3EA74C37C5D359:0x40c10f19":2},"transfer"`,
 			`registry.call."0xFB6916095CA1DF60BB79CE92CE3EA74C37C5D3…"`, "names the same policy twice"},
-		{`"transfer":{"0x`, `"transfer":{"`, `registry.transfer."d1220a0cf47c7b9be7a2e6ba89f429762e7b9adb"`, "must be 0x and 40 hex digits"},
+		{`"transfer":{"0x`, `"transfer":{"`, `registry.transfer."d1220a0cf47c7b9be7a2e6ba89f429762e7b9adb"`,
+			"must be 0x and 40 hex digits"},
 	} {
 		line := strings.Replace(registryCaseLine, c.old, c.new, 1)
 		if line == registryCaseLine {
@@ -245,7 +249,8 @@ func TestParseRegistryOfManyPolicies(t *testing.T) {
 func FuzzParseRegistryCase(f *testing.F) {
 	f.Add([]byte(registryCaseLine))
 	f.Add([]byte(strings.Replace(registryCaseLine, `0f19":1`, `0f19":2`, 1)))
-	f.Add([]byte(strings.Replace(registryCaseLine, `"approval":{}`, `"approval":{"0x0000000000000000000000000000000000000001:0x0000000000000000000000000000000000000002":1}`, 1)))
+	f.Add([]byte(strings.Replace(registryCaseLine, `"approval":{}`,
+		`"approval":{"0x0000000000000000000000000000000000000001:0x0000000000000000000000000000000000000002":1}`, 1)))
 	for line := range bytes.Lines(registryVectors(f)) {
 		f.Add(line)
 	}

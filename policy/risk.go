@@ -47,7 +47,8 @@ func (a Asset) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 // UnmarshalText reads what MarshalText gives.
 func (a *Asset) UnmarshalText(text []byte) error {
 	kind, address, given := strings.Cut(string(text), ":")
-	kinds := map[string]AssetKind{"native": NativeAsset, "token": TokenAsset, "nft": NFTAsset, "permit2": Permit2Asset, "contract": ContractAsset}
+	kinds := map[string]AssetKind{"native": NativeAsset, "token": TokenAsset, "nft": NFTAsset, "permit2": Permit2Asset,
+		"contract": ContractAsset}
 	k, ok := kinds[kind]
 	if !ok || given == (k == NativeAsset || k == Permit2Asset) {
 		return fmt.Errorf("%q is no asset", text)

@@ -190,7 +190,8 @@ func randomSpec(r *rand.Rand, now uint64) *Spec {
 
 // randomTx is one that may pass: to a policy's target, with small numbers.
 func randomTx(r *rand.Rand, s *Spec) *Call {
-	tx := &Call{Value: *uint256.NewInt(r.Uint64N(6)), GasLimit: *uint256.NewInt(r.Uint64N(4)), MaxFeePerGas: *uint256.NewInt(1)}
+	tx := &Call{Value: *uint256.NewInt(r.Uint64N(6)), GasLimit: *uint256.NewInt(r.Uint64N(4)),
+		MaxFeePerGas: *uint256.NewInt(1)}
 	if r.IntN(3) == 0 {
 		tx.Paymaster = Address{9}
 	}
@@ -246,7 +247,8 @@ func attackOnce(t *testing.T, seed uint64, txs int) (passed int) {
 			passed++
 		}
 		if more := a.exceeds(risk); more != "" {
-			t.Fatalf("seed %d: at %d of %d to %s the attack took %s:\n%+v\n%+v", seed, at, now, spec.ExpiresAt.Dec(), more, spec, risk.Rows)
+			t.Fatalf("seed %d: at %d of %d to %s the attack took %s:\n%+v\n%+v", seed, at, now, spec.ExpiresAt.Dec(), more, spec,
+				risk.Rows)
 		}
 	}
 	return passed

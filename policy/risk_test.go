@@ -46,7 +46,8 @@ func TestRiskOfTokens(t *testing.T) {
 		return Constraint{Condition: LessOrEqual, Index: index, RefValue: most.Bytes32()}
 	}
 	less := new(uint256.Int).SubUint64(endless, 1)
-	const token, hero = "token:0x0000000000000000000000000000000000000001", "nft:0x0000000000000000000000000000000000000001"
+	const token, hero = "token:0x0000000000000000000000000000000000000001",
+		"nft:0x0000000000000000000000000000000000000001"
 	for _, c := range []struct {
 		name, signature string
 		constraints     []Constraint
@@ -55,26 +56,39 @@ func TestRiskOfTokens(t *testing.T) {
 		{"anything", "transfer(address,uint256)", nil, token + " unbounded anyone"},
 		{"a sum", "transfer(address,uint256)", []Constraint{equal(0, 9), lifetime(Constraint{Index: 1}, 50)},
 			token + " 50 0x0000000000000000000000000000000000000009"},
-		{"so much at a time, any number of times", "transfer(address,uint256)", []Constraint{atMost(1, uint256.NewInt(5))}, token + " unbounded anyone"},
-		{"so much at a time, some times", "transfer(address,uint256)", []Constraint{lifetime(equal(1, 4), 11)}, token + " 8 anyone"},
-		{"counted by another word", "transferFrom(address,address,uint256)", []Constraint{lifetime(equal(1, 4), 13), atMost(2, uint256.NewInt(7))},
+		{"so much at a time, any number of times", "transfer(address,uint256)", []Constraint{atMost(1, uint256.NewInt(5))},
+			token + " unbounded anyone"},
+		{"so much at a time, some times", "transfer(address,uint256)", []Constraint{lifetime(equal(1, 4), 11)}, token +
+			" 8 anyone"},
+		{"counted by another word", "transferFrom(address,address,uint256)",
+			[]Constraint{lifetime(equal(1, 4), 13), atMost(2, uint256.NewInt(7))},
 			token + " 21 0x0000000000000000000000000000000000000004"},
 		{"nothing", "transfer(address,uint256)", []Constraint{equal(1, 0)}, token + " 0 anyone"},
-		{"two limits", "transfer(address,uint256)", []Constraint{lifetime(Constraint{Index: 1}, 50), lifetime(Constraint{Index: 1}, 40)}, token + " 40 anyone"},
-		{"an approval that may be endless", "approve(address,uint256)", []Constraint{{Index: 1, Limit: UsageLimit{LimitType: Lifetime, Limit: *endless}}}, token + " unbounded anyone"},
-		{"one that may not", "approve(address,uint256)", []Constraint{{Index: 1, Limit: UsageLimit{LimitType: Lifetime, Limit: *less}}},
+		{"two limits", "transfer(address,uint256)", []Constraint{lifetime(Constraint{Index: 1}, 50),
+			lifetime(Constraint{Index: 1}, 40)}, token + " 40 anyone"},
+		{"an approval that may be endless", "approve(address,uint256)",
+			[]Constraint{{Index: 1, Limit: UsageLimit{LimitType: Lifetime, Limit: *endless}}}, token + " unbounded anyone"},
+		{"one that may not", "approve(address,uint256)",
+			[]Constraint{{Index: 1, Limit: UsageLimit{LimitType: Lifetime, Limit: *less}}},
 			token + " " + less.Dec() + " anyone"},
-		{"an approval, again and again", "approve(address,uint256)", []Constraint{atMost(1, uint256.NewInt(5))}, token + " unbounded anyone"},
-		{"all of a collection", "setApprovalForAll(address,bool)", []Constraint{equal(0, 9)}, token + " unbounded 0x0000000000000000000000000000000000000009"},
+		{"an approval, again and again", "approve(address,uint256)", []Constraint{atMost(1, uint256.NewInt(5))}, token +
+			" unbounded anyone"},
+		{"all of a collection", "setApprovalForAll(address,bool)", []Constraint{equal(0, 9)}, token +
+			" unbounded 0x0000000000000000000000000000000000000009"},
 		{"only taking it away", "setApprovalForAll(address,bool)", []Constraint{equal(1, 0)}, token + " 0 anyone"},
-		{"DAI's permit", "permit(address,address,uint256,uint256,bool,uint8,bytes32,bytes32)", []Constraint{lifetime(Constraint{Index: 2}, 5)}, token + " unbounded anyone"},
+		{"DAI's permit", "permit(address,address,uint256,uint256,bool,uint8,bytes32,bytes32)",
+			[]Constraint{lifetime(Constraint{Index: 2}, 5)}, token + " unbounded anyone"},
 		{"one NFT", "safeTransferFrom(address,address,uint256)", []Constraint{equal(2, 77)}, hero + " 1 anyone"},
-		{"NFTs up to an id", "safeTransferFrom(address,address,uint256)", []Constraint{atMost(2, uint256.NewInt(9))}, hero + " 10 anyone"},
+		{"NFTs up to an id", "safeTransferFrom(address,address,uint256)", []Constraint{atMost(2, uint256.NewInt(9))}, hero +
+			" 10 anyone"},
 		{"any NFT", "safeTransferFrom(address,address,uint256)", nil, hero + " unbounded anyone"},
-		{"a batch", "safeBatchTransferFrom(address,address,uint256[],uint256[],bytes)", []Constraint{lifetime(Constraint{Index: 3}, 5)}, token + " unbounded anyone"},
+		{"a batch", "safeBatchTransferFrom(address,address,uint256[],uint256[],bytes)",
+			[]Constraint{lifetime(Constraint{Index: 3}, 5)}, token + " unbounded anyone"},
 		{"a burn", "burn(uint256)", []Constraint{lifetime(Constraint{}, 5)}, token + " 5 "},
-		{"Permit2, any token", "approve(address,address,uint160,uint48)", []Constraint{lifetime(Constraint{Index: 2}, 5)}, "permit2 5 anyone"},
-		{"Permit2, one token", "approve(address,address,uint160,uint48)", []Constraint{equal(0, 8), lifetime(Constraint{Index: 2}, 5)},
+		{"Permit2, any token", "approve(address,address,uint160,uint48)", []Constraint{lifetime(Constraint{Index: 2}, 5)},
+			"permit2 5 anyone"},
+		{"Permit2, one token", "approve(address,address,uint160,uint48)",
+			[]Constraint{equal(0, 8), lifetime(Constraint{Index: 2}, 5)},
 			"token:0x0000000000000000000000000000000000000008 5 anyone"},
 		{"calls within calls", "multicall(bytes[])", nil, "contract:0x0000000000000000000000000000000000000001 unbounded "},
 	} {
@@ -99,17 +113,20 @@ func TestRiskOverflow(t *testing.T) {
 	if got := total(spec.Risk(sampleNow), native); got != most.Dec() {
 		t.Errorf("a limit of all bits: %s", got)
 	}
-	spec.TransferPolicies = []TransferSpec{{MaxValuePerUse: *uint256.NewInt(1), ValueLimit: UsageLimit{LimitType: Lifetime, Limit: *uint256.NewInt(1)}}}
+	spec.TransferPolicies = []TransferSpec{{MaxValuePerUse: *uint256.NewInt(1),
+		ValueLimit: UsageLimit{LimitType: Lifetime, Limit: *uint256.NewInt(1)}}}
 	if got := total(spec.Risk(sampleNow), native); got != "unbounded" {
 		t.Errorf("and one more: %s, want unbounded", got)
 	}
-	spec.TransferPolicies, spec.FeeLimit = nil, UsageLimit{LimitType: Allowance, Limit: most, Period: *uint256.NewInt(1800)}
+	spec.TransferPolicies, spec.FeeLimit = nil, UsageLimit{LimitType: Allowance, Limit: most,
+		Period: *uint256.NewInt(1800)}
 	if got := total(spec.Risk(sampleNow), native); got != "unbounded" {
 		t.Errorf("twice as much: %s, want unbounded", got)
 	}
 	spec.ExpiresAt = most
 	spec.FeeLimit.Limit.SetOne()
-	if got, want := total(spec.Risk(sampleNow), native), new(uint256.Int).SubUint64(uint256.NewInt(1<<64-1), (sampleNow-1)/1800).Dec(); got != want {
+	if got, want := total(spec.Risk(sampleNow), native),
+		new(uint256.Int).SubUint64(uint256.NewInt(1<<64-1), (sampleNow-1)/1800).Dec(); got != want {
 		t.Errorf("for ever: %s, want %s, one for each period id that the contract takes", got, want)
 	}
 }
@@ -118,7 +135,8 @@ func TestRiskSentence(t *testing.T) {
 	until := unixTime(uint256.NewInt(sampleNow + 3600))
 	approve := selectorOf(t, "approve(address,uint256)")
 	both := quietSpec(approve)
-	both.CallPolicies = append(both.CallPolicies, CallSpec{Target: Address{19: 2}, Selector: Selector{1}}, both.CallPolicies[0])
+	both.CallPolicies = append(both.CallPolicies, CallSpec{Target: Address{19: 2}, Selector: Selector{1}},
+		both.CallPolicies[0])
 	nothing := quietSpec(approve)
 	nothing.CallPolicies, nothing.FeeLimit.Limit = nil, uint256.Int{}
 	one := "0x0000000000000000000000000000000000000001"
@@ -156,13 +174,15 @@ func TestRiskJSON(t *testing.T) {
 }
 
 func TestAssetText(t *testing.T) {
-	for _, a := range []Asset{{Kind: NativeAsset}, {Kind: Permit2Asset}, {TokenAsset, Address{1}}, {NFTAsset, Address{2}}, {ContractAsset, Address{3}}} {
+	for _, a := range []Asset{{Kind: NativeAsset}, {Kind: Permit2Asset}, {TokenAsset, Address{1}}, {NFTAsset, Address{2}},
+		{ContractAsset, Address{3}}} {
 		var again Asset
 		if err := again.UnmarshalText([]byte(a.String())); err != nil || again != a {
 			t.Errorf("UnmarshalText(%s) = %v, %v", a, again, err)
 		}
 	}
-	for _, text := range []string{"", "native:", "native:0x0100000000000000000000000000000000000000", "token", "token:0x01", "Token:0x0100000000000000000000000000000000000000"} {
+	for _, text := range []string{"", "native:", "native:0x0100000000000000000000000000000000000000", "token",
+		"token:0x01", "Token:0x0100000000000000000000000000000000000000"} {
 		if err := new(Asset).UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("UnmarshalText(%q) succeeds", text)
 		}

@@ -198,7 +198,8 @@ func (p *signatureParser) baseKind() (string, error) {
 	return kind, nil
 }
 
-// elementaryType writes an elementary type canonically; false if there is no such type (Solidity ABI specification, "Types").
+// elementaryType writes an elementary type canonically; false if there is no such type (Solidity ABI specification,
+// "Types").
 func elementaryType(name string) (string, bool) {
 	switch name {
 	case "address", "bool", "string", "bytes", "function":

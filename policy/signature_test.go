@@ -10,14 +10,18 @@ func TestParseSignature(t *testing.T) {
 		{"mint(address,uint256)", "mint(address,uint256)", "0x40c10f19"},
 		{"mint(address,uint)", "mint(address,uint256)", "0x40c10f19"},
 		{"function mint(address to, uint256 amount)", "mint(address,uint256)", "0x40c10f19"},
-		{"function mint(address to, uint amount) external payable returns (bool ok, IERC20 token);", "mint(address,uint256)", "0x40c10f19"},
+		{"function mint(address to, uint amount) external payable returns (bool ok, IERC20 token);", "mint(address,uint256)",
+			"0x40c10f19"},
 		{" mint ( address\n\t, uint256 ) ", "mint(address,uint256)", "0x40c10f19"},
-		{"function mint(address payable to, uint256 _amount) public virtual override nonpayable", "mint(address,uint256)", "0x40c10f19"},
+		{"function mint(address payable to, uint256 _amount) public virtual override nonpayable", "mint(address,uint256)",
+			"0x40c10f19"},
 		{"claim()", "claim()", "0x4e71d92d"},
 		{"multicall(bytes[] calldata data) payable returns (bytes[] memory results)", "multicall(bytes[])", "0xac9650d8"},
-		{"permit(address owner, ((address token, uint160 amount, uint48 expiration, uint48 nonce) details, address spender, uint sigDeadline) permitSingle, bytes signature)",
+		{"permit(address owner, ((address token, uint160 amount, uint48 expiration, uint48 nonce) details, address " +
+			"spender, uint sigDeadline) permitSingle, bytes signature)",
 			"permit(address,((address,uint160,uint48,uint48),address,uint256),bytes)", "0x2b67b570"},
-		{"permit(address, tuple(tuple(address,uint160,uint48,uint48)[] details, address, uint256) memory batch, bytes calldata)",
+		{"permit(address, tuple(tuple(address,uint160,uint48,uint48)[] details, address, uint256) memory batch, bytes " +
+			"calldata)",
 			"permit(address,((address,uint160,uint48,uint48)[],address,uint256),bytes)", "0x2a2d80d1"},
 		// These selectors are those that viem (2.57, toFunctionSelector) gives for the canonical form. It hashes
 		// "uint" as it stands, so its selector for another form is wrong.
@@ -122,7 +126,8 @@ func TestParseSignatureRefused(t *testing.T) {
 // What is accepted is canonical: read again it is the same, whatever stands around it.
 func FuzzParseSignature(f *testing.F) {
 	for _, seed := range []string{
-		"mint(address,uint256)", "function f(tuple(uint a,(bool,bytes32[2])[] b)[] calldata x) external returns (I)", "f(ufixed128x18)", "f(",
+		"mint(address,uint256)", "function f(tuple(uint a,(bool,bytes32[2])[] b)[] calldata x) external returns (I)",
+		"f(ufixed128x18)", "f(",
 	} {
 		f.Add(seed)
 	}
@@ -134,7 +139,8 @@ func FuzzParseSignature(f *testing.F) {
 		if strings.ContainsAny(canonical, " \t\r\n;") || len(canonical) > 3*len(text) {
 			t.Fatalf("%q is read as %q", text, canonical)
 		}
-		for _, again := range []string{canonical, " function " + canonical + " external;", strings.ReplaceAll(canonical, ",", " x\n, ")} {
+		for _, again := range []string{canonical, " function " + canonical + " external;",
+			strings.ReplaceAll(canonical, ",", " x\n, ")} {
 			if got, err := ParseSignature(again); err != nil || got != canonical {
 				t.Fatalf("%q is read as %q, and %q as %q, %v", text, canonical, again, got, err)
 			}

@@ -108,7 +108,8 @@ func edit(t *testing.T, old, new string) string {
 func TestParseSpecConditionNames(t *testing.T) {
 	for name, want := range map[string]Condition{
 		"Unconstrained": Unconstrained, "Equal": Equal, "Greater": Greater, "Less": Less, "NotEqual": NotEqual,
-		"GreaterOrEqual": GreaterOrEqual, "GreaterEqual": GreaterOrEqual, "LessOrEqual": LessOrEqual, "LessEqual": LessOrEqual,
+		"GreaterOrEqual": GreaterOrEqual, "GreaterEqual": GreaterOrEqual, "LessOrEqual": LessOrEqual,
+		"LessEqual": LessOrEqual,
 	} {
 		got, err := ParseSpec([]byte(edit(t, `"condition":1`, `"condition":"`+name+`"`)), true)
 		if err != nil {
@@ -119,35 +120,50 @@ func TestParseSpecConditionNames(t *testing.T) {
 	}
 }
 
-const knownConditions = "known are Unconstrained (0), Equal (1), Greater (2), Less (3), GreaterOrEqual (4), LessOrEqual (5) and NotEqual (6)"
+const knownConditions = "known are Unconstrained (0), Equal (1), Greater (2), Less (3), GreaterOrEqual (4), " +
+	"LessOrEqual (5) and NotEqual (6)"
 
 func TestParseSpecRefused(t *testing.T) {
 	for _, c := range []struct{ name, old, new, path, msg string }{
-		{"unknown key", `"expiresAt"`, `"note":1,"expiresAt"`, "", `unknown key "note"; known are signer, expiresAt, feeLimit, callPolicies and transferPolicies`},
+		{"unknown key", `"expiresAt"`, `"note":1,"expiresAt"`, "",
+			`unknown key "note"; known are signer, expiresAt, feeLimit, callPolicies and transferPolicies`},
 		{"other case", `"feeLimit"`, `"feelimit"`, "", `unknown key "feelimit"; did you mean "feeLimit"?`},
-		{"nested unknown key", `"limitType":1`, `"limitType":1,"x":0`, "feeLimit", `unknown key "x"; known are limitType, limit and period`},
+		{"nested unknown key", `"limitType":1`, `"limitType":1,"x":0`, "feeLimit",
+			`unknown key "x"; known are limitType, limit and period`},
 		{"duplicate", `"expiresAt"`, `"expiresAt":"1","expiresAt"`, "", `key "expiresAt" is given twice`},
 		{"escaped duplicate", `"expiresAt"`, `"\u0065xpiresAt":"1","expiresAt"`, "", `key "expiresAt" is given twice`},
-		{"nested duplicate", `"index":"1"`, `"index":"1","index":"1"`, "callPolicies[0].constraints[1]", `key "index" is given twice`},
+		{"nested duplicate", `"index":"1"`, `"index":"1","index":"1"`, "callPolicies[0].constraints[1]",
+			`key "index" is given twice`},
 		{"no signer", `"signer":"0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",`, ``, "signer", "missing"},
 		{"no refValue", `,"refValue":"0x0000000000000000000000000000000000000000000000000000000000000000"`, ``,
 			"callPolicies[0].constraints[1].refValue", "missing"},
 		{"no period", `,"period":"3600"`, ``, "transferPolicies[0].valueLimit.period", "missing"},
 		{"null signer", `"0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"`, `null`, "signer", "must be a string, not null"},
-		{"empty signer", `0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed`, ``, "signer", `must be 0x and 40 hex digits; found ""`},
+		{"empty signer", `0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed`, ``, "signer",
+			`must be 0x and 40 hex digits; found ""`},
 		{"checksum", `0x5aAe`, `0x5AAe`, "signer", `mixed-case address with a wrong EIP-55 checksum; found "0x5AAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"`},
-		{"exponent", `"limit":"1000"`, `"limit":1e3`, "transferPolicies[0].valueLimit.limit", errNotExact.Error() + "; found 1e3"},
-		{"fraction", `"limit":"1000"`, `"limit":1000.0`, "transferPolicies[0].valueLimit.limit", errNotExact.Error() + "; found 1000.0"},
-		{"negative", `"limit":"1000"`, `"limit":-1000`, "transferPolicies[0].valueLimit.limit", errNotExact.Error() + "; found -1000"},
-		{"boolean for integer", `"limit":"1000"`, `"limit":true`, "transferPolicies[0].valueLimit.limit", "must be an integer, not true"},
+		{"exponent", `"limit":"1000"`, `"limit":1e3`, "transferPolicies[0].valueLimit.limit", errNotExact.Error() +
+			"; found 1e3"},
+		{"fraction", `"limit":"1000"`, `"limit":1000.0`, "transferPolicies[0].valueLimit.limit", errNotExact.Error() +
+			"; found 1000.0"},
+		{"negative", `"limit":"1000"`, `"limit":-1000`, "transferPolicies[0].valueLimit.limit", errNotExact.Error() +
+			"; found -1000"},
+		{"boolean for integer", `"limit":"1000"`, `"limit":true`, "transferPolicies[0].valueLimit.limit",
+			"must be an integer, not true"},
 		{"wide index", `"index":"1"`, `"index":"18446744073709551616"`, "callPolicies[0].constraints[1].index",
 			`does not fit into 64 bits; found "18446744073709551616"`},
-		{"limitType 3", `"limitType":1`, `"limitType":3`, "feeLimit.limitType", "3 is out of range: 0 to 2; known are Unlimited (0), Lifetime (1) and Allowance (2)"},
-		{"condition 7", `"condition":1`, `"condition":7`, "callPolicies[0].constraints[0].condition", "7 is out of range: 0 to 6; " + knownConditions},
-		{"condition 256", `"condition":1`, `"condition":256`, "callPolicies[0].constraints[0].condition", "256 is out of range: 0 to 6; " + knownConditions},
-		{"enum's name", `"condition":1`, `"condition":"equals"`, "callPolicies[0].constraints[0].condition", `unknown name "equals"; ` + knownConditions},
-		{"enum in text", `"condition":1`, `"condition":"9"`, "callPolicies[0].constraints[0].condition", `"9" is out of range: 0 to 6; ` + knownConditions},
-		{"null enum", `"condition":1`, `"condition":null`, "callPolicies[0].constraints[0].condition", "must be a number or a name, not null; " + knownConditions},
+		{"limitType 3", `"limitType":1`, `"limitType":3`, "feeLimit.limitType",
+			"3 is out of range: 0 to 2; known are Unlimited (0), Lifetime (1) and Allowance (2)"},
+		{"condition 7", `"condition":1`, `"condition":7`, "callPolicies[0].constraints[0].condition",
+			"7 is out of range: 0 to 6; " + knownConditions},
+		{"condition 256", `"condition":1`, `"condition":256`, "callPolicies[0].constraints[0].condition",
+			"256 is out of range: 0 to 6; " + knownConditions},
+		{"enum's name", `"condition":1`, `"condition":"equals"`, "callPolicies[0].constraints[0].condition",
+			`unknown name "equals"; ` + knownConditions},
+		{"enum in text", `"condition":1`, `"condition":"9"`, "callPolicies[0].constraints[0].condition",
+			`"9" is out of range: 0 to 6; ` + knownConditions},
+		{"null enum", `"condition":1`, `"condition":null`, "callPolicies[0].constraints[0].condition",
+			"must be a number or a name, not null; " + knownConditions},
 		{"short selector", `0x40c10f19`, `0x40c10f`, "callPolicies[0].selector",
 			`must be 0x and 8 hex digits, or a signature such as mint(address,uint256); found "0x40c10f"`},
 		{"bad signature", `0x40c10f19`, `mint(adress)`, "callPolicies[0].selector",

@@ -92,7 +92,8 @@ func (w *warner) expiryUnit(expiresAt *uint256.Int) {
 	if unit, ok := expiryUnit(expiresAt); ok {
 		w.warn(WarnUnit, "expiresAt", "%s", unit.explain(expiresAt))
 	} else if !expiresAt.LtUint64(maxMilliseconds) {
-		w.warn(WarnNeverExpires, "expiresAt", "%s seconds are %s: the session never ends by itself", expiresAt.Dec(), inYear(expiresAt))
+		w.warn(WarnNeverExpires, "expiresAt", "%s seconds are %s: the session never ends by itself", expiresAt.Dec(),
+			inYear(expiresAt))
 	}
 }
 
@@ -120,7 +121,8 @@ func (w *warner) periodUnit(field string, period *uint256.Int) {
 		return
 	}
 	if !period.LtUint64(nonsensePeriod) {
-		w.warn(WarnUnit, field+".period", "%s seconds are %s: the allowance never comes back", period.Dec(), periodLength(period))
+		w.warn(WarnUnit, field+".period", "%s seconds are %s: the allowance never comes back", period.Dec(),
+			periodLength(period))
 	}
 }
 

@@ -14,7 +14,8 @@ func TestCheckExpiryUnit(t *testing.T) {
 		{"1798761600", ""},
 		{"99999999999", ""},
 		{"100000000000", "write 100000000 (1973-03-03 09:46:40 UTC)"},
-		{"1798761600123", "1798761600123 seconds are in the year 58970; if it is in milliseconds, write 1798761600 (2027-01-01 00:00:00 UTC)"},
+		{"1798761600123", "1798761600123 seconds are in the year 58970; if it is in milliseconds, write 1798761600 " +
+			"(2027-01-01 00:00:00 UTC)"},
 		{"99999999999999", "write 99999999999 (5138-11-16 09:46:39 UTC)"},
 		{"100000000000000", ""},
 		{"281474976710655", ""},
@@ -37,15 +38,18 @@ func TestCheckExpiryUnit(t *testing.T) {
 // Each line of want is a code and the end of the reason.
 func TestWarnsOfExpiryUnit(t *testing.T) {
 	for expiresAt, want := range map[string]string{
-		"1798761600":          "",
-		"99999999999":         "",
-		"100000000000":        "wrongUnit: write 100000000 (1973-03-03 09:46:40 UTC)",
-		"1798761600000":       "wrongUnit: if it is in milliseconds, write 1798761600 (2027-01-01 00:00:00 UTC)",
-		"99999999999999":      "wrongUnit: write 99999999999 (5138-11-16 09:46:39 UTC)",
-		"100000000000000":     "neverExpires: 100000000000000 seconds are in the year 3170843: the session never ends by itself",
-		"281474976710655":     "neverExpires: 281474976710655 seconds are in the year 8921556: the session never ends by itself",
-		"1798761600000000":    "wrongUnit: if it is in microseconds, write 1798761600 (2027-01-01 00:00:00 UTC)",
-		"1798761600000000000": "wrongUnit: beyond every calendar; if it is in nanoseconds, write 1798761600 (2027-01-01 00:00:00 UTC)",
+		"1798761600":     "",
+		"99999999999":    "",
+		"100000000000":   "wrongUnit: write 100000000 (1973-03-03 09:46:40 UTC)",
+		"1798761600000":  "wrongUnit: if it is in milliseconds, write 1798761600 (2027-01-01 00:00:00 UTC)",
+		"99999999999999": "wrongUnit: write 99999999999 (5138-11-16 09:46:39 UTC)",
+		"100000000000000": "neverExpires: 100000000000000 seconds are in the year 3170843: the session never ends by " +
+			"itself",
+		"281474976710655": "neverExpires: 281474976710655 seconds are in the year 8921556: the session never ends by " +
+			"itself",
+		"1798761600000000": "wrongUnit: if it is in microseconds, write 1798761600 (2027-01-01 00:00:00 UTC)",
+		"1798761600000000000": "wrongUnit: beyond every calendar; if it is in nanoseconds, write 1798761600 (2027-01-01 " +
+			"00:00:00 UTC)",
 		new(uint256.Int).SetAllOne().Dec(): "neverExpires: " + new(uint256.Int).SetAllOne().Dec() +
 			" seconds are beyond every calendar: the session never ends by itself",
 	} {
@@ -63,7 +67,8 @@ func TestWarnsOfExpiryUnit(t *testing.T) {
 
 func TestWarnsOfPeriodUnit(t *testing.T) {
 	for period, want := range map[uint64]string{
-		61: "", 3600: "", 86400: "", 604800: "", 2592000: "", 7776000: "", 31536000: "", 31622400: "", // a minute to a leap year
+		// a minute to a leap year
+		61: "", 3600: "", 86400: "", 604800: "", 2592000: "", 7776000: "", 31536000: "", 31622400: "",
 		25 * day: "", 50 * day: "", 100 * day: "",
 		60_000:             "60000 seconds are 16 hours: if that is in milliseconds, write 60 (1 minute)",
 		3_600_000:          "3600000 seconds are 41 days: if that is in milliseconds, write 3600 (1 hour)",

@@ -109,7 +109,8 @@ func (w *warner) expiry(expiresAt *uint256.Int) {
 		w.warn(WarnShortExpiry, "expiresAt", "%s seconds are left, and nodes take nothing in the last %d", left.Dec(), margin)
 	}
 	if most := w.rules.MaxLifetime; most > 0 && left.GtUint64(most) {
-		w.warn(WarnExpiryTooFar, "expiresAt", "the session would last %s seconds, and the operator allows %d", left.Dec(), most)
+		w.warn(WarnExpiryTooFar, "expiresAt", "the session would last %s seconds, and the operator allows %d", left.Dec(),
+			most)
 	}
 }
 
@@ -135,7 +136,8 @@ func (w *warner) period(field string, l *UsageLimit) {
 		w.warn(WarnNeverMet, field+".period", "the contract refuses an allowance with a period of 0")
 	case !w.rules.EOA && !l.Period.GtUint64(margin):
 		w.warn(WarnShortPeriod, field+".period",
-			"a period of %s seconds never has more than %d left, and nodes take nothing in the last %d", l.Period.Dec(), margin, margin)
+			"a period of %s seconds never has more than %d left, and nodes take nothing in the last %d", l.Period.Dec(), margin,
+			margin)
 	default:
 		w.periodUnit(field, &l.Period)
 	}
@@ -149,7 +151,8 @@ func (w *warner) value(perUse *uint256.Int, l *UsageLimit) {
 	case perUse.IsZero() && !l.Limit.IsZero():
 		w.warn(WarnLimitNeverMet, "valueLimit.limit", "it is never used, since maxValuePerUse is 0")
 	case perUse.Gt(&l.Limit):
-		w.warn(WarnLimitNeverMet, "maxValuePerUse", "%s at once can never be sent, since valueLimit allows %s", perUse.Dec(), l.Limit.Dec())
+		w.warn(WarnLimitNeverMet, "maxValuePerUse", "%s at once can never be sent, since valueLimit allows %s", perUse.Dec(),
+			l.Limit.Dec())
 	}
 }
 
@@ -216,7 +219,8 @@ func (w *warner) unusedRange(field string, c *Constraint) {
 	case limit.IsZero():
 		w.warn(WarnLimitNeverMet, field+".limit.limit", "a limit of 0 lets no word pass but 0")
 	case c.Condition == LessOrEqual && ref.Gt(limit):
-		w.warn(WarnLimitNeverMet, field+".refValue", "%s at once can never pass, since the limit is %s", ref.Dec(), limit.Dec())
+		w.warn(WarnLimitNeverMet, field+".refValue", "%s at once can never pass, since the limit is %s", ref.Dec(),
+			limit.Dec())
 	}
 }
 

@@ -71,7 +71,8 @@ func refuseKeys(v *jsonNode, path string) *JSONError {
 		m := &v.Members[i]
 		name := strings.ToLower(enumWord(m.Key))
 		// A hash has the same form, and specs have bytes of that length at names of their own.
-		unnamed := m.Value.Kind == KindString && isKeyLike(m.Value.Text) && !strings.Contains(name, "hash") && !specNames[m.Key]
+		unnamed := m.Value.Kind == KindString && isKeyLike(m.Value.Text) && !strings.Contains(name, "hash") &&
+			!specNames[m.Key]
 		switch {
 		case slices.ContainsFunc(keyNames, func(k string) bool { return strings.Contains(name, k) }):
 			return refuse(path, fmt.Sprintf("what the file has at %s is a private key", shown(m.Key)))
@@ -89,7 +90,8 @@ func refuseKeys(v *jsonNode, path string) *JSONError {
 	return eachChild(v, path, refuseKeys)
 }
 
-// specNames are the members of a spec whose value may have 32 bytes, and those where the spec's reader says what is wrong.
+// specNames are the members of a spec whose value may have 32 bytes, and those where the spec's reader says what is
+// wrong.
 var specNames = map[string]bool{
 	"signer": true, "expiresAt": true, "limit": true, "period": true, "target": true, "selector": true,
 	"maxValuePerUse": true, "index": true, "refValue": true, "limitType": true, "condition": true,
@@ -113,9 +115,9 @@ func shownKey(key string) string {
 	return key
 }
 
-// checkSuperjson checks {"json": VALUE, "meta": {...}}, as superjson writes it. meta names the type of each value in VALUE
-// that JSON can't have. A spec has bigints only, which are decimal strings in VALUE. meta also lists which values are one
-// in memory, as all of JavaScript's equal bigints are.
+// checkSuperjson checks {"json": VALUE, "meta": {...}}, as superjson writes it. meta names the type of each value in
+// VALUE that JSON can't have. A spec has bigints only, which are decimal strings in VALUE. meta also lists which values
+// are one in memory, as all of JavaScript's equal bigints are.
 func checkSuperjson(v *jsonNode, path string) *JSONError {
 	var d decoder
 	o := d.specObject(v, path, "json", "meta")
@@ -141,7 +143,8 @@ func checkSuperjson(v *jsonNode, path string) *JSONError {
 
 // eachPath calls do for each path in one of meta's lists, with the value in root that it leads to and what the list
 // says of that.
-func (d *decoder) eachPath(root *jsonNode, meta jsonObjectReader, key string, do func(at string, value, said *jsonNode)) {
+func (d *decoder) eachPath(root *jsonNode, meta jsonObjectReader, key string,
+	do func(at string, value, said *jsonNode)) {
 	said := meta.v.Member(key)
 	if said.Kind != KindObject {
 		d.fail(meta.at(key), "must be an object of paths, not %s", found(said))

@@ -11,14 +11,15 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// Printable is text that someone else wrote as a terminal can show it: what moves the cursor or can't be seen is escaped.
+// Printable is text that someone else wrote as a terminal can show it: what moves the cursor or can't be seen is
+// escaped.
 func Printable(text string) string {
 	quoted := strconv.QuoteToGraphic(text)
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
-// CallText is what calldata calls, for a person: "transfer(address 0x…, uint256 5)". If the function is not a well-known one, or the
-// calldata is not the canonical encoding of its arguments, it says so. "" is no call.
+// CallText is what calldata calls, for a person: "transfer(address 0x…, uint256 5)". If the function is not a
+// well-known one, or the calldata is not the canonical encoding of its arguments, it says so. "" is no call.
 func CallText(data []byte) string {
 	if len(data) < 4 {
 		return ""
@@ -47,7 +48,8 @@ func CallText(data []byte) string {
 	args := make([]string, len(values))
 	for i, v := range values {
 		text := fmt.Sprint(v)
-		if b := reflect.ValueOf(v); (b.Kind() == reflect.Slice || b.Kind() == reflect.Array) && b.Type().Elem().Kind() == reflect.Uint8 {
+		if b := reflect.ValueOf(v); (b.Kind() == reflect.Slice || b.Kind() == reflect.Array) &&
+			b.Type().Elem().Kind() == reflect.Uint8 {
 			text = fmt.Sprintf("0x%x", v)
 		}
 		args[i] = f.inputs[i].Type.String() + " " + Printable(policy.Cut(text, 200))

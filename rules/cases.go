@@ -44,7 +44,8 @@ const (
 	maxRepeat = 100_000
 )
 
-// ReadCases reads cases in TOML, in sections [[case]], or in JSON, as an array. Unknown members are errors. An error names the case.
+// ReadCases reads cases in TOML, in sections [[case]], or in JSON, as an array. Unknown members are errors. An error
+// names the case.
 func ReadCases(data []byte) ([]Case, error) {
 	items, err := caseTexts(data)
 	if err != nil {
@@ -128,7 +129,8 @@ func (c *Case) Input(n int) *Input {
 	s := &c.Session
 	return &Input{
 		Tx: &tx, Now: c.Now, Client: Client{UID: c.Client.UID, GID: c.Client.GID},
-		Session: Session{ID: s.ID, Kind: s.Kind, Account: s.Account, Signer: s.Signer, Backend: s.Backend, Protection: s.Protection, ExpiresAt: s.ExpiresAt},
+		Session: Session{ID: s.ID, Kind: s.Kind, Account: s.Account, Signer: s.Signer, Backend: s.Backend,
+			Protection: s.Protection, ExpiresAt: s.ExpiresAt},
 	}
 }
 

@@ -40,7 +40,8 @@ func TestReadCases(t *testing.T) {
 		if change != "" && !strings.Contains(text, before) {
 			t.Fatalf("%q is not in the case", before)
 		}
-		if _, err := ReadCases([]byte(strings.Replace(text, before, after, 1))); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ReadCases([]byte(strings.Replace(text, before, after, 1))); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", change, err, want)
 		}
 	}
@@ -53,7 +54,8 @@ func TestReadCases(t *testing.T) {
 
 func TestDiff(t *testing.T) {
 	a := Rule{Name: "a", When: "true", Message: "m"}
-	b := Rule{Name: "b", Count: "tx.value", When: "false", Function: "f(uint256 x)", Per: "all", Limit: "1 ether", Window: 90 * 60e9, Sliding: true}
+	b := Rule{Name: "b", Count: "tx.value", When: "false", Function: "f(uint256 x)", Per: "all", Limit: "1 ether",
+		Window: 90 * 60e9, Sliding: true}
 	if got := Diff([]Rule{a, b}, []Rule{a, b}); got != nil {
 		t.Errorf("no change: %q", got)
 	}

@@ -20,16 +20,16 @@ import (
 
 const (
 	maxExpression = 4096 // bytes
-	// maxCost bounds one evaluation, in CEL's units: reading a variable or comparing two numbers costs one. An expression that
-	// could cost more is refused when it is loaded.
+	// maxCost bounds one evaluation, in CEL's units: reading a variable or comparing two numbers costs one. An expression
+	// that could cost more is refused when it is loaded.
 	maxCost = 10_000
 	// assumedSize is how long texts and lists among a function's arguments are taken to be when the cost is estimated. A
 	// longer one that makes the evaluation too costly is an error then, and the rule denies.
 	assumedSize = 256
 )
 
-// literals are the functions that make a value of the chain from a text. The text is a literal, so that a mistake in it is found
-// when the rule is loaded.
+// literals are the functions that make a value of the chain from a text. The text is a literal, so that a mistake in it
+// is found when the rule is loaded.
 var literals = map[string]struct {
 	result *types.Type
 	parse  func(string) (ref.Val, error)
@@ -68,8 +68,8 @@ func parseSelector(text string) (ref.Val, error) {
 	return selector(policy.SelectorOf(canonical)), nil
 }
 
-// environment is what an expression may use: the variables, args, and CEL's standard library without dyn, which would hide a
-// type from the checker.
+// environment is what an expression may use: the variables, args, and CEL's standard library without dyn, which would
+// hide a type from the checker.
 func environment(args map[string]*types.Type) (*cel.Env, error) {
 	without := env.NewLibrarySubset().AddExcludedFunctions(&env.Function{Name: "dyn"})
 	options := []cel.EnvOption{
@@ -95,8 +95,9 @@ func environment(args map[string]*types.Type) (*cel.Env, error) {
 			}))))
 	}
 	for _, typ := range []*types.Type{weiType, addressType, selectorType} {
-		options = append(options, cel.Function("string", cel.Overload(typ.TypeName()+"_to_string", []*types.Type{typ}, types.StringType,
-			cel.UnaryBinding(func(v ref.Val) ref.Val { return v.ConvertToType(types.StringType) }))))
+		options = append(options, cel.Function("string",
+			cel.Overload(typ.TypeName()+"_to_string", []*types.Type{typ}, types.StringType,
+				cel.UnaryBinding(func(v ref.Val) ref.Val { return v.ConvertToType(types.StringType) }))))
 	}
 	for name, typ := range variables {
 		options = append(options, cel.Variable(name, typ))
@@ -166,7 +167,8 @@ func readsTx(tree *ast.AST) bool {
 	return false
 }
 
-// readsSized reports whether an expression reads an argument whose size the client decides: it may be larger than [assumedSize].
+// readsSized reports whether an expression reads an argument whose size the client decides: it may be larger than
+// [assumedSize].
 func readsSized(tree *ast.AST, args map[string]*types.Type) bool {
 	for _, ref := range tree.ReferenceMap() {
 		if t := args[ref.Name]; t != nil {
@@ -201,8 +203,8 @@ func explain(issues *cel.Issues, args map[string]*types.Type) error {
 	return errors.New(text)
 }
 
-// checkNodes refuses what the type checker lets pass and can't be meant: a value without a known type, which compares as unequal
-// to everything of another type, and a text that is not a literal or makes no value.
+// checkNodes refuses what the type checker lets pass and can't be meant: a value without a known type, which compares
+// as unequal to everything of another type, and a text that is not a literal or makes no value.
 func checkNodes(tree *ast.AST) (err error) {
 	for id, typ := range tree.TypeMap() {
 		if hasDyn(typ) {
@@ -238,8 +240,8 @@ func hasDyn(t *types.Type) bool {
 // sizes tells the cost estimator how large values are.
 type sizes struct{}
 
-// EstimateCallCost says that the operators and literals of this package cost as much as those of numbers. It leaves the others
-// to CEL.
+// EstimateCallCost says that the operators and literals of this package cost as much as those of numbers. It leaves the
+// others to CEL.
 func (sizes) EstimateCallCost(_, overloadID string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
 	if !strings.HasSuffix(overloadID, "_wei") && !isLiteral(overloadID) {
 		return nil
@@ -260,7 +262,8 @@ func (sizes) EstimateSize(node cost.AstNode) *cost.SizeEstimate {
 	default:
 		return &cost.SizeEstimate{Min: 1, Max: 1}
 	}
-	if e := node.Expr(); e != nil && (e.Kind() == ast.LiteralKind || e.Kind() == ast.ListKind || e.Kind() == ast.CallKind) {
+	if e := node.Expr(); e != nil && (e.Kind() == ast.LiteralKind || e.Kind() == ast.ListKind ||
+		e.Kind() == ast.CallKind) {
 		return nil
 	}
 	return &cost.SizeEstimate{Min: 0, Max: assumedSize}

@@ -186,7 +186,8 @@ func (c *counter) add(in *Input, v *Verdict, amount uint256.Int) error {
 	if err != nil {
 		return err
 	}
-	v.Counters = append(v.Counters, Counter{Rule: c.rule.Name, Key: key, Amount: amount, Limit: c.limit, Window: c.rule.Window, Sliding: c.rule.Sliding})
+	v.Counters = append(v.Counters, Counter{Rule: c.rule.Name, Key: key, Amount: amount, Limit: c.limit,
+		Window: c.rule.Window, Sliding: c.rule.Sliding})
 	return nil
 }
 

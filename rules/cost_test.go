@@ -7,10 +7,11 @@ import (
 	"github.com/keyward/keyward/internal/zktx"
 )
 
-// TestLongArgumentIsTooCostly gives an expression that is cheap for the size that is assumed an argument that is far larger. The rule
-// can't be evaluated, and denies.
+// TestLongArgumentIsTooCostly gives an expression that is cheap for the size that is assumed an argument that is far
+// larger. The rule can't be evaluated, and denies.
 func TestLongArgumentIsTooCostly(t *testing.T) {
-	s, err := Compile([]Rule{{Name: "note", Function: "note(string text)", When: `args.text.contains("steal") || args.text.contains("drain")`}})
+	s, err := Compile([]Rule{{Name: "note", Function: "note(string text)",
+		When: `args.text.contains("steal") || args.text.contains("drain")`}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +29,8 @@ func TestLongArgumentIsTooCostly(t *testing.T) {
 	if v := judge("hello"); v.Denied != nil {
 		t.Errorf("a short text: %v", v.Denied)
 	}
-	if v := judge(strings.Repeat("a", 1<<20)); v.Denied == nil || !strings.Contains(v.Denied.Detail, "cost limit exceeded") {
+	if v := judge(strings.Repeat("a", 1<<20)); v.Denied == nil ||
+		!strings.Contains(v.Denied.Detail, "cost limit exceeded") {
 		t.Errorf("a text of 1 MiB: %+v", v.Denied)
 	}
 }

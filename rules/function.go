@@ -82,7 +82,8 @@ func parameterNames(text string) (names []string) {
 				return names
 			}
 			name := ""
-			if m := parameterName.FindStringSubmatch(piece); m != nil && m[1] != "memory" && m[1] != "calldata" && m[1] != "storage" && m[1] != "payable" {
+			if m := parameterName.FindStringSubmatch(piece); m != nil && m[1] != "memory" && m[1] != "calldata" &&
+				m[1] != "storage" && m[1] != "payable" {
 				name = m[1]
 			}
 			names = append(names, name)
@@ -124,8 +125,8 @@ func (f *function) calls(in *Input) bool {
 
 var errNotCanonical = errors.New("the calldata is not the canonical ABI encoding of the function's arguments")
 
-// decode returns the named arguments of the transaction's calldata. Calldata that the encoder would not have written is an
-// error: a contract could read it in another way.
+// decode returns the named arguments of the transaction's calldata. Calldata that the encoder would not have written is
+// an error: a contract could read it in another way.
 func (f *function) decode(data []byte) (map[string]any, error) {
 	values, err := f.values(data)
 	if err != nil {

@@ -167,8 +167,8 @@ func maxFee(tx *zktx.Transaction) uint256.Int {
 	return *product
 }
 
-// txCost is what may leave the account, in wei: the value, and the fee unless a paymaster pays it; the largest number if that
-// does not fit.
+// txCost is what may leave the account, in wei: the value, and the fee unless a paymaster pays it; the largest number
+// if that does not fit.
 func txCost(tx *zktx.Transaction) uint256.Int {
 	if !tx.Paymaster.IsZero() {
 		return tx.Value

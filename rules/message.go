@@ -15,7 +15,8 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// PersonalType is the Type of a rule about messages by EIP-191, which are texts. Their variables are message.text and message.size.
+// PersonalType is the Type of a rule about messages by EIP-191, which are texts. Their variables are message.text and
+// message.size.
 const PersonalType = "eip191"
 
 // Message is a request to sign something other than a transaction. One of its fields is given.
@@ -28,14 +29,15 @@ type Message struct {
 type Allowed struct {
 	Rule   string
 	Digest policy.Hash
-	// Key names what the message's amount is counted under: a payment channel, or a nonce. It is an amount that can be used once, so
-	// all messages of a key cost the largest amount. "": each message costs its amount.
+	// Key names what the message's amount is counted under: a payment channel, or a nonce. It is an amount that can be
+	// used once, so all messages of a key cost the largest amount. "": each message costs its amount.
 	Key    string
 	Amount uint256.Int
 	// Rising: the amount under Key never falls. A message with less than the most so far is refused.
 	Rising bool
 	Budget *Counter // counts the rise of the amount; nil: there is no limit
-	// Call is what has the same effect as a transaction. The session's spec has to allow it, without counting it; nil: there is none.
+	// Call is what has the same effect as a transaction. The session's spec has to allow it, without counting it; nil:
+	// there is none.
 	Call *policy.Call
 	// Values are the fields that a person reads, by path.
 	Values map[string]string
@@ -55,12 +57,14 @@ var readyMessages = map[string]struct {
 	},
 	// ERC-3009, which x402's scheme "exact" uses
 	"transfer-with-authorization": {
-		"TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)",
+		"TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 " +
+			"nonce)",
 		"from", "message.value", "nonce", "to", "transfer(address,uint256)", "",
 	},
 	// Uniswap's Permit2, SignatureTransfer. The owner is who signs.
 	"permit2": {
-		"PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline)TokenPermissions(address token,uint256 amount)",
+		"PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 " +
+			"deadline)TokenPermissions(address token,uint256 amount)",
 		"", "message.permitted.amount", "nonce", "spender", "approve(address,uint256)", "permitted.token",
 	},
 }
@@ -73,7 +77,8 @@ func isAllow(r *Rule) bool {
 // noMessage refuses the fields of messages in a rule about something else.
 func noMessage(r *Rule) error {
 	for name, given := range map[string]bool{
-		"domain": r.Domain != nil, "type": r.Type != "", "owner": r.Owner != "", "channel": r.Channel != "", "nonce": r.Nonce != "",
+		"domain": r.Domain != nil, "type": r.Type != "", "owner": r.Owner != "", "channel": r.Channel != "",
+		"nonce": r.Nonce != "",
 	} {
 		if given {
 			return fmt.Errorf(`%s is for rules with then = "allow"`, name)
@@ -244,7 +249,8 @@ func (s *Set) AllowsMessages() bool {
 	return s != nil && slices.ContainsFunc(s.rules, func(r rule) bool { return r.allow != nil })
 }
 
-// judgeMessage finds the first rule that allows the message. One that is about the message and can't be evaluated denies it.
+// judgeMessage finds the first rule that allows the message. One that is about the message and can't be evaluated
+// denies it.
 func (s *Set) judgeMessage(in *Input, v *Verdict) {
 	for i := range s.rules {
 		r := &s.rules[i]
@@ -272,7 +278,8 @@ func (a *allow) judge(in *Input) (*Allowed, error) {
 			return nil, nil
 		}
 		allowed.Digest = zktx.PersonalDigest(in.Message.Personal)
-		in.args = map[string]any{"message.text": types.String(in.Message.Personal), "message.size": types.Int(len(in.Message.Personal))}
+		in.args = map[string]any{"message.text": types.String(in.Message.Personal),
+			"message.size": types.Int(len(in.Message.Personal))}
 	} else {
 		if in.Message.Typed == nil || a.domain.ChainID != in.Session.ChainID || !a.typ.Matches(in.Message.Typed, a.domain) {
 			return nil, nil
@@ -324,7 +331,8 @@ func (a *allow) amount(in *Input, allowed *Allowed, values map[string]any) error
 	}
 	if field != "" {
 		separator := a.domain.Separator()
-		allowed.Key = strings.Join([]string{kind, in.Session.Signer.String(), separator.String(), valueKey(values[field])}, "/")
+		allowed.Key = strings.Join([]string{kind, in.Session.Signer.String(), separator.String(), valueKey(values[field])},
+			"/")
 	}
 	if a.budget == nil {
 		return nil
@@ -348,7 +356,8 @@ func (a *allow) equivalent(in *Input, values map[string]any, amount uint256.Int)
 	}
 	to, word := values[a.to].(policy.Address), amount.Bytes32()
 	data := append(append(append(append([]byte{}, a.call[:]...), make([]byte, 12)...), to[:]...), word[:]...)
-	tx := &zktx.Transaction{Type: zktx.TypeDynamicFee, ChainID: a.domain.ChainID, From: in.Session.Account, To: token, Data: data}
+	tx := &zktx.Transaction{Type: zktx.TypeDynamicFee, ChainID: a.domain.ChainID, From: in.Session.Account, To: token,
+		Data: data}
 	return tx.Call(policy.Address{})
 }
 

@@ -10,7 +10,8 @@ import (
 func TestCompileAllowRefuses(t *testing.T) {
 	domain := map[string]string{"chainId": "1", "verifyingContract": "0x7777777777777777777777777777777777777777"}
 	voucher := func(change func(*Rule)) Rule {
-		r := Rule{Name: "v", Then: Allow, Domain: domain, Type: "V(bytes32 id,uint96 amount,address who,string s)", Channel: "id", Count: "message.amount", Per: "all", Limit: "1"}
+		r := Rule{Name: "v", Then: Allow, Domain: domain, Type: "V(bytes32 id,uint96 amount,address who,string s)",
+			Channel: "id", Count: "message.amount", Per: "all", Limit: "1"}
 		change(&r)
 		return r
 	}
@@ -21,7 +22,8 @@ func TestCompileAllowRefuses(t *testing.T) {
 	}{
 		{"no type", voucher(func(r *Rule) { r.Type = "" }), "type is missing"},
 		{"no domain", voucher(func(r *Rule) { r.Domain = nil }), "domain is missing"},
-		{"any contract", voucher(func(r *Rule) { r.Domain = map[string]string{"chainId": "1"} }), "verifyingContract are needed"},
+		{"any contract", voucher(func(r *Rule) { r.Domain = map[string]string{"chainId": "1"} }),
+			"verifyingContract are needed"},
 		{"no such channel", voucher(func(r *Rule) { r.Channel = "ids" }), `no such field "ids"`},
 		{"owner is no address", voucher(func(r *Rule) { r.Owner = "s" }), "owner: the type has no such field"},
 		{"channel and nonce", voucher(func(r *Rule) { r.Nonce = "id" }), "not both"},
@@ -31,13 +33,18 @@ func TestCompileAllowRefuses(t *testing.T) {
 		{"a comparison with a number", voucher(func(r *Rule) { r.When = "message.amount > 5" }), "no matching overload"},
 		{"no such field", voucher(func(r *Rule) { r.When = "message.x == message.x" }), "undeclared reference"},
 		{"of a transaction", voucher(func(r *Rule) { r.When = `tx.value > wei("1")` }), "a message has no tx"},
-		{"per target", voucher(func(r *Rule) { r.Target = "0x7777777777777777777777777777777777777777" }), "are about transactions"},
-		{"a list", voucher(func(r *Rule) { r.List = []string{"0x7777777777777777777777777777777777777777"} }), "list is for ready-made rules"},
+		{"per target", voucher(func(r *Rule) { r.Target = "0x7777777777777777777777777777777777777777" }),
+			"are about transactions"},
+		{"a list", voucher(func(r *Rule) { r.List = []string{"0x7777777777777777777777777777777777777777"} }),
+			"list is for ready-made rules"},
 		{"too short a window", voucher(func(r *Rule) { r.Window = time.Millisecond }), "window"},
 		{"sliding without a window", voucher(func(r *Rule) { r.Sliding = true }), "window"},
-		{"a text with an amount", Rule{Name: "t", Then: Allow, Type: PersonalType, Count: `wei("1")`}, "has no domain, fields or amount"},
-		{"a ready-made one with a type", Rule{Name: "p", Use: "permit", Domain: domain, Type: "P(address a)"}, "sets then, type"},
-		{"a domain of a rule that denies", Rule{Name: "d", When: "true", Domain: domain}, `domain is for rules with then = "allow"`},
+		{"a text with an amount", Rule{Name: "t", Then: Allow, Type: PersonalType, Count: `wei("1")`},
+			"has no domain, fields or amount"},
+		{"a ready-made one with a type", Rule{Name: "p", Use: "permit", Domain: domain, Type: "P(address a)"},
+			"sets then, type"},
+		{"a domain of a rule that denies", Rule{Name: "d", When: "true", Domain: domain},
+			`domain is for rules with then = "allow"`},
 		{"a bad address", Rule{Name: "p", Use: "permit", Domain: domain, List: []string{"0x1"}}, "list[0]"},
 	} {
 		_, err := Compile([]Rule{tc.rule})
@@ -51,9 +58,12 @@ func TestDescribeMessages(t *testing.T) {
 	old := []Rule{{Name: "ask", When: "true", Then: Approve}}
 	next := []Rule{
 		{Name: "ask", When: "true"},
-		{Name: "x402", Use: "transfer-with-authorization", Domain: map[string]string{"chainId": "1", "verifyingContract": "0x77"}, Per: "account", Limit: "5", Window: 24 * time.Hour},
+		{Name: "x402", Use: "transfer-with-authorization",
+			Domain: map[string]string{"chainId": "1", "verifyingContract": "0x77"}, Per: "account", Limit: "5",
+			Window: 24 * time.Hour},
 		{Name: "texts", Then: Allow, Type: PersonalType, When: "message.size < 9"},
-		{Name: "v", Then: Allow, Type: "V(bytes32 id,uint96 amount)", Channel: "id", Count: "message.amount", Per: "all", Limit: "1"},
+		{Name: "v", Then: Allow, Type: "V(bytes32 id,uint96 amount)", Channel: "id", Count: "message.amount", Per: "all",
+			Limit: "1"},
 	}
 	want := []string{
 		`Rule "ask": denies where true. Before: wants an approval where true.`,

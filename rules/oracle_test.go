@@ -59,7 +59,8 @@ func TestAgainstOracle(t *testing.T) {
 }
 
 func FuzzExpression(f *testing.F) {
-	for _, seed := range []string{`tx.value > ether("1")`, `args.a[0] == wei("1")`, `now.getHours() > 3`, "\xff", `"a".matches("(a+)+$")`} {
+	for _, seed := range []string{`tx.value > ether("1")`, `args.a[0] == wei("1")`, `now.getHours() > 3`, "\xff",
+		`"a".matches("(a+)+$")`} {
 		f.Add(seed, []byte{0xa9, 0x05, 0x9c, 0xbb})
 	}
 	f.Fuzz(func(t *testing.T, when string, data []byte) {

@@ -32,7 +32,8 @@ var ready = map[string]func(*Rule) (func(*Input, *Verdict) error, error){
 func compileReady(r *Rule) (func(*Input, *Verdict) error, error) {
 	compileUse, ok := ready[r.Use]
 	if !ok {
-		return nil, fmt.Errorf("use: %q is unknown, want one of %s", r.Use, strings.Join(slices.Sorted(maps.Keys(ready)), ", "))
+		return nil, fmt.Errorf("use: %q is unknown, want one of %s", r.Use,
+			strings.Join(slices.Sorted(maps.Keys(ready)), ", "))
 	}
 	return compileUse(r)
 }
@@ -90,8 +91,10 @@ func paymasterOf(tx *zktx.Transaction) (policy.Address, bool) {
 	return tx.Paymaster, !tx.Paymaster.IsZero()
 }
 
-// compileList denies addresses that are not in the list. of returns false for a transaction without such an address, which passes.
-func compileList(what string, of func(*zktx.Transaction) (policy.Address, bool)) func(*Rule) (func(*Input, *Verdict) error, error) {
+// compileList denies addresses that are not in the list. of returns false for a transaction without such an address,
+// which passes.
+func compileList(what string, of func(*zktx.Transaction) (policy.Address,
+	bool)) func(*Rule) (func(*Input, *Verdict) error, error) {
 	return func(r *Rule) (func(*Input, *Verdict) error, error) {
 		if err := unused(r, "per", "limit", "window", "sliding", "days", "from", "to"); err != nil {
 			return nil, err
@@ -170,8 +173,8 @@ func compileRequire(r *Rule) (func(*Input, *Verdict) error, error) {
 
 var weekdays = map[string]time.Weekday{"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
 
-// compileHours denies what comes on other days or at other times. Without days it is every day; from and to without the other are
-// refused. A window over midnight, such as 22:00 to 06:00, belongs to the day that it begins on.
+// compileHours denies what comes on other days or at other times. Without days it is every day; from and to without the
+// other are refused. A window over midnight, such as 22:00 to 06:00, belongs to the day that it begins on.
 func compileHours(r *Rule) (func(*Input, *Verdict) error, error) {
 	if err := unused(r, "per", "limit", "window", "sliding", "list"); err != nil {
 		return nil, err

@@ -4,8 +4,8 @@
 // the spec allows. A rule is either an expression in CEL (Common Expression Language, https://cel.dev) or one of the
 // ready-made ones; see [Rule].
 //
-// [Compile] checks every rule: its types, its cost and its literals. [Set.Judge] applies the rules to one transaction. It
-// does no I/O and knows no totals: where a rule counts something, the verdict says what, and the ledger decides that
+// [Compile] checks every rule: its types, its cost and its literals. [Set.Judge] applies the rules to one transaction.
+// It does no I/O and knows no totals: where a rule counts something, the verdict says what, and the ledger decides that
 // together with the charge, so that the limits hold under concurrency and survive a crash.
 package rules
 
@@ -27,7 +27,8 @@ const (
 	Allow   = "allow"   // the message is signed, which would be refused otherwise
 )
 
-// Rule is one [[rules]] section of the configuration. It has When, Use or Count; the fields of the others are empty then.
+// Rule is one [[rules]] section of the configuration. It has When, Use or Count; the fields of the others are empty
+// then.
 type Rule struct {
 	Name    string `json:"name"` // unique
 	Message string `json:"message,omitempty"`
@@ -45,11 +46,12 @@ type Rule struct {
 	Count string `json:"count,omitempty"`
 
 	// Of a rule that allows a message; see message.go.
-	Domain  map[string]string `json:"domain,omitempty"`  // EIP-712
-	Type    string            `json:"type,omitempty"`    // encodeType of EIP-712, or [PersonalType]
-	Owner   string            `json:"owner,omitempty"`   // the field that is the session's account
-	Channel string            `json:"channel,omitempty"` // the field that names a payment channel: Count is its cumulative amount
-	Nonce   string            `json:"nonce,omitempty"`   // the field of whose messages only one can be used
+	Domain map[string]string `json:"domain,omitempty"` // EIP-712
+	Type   string            `json:"type,omitempty"`   // encodeType of EIP-712, or [PersonalType]
+	Owner  string            `json:"owner,omitempty"`  // the field that is the session's account
+	// the field that names a payment channel: Count is its cumulative amount
+	Channel string `json:"channel,omitempty"`
+	Nonce   string `json:"nonce,omitempty"` // the field of whose messages only one can be used
 
 	Use     string        `json:"use,omitempty"` // a ready-made rule; see ready.go
 	Per     string        `json:"per,omitempty"` // client, session, account, target or all

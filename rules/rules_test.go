@@ -39,7 +39,8 @@ func input() *Input {
 	_ = to.UnmarshalText([]byte(token))
 	return &Input{
 		Tx: &zktx.Transaction{
-			Type: zktx.TypeZKsync, ChainID: 2741, Nonce: 7, From: policy.Address{19: 1}, To: to, Value: dec("1000000000000000000"),
+			Type: zktx.TypeZKsync, ChainID: 2741, Nonce: 7, From: policy.Address{19: 1}, To: to,
+			Value:    dec("1000000000000000000"),
 			GasLimit: dec("100000"), MaxFeePerGas: dec("25000000"), Data: transferData(policy.Address{19: 0xbb}, dec("5")),
 		},
 		Session: Session{ID: "s1", Kind: "agw", Account: policy.Address{19: 1}, Protection: "sealed", Backend: "tpm"},
@@ -124,7 +125,8 @@ func TestCompileRefuses(t *testing.T) {
 		{Rule{When: `tx.value > ether("0.0000000000000000001")`}, "more than 18 digits"},
 		{Rule{When: `tx.value > ether("1,5")`}, "not a decimal number"},
 		{Rule{When: `tx.value > wei("-1")`}, "not a decimal number"},
-		{Rule{When: `tx.value > wei("115792089237316195423570985008687907853269984665640564039457584007913129639936")`}, "beyond 2^256-1"},
+		{Rule{When: `tx.value > wei("115792089237316195423570985008687907853269984665640564039457584007913129639936")`},
+			"beyond 2^256-1"},
 		{Rule{When: `tx.target == address("0x01")`}, "column"},
 		{Rule{When: `tx.value > wei(session.id)`}, "takes a literal text"},
 		{Rule{When: `tx.values > wei("1")`}, "there are client.gid"},
@@ -178,7 +180,8 @@ func TestCompileRefuses(t *testing.T) {
 func TestErrorsDeny(t *testing.T) {
 	in := input()
 	in.Tx.Value = *new(uint256.Int).SetAllOne()
-	if v := compiled(t, Rule{When: `tx.value + wei("1") < wei("5")`}).Judge(in); v.Denied == nil || !strings.Contains(v.Denied.Detail, "outside of 0") {
+	if v := compiled(t, Rule{When: `tx.value + wei("1") < wei("5")`}).Judge(in); v.Denied == nil ||
+		!strings.Contains(v.Denied.Detail, "outside of 0") {
 		t.Errorf("overflow: %+v", v)
 	}
 	s := compiled(t, Rule{When: `args.amount > wei("100")`, Function: "transfer(address to, uint256 amount)"})
@@ -249,18 +252,23 @@ func TestReady(t *testing.T) {
 		{Rule{Use: "targets", List: []string{token}}, nil, ""},
 		{Rule{Use: "targets", List: []string{}}, nil, "is not in the list"},
 		{Rule{Use: "paymasters", List: []string{}}, nil, ""},
-		{Rule{Use: "paymasters", List: []string{token}}, func(in *Input) { in.Tx.Paymaster = policy.Address{1} }, "is not in the list"},
+		{Rule{Use: "paymasters", List: []string{token}}, func(in *Input) { in.Tx.Paymaster = policy.Address{1} },
+			"is not in the list"},
 		{Rule{Use: "functions", List: []string{"transfer(address,uint256)"}}, nil, ""},
-		{Rule{Use: "functions", List: []string{"approve(address,uint256)"}}, nil, "transfer(address,uint256) is not in the list"},
+		{Rule{Use: "functions", List: []string{"approve(address,uint256)"}}, nil,
+			"transfer(address,uint256) is not in the list"},
 		{Rule{Use: "functions", List: []string{"0xa9059cbb"}}, func(in *Input) { in.Tx.Data = nil }, "calls no function"},
 		{Rule{Use: "functions", List: []string{"transfer"}}, func(in *Input) { in.Tx.Data = nil }, ""},
 		{Rule{Use: "require", List: []string{"resident"}}, nil, "is sealed, want resident"},
 		{Rule{Use: "hours", Days: []string{"sat", "sun"}}, nil, ""},
 		{Rule{Use: "hours", Days: []string{"mon"}}, nil, "it is Sat 23:30 UTC"},
 		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sat"}}, nil, ""},
-		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sat"}}, func(in *Input) { in.Now = in.Now.Add(6 * time.Hour) }, ""},
-		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sat"}}, func(in *Input) { in.Now = in.Now.Add(7 * time.Hour) }, "Sun 06:30"},
-		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sun"}}, func(in *Input) { in.Now = in.Now.Add(6 * time.Hour) }, "Sun 05:30"},
+		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sat"}},
+			func(in *Input) { in.Now = in.Now.Add(6 * time.Hour) }, ""},
+		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sat"}},
+			func(in *Input) { in.Now = in.Now.Add(7 * time.Hour) }, "Sun 06:30"},
+		{Rule{Use: "hours", From: "22:00", To: "06:00", Days: []string{"sun"}},
+			func(in *Input) { in.Now = in.Now.Add(6 * time.Hour) }, "Sun 05:30"},
 		{Rule{Use: "hours", From: "08:00", To: "23:30"}, nil, "it is"},
 		{Rule{Use: "hours", From: "23:30", To: "23:31"}, nil, ""},
 		{Rule{Use: "max-value", Limit: "0", Target: "0x00000000000000000000000000000000000000bb"}, nil, ""},
@@ -282,8 +290,10 @@ func TestCounters(t *testing.T) {
 		want Counter
 	}{
 		{Rule{Use: "rate", Per: "client", Limit: "5"}, Counter{Key: "uid:1000", Amount: dec("1"), Limit: dec("5")}},
-		{Rule{Use: "rate", Per: "session", Limit: "5", Sliding: true}, Counter{Key: "s1", Amount: dec("1"), Limit: dec("5"), Sliding: true}},
-		{Rule{Use: "spend", Per: "all", Limit: "2 ether"}, Counter{Amount: dec("1000002500000000000"), Limit: dec("2000000000000000000")}},
+		{Rule{Use: "rate", Per: "session", Limit: "5", Sliding: true},
+			Counter{Key: "s1", Amount: dec("1"), Limit: dec("5"), Sliding: true}},
+		{Rule{Use: "spend", Per: "all", Limit: "2 ether"},
+			Counter{Amount: dec("1000002500000000000"), Limit: dec("2000000000000000000")}},
 		{Rule{Count: "args.amount", Function: "transfer(address, uint256 amount)", Per: "target", Limit: "9"},
 			Counter{Key: input().Tx.To.String(), Amount: dec("5"), Limit: dec("9")}},
 		{Rule{Count: "tx.value", When: `tx.value > wei("0")`, Per: "account", Limit: "9"},
@@ -303,7 +313,8 @@ func TestCounters(t *testing.T) {
 
 // TestArguments decodes arguments of every type that rules read.
 func TestArguments(t *testing.T) {
-	const signature = "f(uint8 a, uint256[] b, bytes c, bytes4 d, string e, bool f, address[2] g, (uint256,address) , int8)"
+	const signature = "f(uint8 a, uint256[] b, bytes c, bytes4 d, string e, bool f, address[2] g, (uint256,address) , " +
+		"int8)"
 	s := compiled(t, Rule{Function: signature, When: `args.a == wei("7") && args.b.exists(x, x == wei("9")) && args.c == b"\x01\x02" &&
 		args.d == b"\x01\x02\x03\x04" && args.e == "é" && args.f && args.g[1] == address("` + token + `")`})
 	f, err := parseFunction(signature)
@@ -314,7 +325,8 @@ func TestArguments(t *testing.T) {
 		Name0 *big.Int
 		Name1 common.Address
 	}
-	packed, err := f.inputs.Pack(uint8(7), []*big.Int{big.NewInt(1), big.NewInt(9)}, []byte{1, 2}, [4]byte{1, 2, 3, 4}, "é", true,
+	packed, err := f.inputs.Pack(uint8(7), []*big.Int{big.NewInt(1), big.NewInt(9)}, []byte{1, 2}, [4]byte{1, 2, 3, 4},
+		"é", true,
 		[2]common.Address{{}, common.HexToAddress(token)}, pair{big.NewInt(1), common.Address{}}, int8(-1))
 	if err != nil {
 		t.Fatal(err)
@@ -331,7 +343,8 @@ func TestArguments(t *testing.T) {
 func TestParameterNames(t *testing.T) {
 	for text, want := range map[string]string{
 		"f()": "[]", "f(uint256)": "[]|1", "f(uint256 a)": "[a]", "function f(bytes calldata b, string memory)": "[b ]",
-		"f((uint256 x, address y) pair, uint8[] z)": "[pair z]", "f(address payable to)": "[to]", "f(address payable)": "[]|1",
+		"f((uint256 x, address y) pair, uint8[] z)": "[pair z]", "f(address payable to)": "[to]",
+		"f(address payable)":        "[]|1",
 		"f( uint256   a ,uint8 b )": "[a b]", "f((uint256,address)[] list)": "[list]",
 	} {
 		got := parameterNames(text)

@@ -14,10 +14,11 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// The chain's values are types of their own in expressions, so that a comparison that can't be right is an error when the
-// rules are loaded: CEL has no integer of 256 bits, and text has many forms for one address.
+// The chain's values are types of their own in expressions, so that a comparison that can't be right is an error when
+// the rules are loaded: CEL has no integer of 256 bits, and text has many forms for one address.
 var (
-	weiType      = types.NewObjectType("wei", traits.ComparerType, traits.AdderType, traits.SubtractorType, traits.MultiplierType)
+	weiType = types.NewObjectType("wei", traits.ComparerType, traits.AdderType, traits.SubtractorType,
+		traits.MultiplierType)
 	addressType  = types.NewObjectType("address")
 	selectorType = types.NewObjectType("selector")
 )

@@ -96,7 +96,8 @@ func (a *agent) testSpec() *policy.Spec {
 		FeeLimit:  policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(1000)},
 		TransferPolicies: []policy.TransferSpec{{
 			Target: target, MaxValuePerUse: *uint256.NewInt(50),
-			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(100), Period: *uint256.NewInt(3600)},
+			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(100),
+				Period: *uint256.NewInt(3600)},
 		}},
 	}
 }

@@ -44,7 +44,8 @@ type ApprovalConfig struct {
 // Decider is a program that votes on requests, as one of the voters.
 type Decider struct {
 	Name string // the voter in records, such as "hook"
-	// Decide returns the program's vote. An error is no vote. It must return soon after ctx ends, and is called concurrently.
+	// Decide returns the program's vote. An error is no vote. It must return soon after ctx ends, and is called
+	// concurrently.
 	Decide func(ctx context.Context, a *Approval) (yes bool, err error)
 }
 
@@ -81,12 +82,12 @@ type Vote struct {
 	At  time.Time
 }
 
-// AwaitApproval waits until the request, for which [Signer.Sign] returned [ErrNotApproved], is decided. It holds no device and nothing
-// of the ledger meanwhile. After nil the caller calls Sign again, which judges everything again and finds the decision. The
-// same digest asked for again joins the request that waits.
+// AwaitApproval waits until the request, for which [Signer.Sign] returned [ErrNotApproved], is decided. It holds no
+// device and nothing of the ledger meanwhile. After nil the caller calls Sign again, which judges everything again and
+// finds the decision. The same digest asked for again joins the request that waits.
 //
-// ctx needs no deadline: the time of the approval is bounded. Errors: a *policy.Denial by a voter or since the time is over,
-// [ErrApprovalsFull], [ErrLocked], what Sign returns for a session that has ended, or the context's.
+// ctx needs no deadline: the time of the approval is bounded. Errors: a *policy.Denial by a voter or since the time is
+// over, [ErrApprovalsFull], [ErrLocked], what Sign returns for a session that has ended, or the context's.
 func (s *Signer) AwaitApproval(ctx context.Context, peer audit.Peer, req *SignRequest) error {
 	sess, err := s.find(peer, req)
 	if err != nil {
@@ -196,8 +197,8 @@ func (s *Sessions) Approval(id string) (*Approval, error) {
 	return &a, nil
 }
 
-// Vote takes peer's vote on the request with that id. It is on disk when Vote returns, and counted unless the request ended
-// before. All votes of one user are one: a yes counts once, and a no denies, also after a yes of the same user.
+// Vote takes peer's vote on the request with that id. It is on disk when Vote returns, and counted unless the request
+// ended before. All votes of one user are one: a yes counts once, and a no denies, also after a yes of the same user.
 //
 // Errors: [ErrNotVoter], [ErrNoApproval], [ErrInvalid], [ErrHalted], or the context's.
 func (s *Sessions) Vote(ctx context.Context, peer audit.Peer, id string, yes bool) error {
@@ -210,7 +211,8 @@ func (s *Sessions) Vote(ctx context.Context, peer audit.Peer, id string, yes boo
 		return fmt.Errorf("%q: %w", clip(id, 64), ErrNoApproval)
 	}
 	if !s.cfg.Approval.OwnVotes && s.approvals.asks(p, peer.UID) {
-		return fmt.Errorf("%w: a program of uid %d asks, so that user has no vote on it; another operator has to decide", ErrInvalid, peer.UID)
+		return fmt.Errorf("%w: a program of uid %d asks, so that user has no vote on it; another operator has to decide",
+			ErrInvalid, peer.UID)
 	}
 	return s.vote(ctx, &peer, Client{ID: peer.UID}.String(), p, yes)
 }

@@ -23,11 +23,11 @@ const (
 	maxKeptDecisions    = 1024
 )
 
-// approvals is the book of requests that wait for an approval, and of decisions of late. It is in memory only: after a restart the
-// votes are in the audit trail, and a request has to be approved again. Safe for concurrent use.
+// approvals is the book of requests that wait for an approval, and of decisions of late. It is in memory only: after a
+// restart the votes are in the audit trail, and a request has to be approved again. Safe for concurrent use.
 //
-// A decision is about one digest of one session under one version of the guard rules. A yes lets that digest be signed until the
-// decision is forgotten. A no keeps a client from asking the operators again and again.
+// A decision is about one digest of one session under one version of the guard rules. A yes lets that digest be signed
+// until the decision is forgotten. A no keeps a client from asking the operators again and again.
 type approvals struct {
 	running sync.WaitGroup // deciders
 
@@ -68,7 +68,8 @@ func newApprovals() *approvals {
 
 func (a *Approval) key() approvalKey { return approvalKey{a.Session, a.Digest, a.Rules} }
 
-// decision returns what was decided on what a key names. known is false if nobody has decided, or the decision is too old.
+// decision returns what was decided on what a key names. known is false if nobody has decided, or the decision is too
+// old.
 func (b *approvals) decision(key approvalKey) (known bool, denied error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,8 +80,8 @@ func (b *approvals) decision(key approvalKey) (known bool, denied error) {
 	return true, d.denied
 }
 
-// join returns the approval of a request, which waits already or from now on. made says that it is new. Once the book is closed, what it
-// returns has ended.
+// join returns the approval of a request, which waits already or from now on. made says that it is new. Once the book
+// is closed, what it returns has ended.
 func (b *approvals) join(s *Sessions, a *Approval) (p *waitingApproval, made bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -106,7 +107,8 @@ func (b *approvals) addLocked(s *Sessions, a *Approval) (*waitingApproval, error
 		return nil, fmt.Errorf("%w: %d do, %d of them for uid %d", ErrApprovalsFull, len(b.waiting), own, a.Peer.UID)
 	}
 	timeout := s.cfg.Approval.timeout()
-	p := &waitingApproval{Approval: *a, of: s, users: map[uint32]bool{}, done: make(chan struct{}), deadline: time.Now().Add(timeout)}
+	p := &waitingApproval{Approval: *a, of: s, users: map[uint32]bool{}, done: make(chan struct{}),
+		deadline: time.Now().Add(timeout)}
 	p.open, p.close = context.WithCancel(context.Background())
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
@@ -176,7 +178,8 @@ func (b *approvals) count(p *waitingApproval, v Vote) bool {
 	return true
 }
 
-// approvalsLocked is how many voters have said yes. A user whose programs ask is none of them, unless the configuration says so.
+// approvalsLocked is how many voters have said yes. A user whose programs ask is none of them, unless the configuration
+// says so.
 func (p *waitingApproval) approvalsLocked() int {
 	by := map[string]bool{}
 	for _, v := range p.Votes {
@@ -231,7 +234,8 @@ func (b *approvals) end(p *waitingApproval, outcome error, why string) {
 		return
 	}
 	defer p.finish(outcome) // after the record is in line, before those of the waiters
-	rec := &audit.Record{Time: p.of.cfg.Now().UTC(), Event: audit.ApprovalEnded, Session: string(p.Session), Digest: p.Digest.String()}
+	rec := &audit.Record{Time: p.of.cfg.Now().UTC(), Event: audit.ApprovalEnded, Session: string(p.Session),
+		Digest: p.Digest.String()}
 	rec.Detail = map[string]any{"id": p.ID, "why": why}
 	l := p.of.ledger
 	l.mu.Lock()

@@ -27,8 +27,8 @@ func (s *Sessions) TrailArchived(ctx context.Context, by audit.Peer, gone *audit
 	return fmt.Errorf("%w: record %d is not the last of a sealed segment of the trail", ErrInvalid, gone.Records)
 }
 
-// TrailErased records that the operator deletes personal data of earlier records; choice says of which, and has no personal data
-// itself. When it returns nil the record is on disk, and all records before it are in sealed segments.
+// TrailErased records that the operator deletes personal data of earlier records; choice says of which, and has no
+// personal data itself. When it returns nil the record is on disk, and all records before it are in sealed segments.
 func (s *Sessions) TrailErased(ctx context.Context, by audit.Peer, choice any) error {
 	s.ledger.sealNext.Store(true)
 	return s.Record(ctx, audit.Record{Event: audit.TrailErased, Peer: &by, Detail: choice})

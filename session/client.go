@@ -16,7 +16,8 @@ type Client struct {
 	ID    uint32
 }
 
-// ParseClient reads the text form of a client that is to use a session. It refuses ids that name no single user or group:
+// ParseClient reads the text form of a client that is to use a session. It refuses ids that name no single user or
+// group:
 // -1, and those of /proc/sys/kernel/overflowuid and overflowgid.
 func ParseClient(s string) (Client, error) {
 	c, err := readClient(s)

@@ -85,11 +85,13 @@ func (c *clock) check(now moment) error {
 	}
 	least := blockTime(c.head).Add(now.since - c.firstSeen.since)
 	if slow := least.Sub(now.wall); slow > c.bound {
-		return fmt.Errorf("%w: the agent's clock says %s, block %d was made at %s: it is slow by %v at least, %v is allowed", ErrClock,
+		return fmt.Errorf("%w: the agent's clock says %s, block %d was made at %s: it is slow by %v at least, %v is allowed",
+			ErrClock,
 			stamp(now.wall), c.head.Number, stamp(blockTime(c.head)), slow.Round(time.Second), c.bound)
 	}
 	if c.ahead >= fastLooks {
-		return fmt.Errorf("%w: the agent's clock says %s, but block %d, just made, has the time %s: the clock is fast, or the node lags; %v is allowed", ErrClock,
+		return fmt.Errorf("%w: the agent's clock says %s, but block %d, just made, has the time %s: the clock is fast, or "+
+			"the node lags; %v is allowed", ErrClock,
 			stamp(now.wall), c.head.Number, stamp(blockTime(c.head)), c.bound)
 	}
 	return nil

@@ -162,7 +162,8 @@ func (l *Ledger) seal(b *batch, entries []*entry) (err error) {
 // by then.
 func (l *Ledger) rotate() error {
 	full := l.head.Size >= l.segmentBytes.Load()
-	old := l.segmentAge.Load() > 0 && l.head.Seq > l.head.Sealed && time.Since(l.begun) >= time.Duration(l.segmentAge.Load())
+	old := l.segmentAge.Load() > 0 && l.head.Seq > l.head.Sealed &&
+		time.Since(l.begun) >= time.Duration(l.segmentAge.Load())
 	if l.head.Seq == l.head.Sealed {
 		l.begun = time.Now() // its first record is about to be written
 	}
@@ -195,8 +196,8 @@ func (l *Ledger) took(stage Stage, since time.Time) {
 	}
 }
 
-// syncTrail puts the trail on disk, after which the journal is not needed. It does nothing once the ledger has halted: a sync
-// that failed may succeed the second time without writing what the first one lost (fsync(2)).
+// syncTrail puts the trail on disk, after which the journal is not needed. It does nothing once the ledger has halted:
+// a sync that failed may succeed the second time without writing what the first one lost (fsync(2)).
 func (l *Ledger) syncTrail() error {
 	l.mu.Lock()
 	halted := l.halted

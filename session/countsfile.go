@@ -17,8 +17,8 @@ type countsFile struct {
 	Readings map[ID]reading `json:"readings"`
 }
 
-// loadCounts reads what devices had counted, and from the trail what was granted since. What can't be used is left out: the next reading
-// of such a device is a first one.
+// loadCounts reads what devices had counted, and from the trail what was granted since. What can't be used is left out:
+// the next reading of such a device is a first one.
 func (s *Sessions) loadCounts() *deviceCounts {
 	d := &deviceCounts{asked: map[ID]*asked{}, readings: map[ID]*reading{}, saved: map[ID]reading{}}
 	if s.cfg.CountsPath == "" {

@@ -103,7 +103,8 @@ func (s *Sessions) backend(name string) (backends.Backend, string, error) {
 }
 
 func (s *Sessions) noBackend(name string) error {
-	return fmt.Errorf("%w: there is no backend %q in the configuration%s", ErrInvalid, name, suggest.DidYouMean(name, s.backendNames()))
+	return fmt.Errorf("%w: there is no backend %q in the configuration%s", ErrInvalid, name,
+		suggest.DidYouMean(name, s.backendNames()))
 }
 
 func (s *Sessions) backendNames() []string { return slices.Sorted(maps.Keys(s.cfg.Backends)) }
@@ -139,12 +140,14 @@ func (s *Sessions) checkCreate(req *CreateRequest) error {
 	case req.Kind == AGW && req.Account == zero:
 		return fmt.Errorf("%w: no account: an agw session needs the smart account's address", ErrInvalid)
 	case req.Kind == AGW && req.Validator == zero:
-		return fmt.Errorf("%w: chain %d has no validator in the configuration, so it can't have agw sessions", ErrInvalid, req.ChainID)
+		return fmt.Errorf("%w: chain %d has no validator in the configuration, so it can't have agw sessions", ErrInvalid,
+			req.ChainID)
 	case req.Kind == EOA && req.Account != zero:
 		return fmt.Errorf("%w: an eoa session's account is its own fresh signer: leave the account out", ErrInvalid)
 	}
 	if probe := (&Session{Spec: req.Spec}); s.pastExpiry(probe, s.cfg.Now()) {
-		return fmt.Errorf("%w: expiresAt %s is past, or nearer than the margin of %v", ErrInvalid, req.Spec.ExpiresAt.Dec(), s.cfg.ExpiryMargin)
+		return fmt.Errorf("%w: expiresAt %s is past, or nearer than the margin of %v", ErrInvalid, req.Spec.ExpiresAt.Dec(),
+			s.cfg.ExpiryMargin)
 	}
 	if err := req.Spec.CheckExpiryUnit(); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -191,13 +194,15 @@ func (s *Sessions) store(ctx context.Context, by audit.Peer, sess *Session, even
 		}
 	}
 	s.ledger.mu.Lock()
-	if next := s.ledger.index.successor(sess.Predecessor); sess.Predecessor != "" && next != nil { // made while this one's key was
+	// made while this one's key was
+	if next := s.ledger.index.successor(sess.Predecessor); sess.Predecessor != "" && next != nil {
 		s.ledger.mu.Unlock()
 		return renewedAlready(next)
 	}
 	if other := s.ledger.index.signer(sess.Signer()); other != nil {
 		s.ledger.mu.Unlock()
-		return fmt.Errorf("backend %q gave the key of session %s again; it must make a fresh one each time", sess.Backend, other.ID)
+		return fmt.Errorf("backend %q gave the key of session %s again; it must make a fresh one each time", sess.Backend,
+			other.ID)
 	}
 	err := s.ledger.enqueueLocked(e)
 	if err == nil {

@@ -36,7 +36,8 @@ func TestErrorsNameTheBackends(t *testing.T) {
 func TestFullDevice(t *testing.T) {
 	a := newAgent(t)
 	a.cfg.Backends["other"] = &soft.Backend{}
-	for _, name := range []string{"soft", "other"} { // of which nothing is told, the one since it goes on, the other since it is elsewhere
+	// of which nothing is told, the one since it goes on, the other since it is elsewhere
+	for _, name := range []string{"soft", "other"} {
 		req := a.createRequest()
 		req.Backend = name
 		sess, err := a.Create(t.Context(), operator, req)
@@ -64,7 +65,8 @@ func TestFullDevice(t *testing.T) {
 	fails("while the session goes on", "both slots are taken")
 	a.end(t, sess)
 	due := a.clock().Add(time.Hour).UTC().Format(time.RFC3339)
-	fails("within the grace", "both slots are taken; the key of session "+string(sess.ID)+", which has ended, is still there and is destroyed at "+due)
+	fails("within the grace", "both slots are taken; the key of session "+string(sess.ID)+
+		", which has ended, is still there and is destroyed at "+due)
 	a.pass(time.Hour)
 	fails("after it", "is still there and is to be destroyed; the log says what hinders it")
 	problem = backends.ErrUnavailable

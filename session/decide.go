@@ -19,10 +19,9 @@ type priced struct {
 	digest  costs           // what this one costs
 }
 
-// price works out what g costs, all of its charges or the first refusal. had is what the signatures for its nonce have cost
-// so far. counted is how much of that is in used, the totals: all of it, or nothing once the chain is past
-// the nonce. Of all signatures for one nonce only one can land, so they cost the largest
-// amount, not the sum.
+// price works out what g costs, all of its charges or the first refusal. had is what the signatures for its nonce have
+// cost so far. counted is how much of that is in used, the totals: all of it, or nothing once the chain is past the
+// nonce. Of all signatures for one nonce only one can land, so they cost the largest amount, not the sum.
 func price(g *Grant, had, counted, used costs) (*priced, error) {
 	without := func(t policy.Tracker) uint256.Int {
 		total, old := used.of(t), counted.of(t)
@@ -90,8 +89,8 @@ func settleTotals(v *ChainView, trackers []policy.Tracker, open nonces, before c
 	return after
 }
 
-// external is what v has counted beyond the view before and beyond what the passed liabilities explain. After a step back there
-// is nothing to compare with: the next view is held to this one.
+// external is what v has counted beyond the view before and beyond what the passed liabilities explain. After a step
+// back there is nothing to compare with: the next view is held to this one.
 func (last *settled) external(v *ChainView, explained costs) amounts {
 	if last != nil && (v.Reorged || last.lowers(v) || v.Nonce < last.Nonce) {
 		return nil
@@ -134,8 +133,8 @@ func (last *settled) next(v *ChainView, external amounts) (next *settled, past *
 	return next, next.age(v)
 }
 
-// forgetAfter is how long ago, by block times, the account must have used a nonce before the ledger forgets what was signed
-// for it, in seconds. No chain that the agent follows goes back so far.
+// forgetAfter is how long ago, by block times, the account must have used a nonce before the ledger forgets what was
+// signed for it, in seconds. No chain that the agent follows goes back so far.
 const forgetAfter = 24 * 3600
 
 // pastNonce is the account's nonce at a time.
@@ -144,8 +143,9 @@ type pastNonce struct {
 	Nonce uint64
 }
 
-// age waits for the nonces that are used now, once those that it waited for were used a day ago. It returns those: they are
-// forgotten, even if none was used since the time before, as transactions may have been signed for nonces that were used already.
+// age waits for the nonces that are used now, once those that it waited for were used a day ago. It returns those: they
+// are forgotten, even if none was used since the time before, as transactions may have been signed for nonces that were
+// used already.
 func (s *settled) age(v *ChainView) (past *pastNonce) {
 	if v.Block.Time < s.Older.Time+forgetAfter {
 		return nil

@@ -9,9 +9,9 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// A session in memory is whole or brief. A brief one lacks what only its own use needs: the spec, the key's URI and the public key,
-// which never change and are in the store. The start makes all sessions brief, so it decodes no spec. Those that were used last
-// are whole.
+// A session in memory is whole or brief. A brief one lacks what only its own use needs: the spec, the key's URI and the
+// public key, which never change and are in the store. The start makes all sessions brief, so it decodes no spec. Those
+// that were used last are whole.
 //
 // The index and the ledger look at brief sessions. No function that other packages call returns one.
 
@@ -49,7 +49,8 @@ type details struct {
 
 // whole returns n's session as it is now.
 //
-// If it can't be read, its spec is one that allows nothing, and the ledger signs nothing from then on; see [details.failure].
+// If it can't be read, its spec is one that allows nothing, and the ledger signs nothing from then on; see
+// [details.failure].
 func (d *details) whole(n *listed) *Session {
 	for {
 		sess := n.Load()

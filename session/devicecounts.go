@@ -12,12 +12,14 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// A device that counts its signatures is compared with what the agent asked of it. The agent keeps, for each key, the device's counter at a
-// moment when it asked for nothing, and that moment's place in the audit trail: a [reading]. What the device counts later has to be
-// explained by grants after that place. More is an alarm: something else signs with the key.
+// A device that counts its signatures is compared with what the agent asked of it. The agent keeps, for each key, the
+// device's counter at a moment when it asked for nothing, and that moment's place in the audit trail: a [reading]. What
+// the device counts later has to be explained by grants after that place. More is an alarm: something else signs with
+// the key.
 //
-// Whatever is in doubt explains a signature until the next reading: calls under way, calls that failed without [backends.ErrNotSigned],
-// and after a crash those whose records may be lost, since a device signs while the record is written.
+// Whatever is in doubt explains a signature until the next reading: calls under way, calls that failed without
+// [backends.ErrNotSigned], and after a crash those whose records may be lost, since a device signs while the record is
+// written.
 
 // countEvery is how often devices are asked. An alarm is due within a minute.
 const countEvery = 20 * time.Second
@@ -79,7 +81,8 @@ func (s *Sessions) asks(sess *Session) *deviceCall {
 }
 
 // signDigest is the function of that name, and notes whether there may be a signature.
-func (c *deviceCall) signDigest(ctx context.Context, key backends.Key, sess *Session, digest policy.Hash) ([65]byte, error) {
+func (c *deviceCall) signDigest(ctx context.Context, key backends.Key, sess *Session, digest policy.Hash) ([65]byte,
+	error) {
 	if c == nil {
 		return signDigest(ctx, key, sess, digest)
 	}
@@ -118,7 +121,8 @@ func (d *deviceCounts) now(id ID) (asked, *reading) {
 	return a, r
 }
 
-// CountDevices compares devices' counters with the trail until ctx is done. A device that can't be read is asked again the next time.
+// CountDevices compares devices' counters with the trail until ctx is done. A device that can't be read is asked again
+// the next time.
 func (s *Sessions) CountDevices(ctx context.Context) {
 	timer := time.NewTicker(countEvery)
 	defer timer.Stop()
@@ -145,11 +149,15 @@ func (s *Sessions) compareCounts(ctx context.Context, failing map[ID]bool) {
 		return
 	}
 	live := map[ID]bool{}
-	for _, sess := range s.filter(func(sess *Session) bool { return counters[sess.Backend] != nil && sess.KeyDestroyedAt.IsZero() }) {
+	for _, sess := range s.filter(func(sess *Session) bool {
+		return counters[sess.Backend] != nil &&
+			sess.KeyDestroyedAt.IsZero()
+	}) {
 		live[sess.ID] = true
 		err := s.compareCount(ctx, counters[sess.Backend], sess)
 		if err != nil && !failing[sess.ID] && ctx.Err() == nil {
-			s.cfg.Logger.Warn("the device's counter of signatures can't be compared, trying again", "session", sess.ID, "error", err)
+			s.cfg.Logger.Warn("the device's counter of signatures can't be compared, trying again", "session", sess.ID, "error",
+				err)
 		}
 		failing[sess.ID] = err != nil
 	}
@@ -170,7 +178,8 @@ func (s *Sessions) compareCount(ctx context.Context, c backends.Counter, sess *S
 	}
 	after, _ := s.counted.now(sess.ID)
 	quiet := before.open == 0 && before.turns == after.turns
-	next := &reading{Counter: n, Record: head.Seq, Hash: fmt.Sprintf("%x", head.Hash), made: before.made, unsaved: true, quiet: quiet}
+	next := &reading{Counter: n, Record: head.Seq, Hash: fmt.Sprintf("%x", head.Hash), made: before.made, unsaved: true,
+		quiet: quiet}
 	if last != nil {
 		next.Foreign, next.WentBack = last.Foreign, last.WentBack
 	}
@@ -178,18 +187,22 @@ func (s *Sessions) compareCount(ctx context.Context, c backends.Counter, sess *S
 	case last == nil:
 		err = s.recordCount(ctx, sess, audit.DeviceCounted, map[string]any{"counter": n, "reason": "the first reading"})
 	case last.restored:
-		err = s.recordCount(ctx, sess, audit.DeviceCounted, map[string]any{"counter": n, "reason": "the state is not the one of the last reading"})
+		err = s.recordCount(ctx, sess, audit.DeviceCounted,
+			map[string]any{"counter": n, "reason": "the state is not the one of the last reading"})
 	case n < last.Counter:
 		next.WentBack = true
 		s.cfg.Logger.Error("ALARM: a device's counter of signatures went back: the card was reset, or is another one",
 			"session", sess.ID, "backend", sess.Backend, "before", last.Counter, "now", n)
-		err = s.recordCount(ctx, sess, audit.DeviceCounted, map[string]any{"counter": n, "before": last.Counter, "reason": "it went back"})
+		err = s.recordCount(ctx, sess, audit.DeviceCounted,
+			map[string]any{"counter": n, "before": last.Counter, "reason": "it went back"})
 	case n > last.explained(after, s.slack(sess.Backend)):
 		foreign := n - last.explained(after, s.slack(sess.Backend))
 		next.Foreign += foreign
-		s.cfg.Logger.Error("ALARM: a device has made signatures that this agent did not ask for: its key is used from elsewhere",
+		s.cfg.Logger.Error("ALARM: a device has made signatures that this agent did not ask for: its key is used from "+
+			"elsewhere",
 			"session", sess.ID, "backend", sess.Backend, "signatures", foreign, "counter", n)
-		err = s.recordCount(ctx, sess, audit.DeviceExternal, map[string]any{"counter": n, "before": last.Counter, "signatures": foreign})
+		err = s.recordCount(ctx, sess, audit.DeviceExternal,
+			map[string]any{"counter": n, "before": last.Counter, "signatures": foreign})
 	case !quiet:
 		return nil // the last reading stays: it allows no more than it did
 	case n == last.Counter && !last.unsaved && after.made == last.made && last.earlier == 0 && last.crashes == 0:
@@ -209,8 +222,8 @@ func (r *reading) explained(now asked, slack uint64) uint64 {
 	return r.Counter + now.made - r.made + now.open + r.earlier + r.crashes*slack
 }
 
-// slack is how many signatures a crash may have left without a record. Those under way at the device are as many as it works on; as many
-// more may wait for their records.
+// slack is how many signatures a crash may have left without a record. Those under way at the device are as many as it
+// works on; as many more may wait for their records.
 func (s *Sessions) slack(backend string) uint64 {
 	n := backends.DefaultConcurrency
 	if l, ok := s.cfg.Backends[backend].(backends.Limited); ok {

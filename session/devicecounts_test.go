@@ -128,7 +128,8 @@ func (a *countedAgent) compare(t *testing.T, foreign uint64) {
 
 var errDoubt = errors.New("no answer")
 
-// A signature that the agent did not ask for raises the alarm, once, in the log and the trail, and stays known over restarts.
+// A signature that the agent did not ask for raises the alarm, once, in the log and the trail, and stays known over
+// restarts.
 func TestDeviceCountsForeignSignatures(t *testing.T) {
 	a := newCountedAgent(t)
 	a.sign(t, 3, nil)
@@ -150,7 +151,8 @@ func TestDeviceCountsForeignSignatures(t *testing.T) {
 	a.compare(t, 3)
 }
 
-// What the agent's own calls may have led to is no alarm, whatever became of them; and what they can't have led to hides nothing.
+// What the agent's own calls may have led to is no alarm, whatever became of them; and what they can't have led to
+// hides nothing.
 func TestDeviceCountsOwnFailures(t *testing.T) {
 	a := newCountedAgent(t)
 	a.sign(t, 3, errDoubt) // made, and lost
@@ -208,7 +210,8 @@ func TestDeviceCountsCallsUnderWay(t *testing.T) {
 	a.compare(t, 1)
 }
 
-// After a clean stop every signature has its record. After a crash some may have none; that doubt is bounded, and over with the first reading.
+// After a clean stop every signature has its record. After a crash some may have none; that doubt is bounded, and over
+// with the first reading.
 func TestDeviceCountsAfterRestarts(t *testing.T) {
 	a := newCountedAgent(t)
 	a.sign(t, 3, nil)
@@ -226,7 +229,8 @@ func TestDeviceCountsAfterRestarts(t *testing.T) {
 	a.compare(t, 3)
 }
 
-// A state that is a backup's, a file that is gone or damaged, and a trail that is another one begin with a first reading, which the trail has.
+// A state that is a backup's, a file that is gone or damaged, and a trail that is another one begin with a first
+// reading, which the trail has.
 func TestDeviceCountsOfAnotherState(t *testing.T) {
 	for name, change := range map[string]func(a *countedAgent, file string) error{
 		"file gone": func(_ *countedAgent, file string) error { return os.Remove(file) },
@@ -283,7 +287,8 @@ func TestDeviceCountsWentBack(t *testing.T) {
 	}
 }
 
-// Whatever happens to the agent's own signatures, there is no alarm; and in the end each foreign signature is counted, less what was in doubt.
+// Whatever happens to the agent's own signatures, there is no alarm; and in the end each foreign signature is counted,
+// less what was in doubt.
 func TestDeviceCountsProperty(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

@@ -26,8 +26,8 @@ func (s failingStore) commit(*batch) error {
 	return errors.New("fdatasync: input/output error")
 }
 
-// After a commit has failed, the store is not asked for another, also not for what was in line already; the error says why
-// nothing is signed. The next start knows nothing of it.
+// After a commit has failed, the store is not asked for another, also not for what was in line already; the error says
+// why nothing is signed. The next start knows nothing of it.
 func TestNothingIsWrittenAfterAFailedCommit(t *testing.T) {
 	l, dir := newLedger(t)
 	l.addActive("s", &policy.Spec{})

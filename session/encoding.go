@@ -15,8 +15,8 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// What the embedded store writes: fields one after the other, integers as varints (encoding/binary), texts and lists with
-// their length before them. Lists that come from maps are sorted, so that one value has one encoding.
+// What the embedded store writes: fields one after the other, integers as varints (encoding/binary), texts and lists
+// with their length before them. Lists that come from maps are sorted, so that one value has one encoding.
 
 var errEncoding = errors.New("not what keyward writes")
 
@@ -236,7 +236,8 @@ func (d *decoder) head() audit.Head {
 
 // append encodes all of s but its spec, of which it has the signer and expiresAt.
 func (s *Session) append(b []byte) []byte {
-	for _, text := range []string{string(s.ID), string(s.Kind), s.Backend, s.KeyURI, string(s.PublicKey), string(s.Protection),
+	for _, text := range []string{string(s.ID), string(s.Kind), s.Backend, s.KeyURI, string(s.PublicKey),
+		string(s.Protection),
 		s.Blocked, string(s.Predecessor), string(s.Status)} {
 		b = appendText(b, text)
 	}
@@ -261,8 +262,8 @@ func (s *Session) append(b []byte) []byte {
 	return binary.AppendUvarint(append(b, signer[:]...), s.expiresAt())
 }
 
-// session decodes what append encoded, without the spec; texts that many sessions have in common are shared by way of shared.
-// A session that is to be brief has no key's URI and no public key.
+// session decodes what append encoded, without the spec; texts that many sessions have in common are shared by way of
+// shared. A session that is to be brief has no key's URI and no public key.
 func (d *decoder) session(shared map[string]string, brief bool) *Session {
 	same := func() string {
 		raw := d.bytes()

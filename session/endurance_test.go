@@ -82,7 +82,8 @@ func TestEndurance(t *testing.T) {
 	}
 	e.reopen()
 	e.checkTotals()
-	t.Logf("%d signed in %v with %d callers, %d digests in the store at most", e.digests, time.Since(begun).Round(time.Second), e.callers, e.mostHeld)
+	t.Logf("%d signed in %v with %d callers, %d digests in the store at most", e.digests,
+		time.Since(begun).Round(time.Second), e.callers, e.mostHeld)
 }
 
 func enduringID(s int) ID { return ID(fmt.Sprintf("s%d", s)) }
@@ -125,8 +126,10 @@ func (e *endurance) signRound() {
 // grant reserves one transaction of the digest that is which for its nonce, and returns how long that took.
 func (e *endurance) grant(id ID, nonce uint64, which byte, amount uint64) time.Duration {
 	begun := time.Now()
-	value := policy.Charge{Tracker: valueIn(e.now()), Limit: policy.Decimal(*uint256.NewInt(1 << 60)), Amount: policy.Decimal(*uint256.NewInt(amount))}
-	g := Grant{Nonce: nonce, Digest: policy.Hash(uint256.NewInt(nonce<<8 | uint64(which)).Bytes32()), Charges: append(feeCharge(1<<60, amount), value)}
+	value := policy.Charge{Tracker: valueIn(e.now()), Limit: policy.Decimal(*uint256.NewInt(1 << 60)),
+		Amount: policy.Decimal(*uint256.NewInt(amount))}
+	g := Grant{Nonce: nonce, Digest: policy.Hash(uint256.NewInt(nonce<<8 | uint64(which)).Bytes32()),
+		Charges: append(feeCharge(1<<60, amount), value)}
 	r, err := e.l.Reserve(id, g, &audit.Record{Event: audit.SignGranted, Session: string(id), Digest: g.Digest.String()})
 	if err == nil {
 		err = r.Durable(e.t.Context())
@@ -146,11 +149,13 @@ func costOf(n uint64) uint64 { return n + (n+3)/4 } // every fourth has a replac
 // settle shows each session a block that has all but the last nonces.
 func (e *endurance) settle() {
 	for s := range enduringSessions {
-		v := &ChainView{Block: chain.Block{Number: e.rounds, Time: uint64(e.now())}, Nonce: e.landed(), Used: map[policy.Tracker]uint256.Int{
-			feeTracker:       *uint256.NewInt(costOf(e.landed())),
-			valueIn(e.now()): {},
-		}}
-		st, err := e.l.Settle(e.t.Context(), enduringID(s), v, time.Unix(e.now(), 0), &audit.Record{Event: audit.SessionReconciled})
+		v := &ChainView{Block: chain.Block{Number: e.rounds, Time: uint64(e.now())}, Nonce: e.landed(),
+			Used: map[policy.Tracker]uint256.Int{
+				feeTracker:       *uint256.NewInt(costOf(e.landed())),
+				valueIn(e.now()): {},
+			}}
+		st, err := e.l.Settle(e.t.Context(), enduringID(s), v, time.Unix(e.now(), 0),
+			&audit.Record{Event: audit.SessionReconciled})
 		if err != nil || len(st.External) > 0 {
 			e.t.Fatal(st, err)
 		}
@@ -166,7 +171,8 @@ func (e *endurance) checkHeld() {
 	held := heldIn(e.t, e.l)
 	e.mostHeld = max(e.mostHeld, held[signedKey])
 	most := int(roundsHeld*e.perRound+enduringOpen) * enduringSessions
-	if held[liabilityKey] > most || held[signedKey] > most*5/4+enduringSessions || held[usageKey] > (roundsHeld+2)*enduringSessions {
+	if held[liabilityKey] > most || held[signedKey] > most*5/4+enduringSessions ||
+		held[usageKey] > (roundsHeld+2)*enduringSessions {
 		e.t.Fatalf("after %d: %d liabilities, %d digests, %d totals in the store; want %d liabilities at most",
 			e.digests, held[liabilityKey], held[signedKey], held[usageKey], most)
 	}
@@ -194,8 +200,8 @@ func (e *endurance) storeBytes() (bytes int64) {
 	return bytes
 }
 
-// reportPart tells the latencies of a part of the run, and what is there after it. It removes all sealed segments of the trail, as
-// an operator does who has archived them.
+// reportPart tells the latencies of a part of the run, and what is there after it. It removes all sealed segments of
+// the trail, as an operator does who has archived them.
 func (e *endurance) reportPart(part int) {
 	slices.Sort(e.took)
 	var m runtime.MemStats

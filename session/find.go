@@ -22,15 +22,16 @@ type Ref struct {
 // maxNamed is how many sessions [ErrAmbiguous] names.
 const maxNamed = 10
 
-// Find returns the session that peer means by ref, if peer may use it. No other function decides which session is meant.
+// Find returns the session that peer means by ref, if peer may use it. No other function decides which session is
+// meant.
 //
 //   - A signer means its own session, in any state.
 //   - An id means that session, or the active one that renews it.
 //   - An account means the one session that can sign for it: the session is active, not blocked, not past its end, and no
 //     session that can sign renews it.
 //
-// If no session of the account can sign, Find returns the newest on the chain, else one on another chain, else the session whose
-// signer has the account's address. Sign refuses it and gives the reason.
+// If no session of the account can sign, Find returns the newest on the chain, else one on another chain, else the
+// session whose signer has the account's address. Sign refuses it and gives the reason.
 //
 // Errors: [ErrUnknownSigner] if there is no such session or peer may not use it; [ErrAmbiguous] if several sessions can
 // sign, which names those that peer may use.
@@ -72,8 +73,8 @@ func (s *Sessions) findBrief(peer audit.Peer, ref Ref) (*Session, error) {
 	return usable(peer, x.bySigner[ref.Account].session())
 }
 
-// chainsOf are the chains on which a session of the account can sign that peer may use, in order and in decimal; no more
-// than maxNamed.
+// chainsOf are the chains on which a session of the account can sign that peer may use, in order and in decimal; no
+// more than maxNamed.
 func (s *Sessions) chainsOf(peer audit.Peer, account policy.Address) (names []string) {
 	x := s.ledger.index
 	x.mu.RLock()

@@ -73,8 +73,8 @@ func (f *forecast) takeInUse() map[ID]bool {
 	return inUse
 }
 
-// note remembers the totals of a session's limits, and forgets those of past periods. The session stays in use while one
-// of the samples that it keeps differs from another.
+// note remembers the totals of a session's limits, and forgets those of past periods. The session stays in use while
+// one of the samples that it keeps differs from another.
 func (f *forecast) note(id ID, usage []Usage, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -97,8 +97,8 @@ func (f *forecast) note(id ID, usage []Usage, now time.Time) {
 	}
 }
 
-// inWindow drops samples from before the window but the last, which has the total at the window's beginning: between two
-// samples that are further apart than sampleEvery nothing was used until the later one.
+// inWindow drops samples from before the window but the last, which has the total at the window's beginning: between
+// two samples that are further apart than sampleEvery nothing was used until the later one.
 func inWindow(all []sample, now time.Time) []sample {
 	for len(all) > 0 && now.Before(all[0].at) {
 		all = all[1:]
@@ -214,7 +214,8 @@ func (s *Sessions) foreseeLimits(sess *Session, now time.Time) {
 		return
 	}
 	for _, u := range usage {
-		if u.RunsOut.IsZero() || u.RunsOut.Sub(now) > s.cfg.WarnAhead || !s.forecast.due(warning{session: sess.ID, limit: limitOf(u.Tracker)}, now) {
+		if u.RunsOut.IsZero() || u.RunsOut.Sub(now) > s.cfg.WarnAhead ||
+			!s.forecast.due(warning{session: sess.ID, limit: limitOf(u.Tracker)}, now) {
 			continue
 		}
 		s.cfg.Logger.Warn("a limit will be used up", "session", sess.ID, "limit", limitText(u.Tracker),
@@ -228,7 +229,9 @@ func (s *Sessions) warnOfEnd(sess *Session, now time.Time) {
 		return
 	}
 	end := s.SignsUntil(sess)
-	if sess.Kind == AGW && end.Sub(now) <= s.cfg.WarnAhead && s.Successor(sess.ID) == "" && s.forecast.due(warning{session: sess.ID, expiry: true}, now) {
-		s.cfg.Logger.Warn("a session will end and has no successor: keyward session renew", "session", sess.ID, "signsUntil", stamp(end))
+	if sess.Kind == AGW && end.Sub(now) <= s.cfg.WarnAhead && s.Successor(sess.ID) == "" &&
+		s.forecast.due(warning{session: sess.ID, expiry: true}, now) {
+		s.cfg.Logger.Warn("a session will end and has no successor: keyward session renew", "session", sess.ID, "signsUntil",
+			stamp(end))
 	}
 }

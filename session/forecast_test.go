@@ -61,7 +61,8 @@ func TestForecast(t *testing.T) {
 	}
 }
 
-// A session that is not used is not looked at. When it is used again, its rate counts from the last two hours, not from its start.
+// A session that is not used is not looked at. When it is used again, its rate counts from the last two hours, not from
+// its start.
 func TestForecastAfterAPause(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
@@ -128,7 +129,8 @@ func TestWarningsAhead(t *testing.T) {
 		t.Error("told of the end again")
 	}
 	clear(a.forecast.warned)
-	if _, _, err := a.RenewSession(t.Context(), operator, sess.ID, *new(uint256.Int).AddUint64(&sess.Spec.ExpiresAt, 86400), true); err != nil {
+	if _, _, err := a.RenewSession(t.Context(), operator, sess.ID,
+		*new(uint256.Int).AddUint64(&sess.Spec.ExpiresAt, 86400), true); err != nil {
 		t.Fatal(err)
 	}
 	if _, ends := told(); ends != 0 {
@@ -162,7 +164,8 @@ func TestRenewRefuses(t *testing.T) {
 		{"eoa", eoa.ID, later, "its key is the account"},
 		{"earlier", active.ID, earlier, "before the session does"},
 	} {
-		if _, _, err := a.RenewSession(t.Context(), operator, tt.id, tt.expiry, true); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, _, err := a.RenewSession(t.Context(), operator, tt.id, tt.expiry, true); err == nil ||
+			!strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: Renew = %v, want %q", tt.name, err, tt.want)
 		}
 	}
@@ -174,7 +177,8 @@ func TestRenewRefuses(t *testing.T) {
 	if _, err := a.Revoke(t.Context(), operator, next.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := a.Sign(t.Context(), app, &SignRequest{Session: active.ID, Tx: transfer(active, 1).Tx}); err != nil || got.Session.ID != active.ID {
+	if got, err := a.Sign(t.Context(), app, &SignRequest{Session: active.ID, Tx: transfer(active, 1).Tx}); err != nil ||
+		got.Session.ID != active.ID {
 		t.Errorf("Sign = %v, %v, want the old session, whose successor has ended", got, err)
 	}
 	if _, _, err := a.RenewSession(t.Context(), operator, active.ID, later, true); err != nil {

@@ -39,7 +39,8 @@ func (f forgetting) wantHeld(when string, liabilities, digests int) {
 	f.t.Helper()
 	f.restart()
 	if held := heldIn(f.t, f.ledger); held[liabilityKey] != liabilities || held[signedKey] != digests {
-		f.t.Errorf("%s: %d nonces and %d digests are in the store, want %d and %d", when, held[liabilityKey], held[signedKey], liabilities, digests)
+		f.t.Errorf("%s: %d nonces and %d digests are in the store, want %d and %d", when, held[liabilityKey], held[signedKey],
+			liabilities, digests)
 	}
 }
 
@@ -147,7 +148,8 @@ func TestForgetsWhatWasSignedForUsedNonces(t *testing.T) {
 func TestForgetsPastPeriods(t *testing.T) {
 	f := newForgetting(t)
 	for i := range byte(72) { // an hour each
-		g := grantOf(uint64(i)+3, i+1, []policy.Charge{{Tracker: valueIn(f.now), Limit: policy.Decimal(*uint256.NewInt(valueLimit)),
+		g := grantOf(uint64(i)+3, i+1, []policy.Charge{{Tracker: valueIn(f.now),
+			Limit:  policy.Decimal(*uint256.NewInt(valueLimit)),
 			Amount: policy.Decimal(*uint256.NewInt(1))}})
 		if _, err := reserve(t, f.ledger, "s", g); err != nil {
 			t.Fatal(err)

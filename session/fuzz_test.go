@@ -14,9 +14,11 @@ import (
 
 // A value of the store is read to its end, or is an error; what is read is what is written then and read again.
 func FuzzStored(f *testing.F) {
-	sess := &Session{ID: "0123456789abcdef", Kind: AGW, Spec: &policy.Spec{}, Clients: []Client{{ID: 7}, {Group: true, ID: 8}}, CreatedAt: time.Unix(1e9, 0).UTC()}
+	sess := &Session{ID: "0123456789abcdef", Kind: AGW, Spec: &policy.Spec{},
+		Clients: []Client{{ID: 7}, {Group: true, ID: 8}}, CreatedAt: time.Unix(1e9, 0).UTC()}
 	f.Add(uint8(0), sess.append(nil))
-	view := &settled{Block: chain.Block{Number: 7, Time: 9}, Nonce: 2, Used: amounts{{Kind: policy.FeeTracker}: policy.Decimal(*uint256.NewInt(55))}}
+	view := &settled{Block: chain.Block{Number: 7, Time: 9}, Nonce: 2,
+		Used: amounts{{Kind: policy.FeeTracker}: policy.Decimal(*uint256.NewInt(55))}}
 	f.Add(uint8(1), view.append(nil))
 	f.Add(uint8(2), appendCosts(nil, costs{}))
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {

@@ -39,7 +39,8 @@ func TestCreateRefusesAKeyThatIsInUse(t *testing.T) {
 	a := newAgent(t)
 	a.cfg.Backends["soft"] = &sameKey{Backend: a.soft}
 	first := a.active(t)
-	if got, err := a.Create(t.Context(), operator, a.createRequest()); err == nil || !strings.Contains(err.Error(), string(first.ID)) {
+	if got, err := a.Create(t.Context(), operator, a.createRequest()); err == nil ||
+		!strings.Contains(err.Error(), string(first.ID)) {
 		t.Errorf("Create = %v, %v, want an error with the first session's name", got, err)
 	}
 	if n := len(a.List()); n != 1 {
@@ -126,7 +127,8 @@ func TestImportOfAClosedSession(t *testing.T) {
 	o.node.CreateSession(o.account, spec)
 	o.node.Revoke(o.account, spec.Hash())
 	o.onTime()
-	req := &ImportRequest{ChainID: chaintest.ChainID, Account: o.account, Hash: spec.Hash(), Clients: []Client{{ID: app.UID}}}
+	req := &ImportRequest{ChainID: chaintest.ChainID, Account: o.account, Hash: spec.Hash(),
+		Clients: []Client{{ID: app.UID}}}
 	if got, err := o.watcher.Import(t.Context(), operator, req); err == nil || len(o.List()) > 0 {
 		t.Errorf("imported %v", got)
 	}

@@ -26,7 +26,8 @@ func (a *agent) guard(t *testing.T, list ...rules.Rule) *rules.Set {
 	return set
 }
 
-// outcomes signs nonces from first on, n of them in parallel, and returns how many were granted, and how many guard rules denied.
+// outcomes signs nonces from first on, n of them in parallel, and returns how many were granted, and how many guard
+// rules denied.
 func (a *agent) outcomes(t *testing.T, sess *Session, first, n uint64) (granted, denied int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -72,8 +73,8 @@ func (a *agent) lastLine(t *testing.T) string {
 	return lines[len(lines)-1]
 }
 
-// TestEachCountingRuleIsExact sends 1,000 requests in parallel against each rule that counts. A request costs 1 wei and a fee
-// of 10, and the session allows 100 of them.
+// TestEachCountingRuleIsExact sends 1,000 requests in parallel against each rule that counts. A request costs 1 wei and
+// a fee of 10, and the session allows 100 of them.
 func TestEachCountingRuleIsExact(t *testing.T) {
 	for _, r := range []rules.Rule{
 		{Use: "rate", Per: "client", Limit: "37", Window: time.Hour},
@@ -115,7 +116,8 @@ func TestRulesOnlyNarrow(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `guard rule "none": not today`) {
 		t.Errorf("%v", err)
 	}
-	if last := a.lastLine(t); !strings.Contains(last, `"rules":"`+set.Hash()+`"`) || !strings.Contains(last, `"reason":"guardRule"`) {
+	if last := a.lastLine(t); !strings.Contains(last, `"rules":"`+set.Hash()+`"`) ||
+		!strings.Contains(last, `"reason":"guardRule"`) {
 		t.Errorf("the record does not name the rules: %s", last)
 	}
 	v, err := a.Simulate(t.Context(), app, transfer(sess, 1))
@@ -131,8 +133,8 @@ func TestRulesOnlyNarrow(t *testing.T) {
 	}
 }
 
-// TestOneVersionJudges changes the rules while requests run: of two versions one allows no even nonce, the other no odd one.
-// What was granted agrees with the version in its record.
+// TestOneVersionJudges changes the rules while requests run: of two versions one allows no even nonce, the other no odd
+// one. What was granted agrees with the version in its record.
 func TestOneVersionJudges(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)

@@ -129,7 +129,8 @@ func (a *agent) answer(t *testing.T, sess *Session, call historyCall, number int
 
 func describe(history []porcupine.Operation) (text string) {
 	for _, op := range history {
-		text += fmt.Sprintf("client %d, %d to %d: %s\n", op.ClientId, op.Call, op.Return, limitModel.DescribeOperation(op.Input, op.Output))
+		text += fmt.Sprintf("client %d, %d to %d: %s\n", op.ClientId, op.Call, op.Return,
+			limitModel.DescribeOperation(op.Input, op.Output))
 	}
 	return text
 }
@@ -137,12 +138,14 @@ func describe(history []porcupine.Operation) (text string) {
 // A history that over-spends is found out.
 func TestOverspendingHistory(t *testing.T) {
 	call := func(client int, from, to int64, nonce, fee uint64, signed bool) porcupine.Operation {
-		return porcupine.Operation{ClientId: client, Input: historyCall{nonce, fee}, Call: from, Output: historyAnswer{signed: signed}, Return: to}
+		return porcupine.Operation{ClientId: client, Input: historyCall{nonce, fee}, Call: from,
+			Output: historyAnswer{signed: signed}, Return: to}
 	}
 	both := []porcupine.Operation{call(1, 0, 10, 1, 600, true), call(2, 0, 10, 2, 600, true)}
 	one := []porcupine.Operation{call(1, 0, 10, 1, 600, true), call(2, 0, 10, 2, 600, false)}
 	replaced := []porcupine.Operation{call(1, 0, 10, 1, 600, true), call(2, 0, 10, 1, 900, true)}
-	if porcupine.CheckOperations(limitModel, both) || !porcupine.CheckOperations(limitModel, one) || !porcupine.CheckOperations(limitModel, replaced) {
+	if porcupine.CheckOperations(limitModel, both) || !porcupine.CheckOperations(limitModel, one) ||
+		!porcupine.CheckOperations(limitModel, replaced) {
 		t.Error("the model takes two signatures that pass the limit together, or refuses one or a replacement that do not")
 	}
 }

@@ -34,7 +34,8 @@ type ImportRequest struct {
 // Errors wrap [ErrInvalid], backends.ErrKeyNotFound, or are of package chain.
 func (w *Watcher) Import(ctx context.Context, by audit.Peer, req *ImportRequest) (*Session, error) {
 	if w == nil || w.chains[req.ChainID] == nil {
-		return nil, fmt.Errorf("%w: chain %d has no rpc in the configuration, so nothing can be recovered from it", ErrInvalid, req.ChainID)
+		return nil, fmt.Errorf("%w: chain %d has no rpc in the configuration, so nothing can be recovered from it",
+			ErrInvalid, req.ChainID)
 	}
 	if len(req.Clients) == 0 {
 		return nil, fmt.Errorf("%w: no client: nobody could use the session", ErrInvalid)
@@ -59,7 +60,8 @@ func (w *Watcher) Import(ctx context.Context, by audit.Peer, req *ImportRequest)
 }
 
 // importSession finds the key and stores the session, active.
-func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *ImportRequest, spec *policy.Spec, v *ChainView, validator policy.Address) (*Session, error) {
+func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *ImportRequest, spec *policy.Spec,
+	v *ChainView, validator policy.Address) (*Session, error) {
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
@@ -76,7 +78,8 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 	id := s.idOf(found.Label)
 	end, ok := s.claim(id)
 	if !ok {
-		return nil, backends.Busy(fmt.Errorf("the creation of session %s was cut short, and its key is being destroyed or imported already: import it again in a minute", id))
+		return nil, backends.Busy(fmt.Errorf("the creation of session %s was cut short, and its key is being destroyed or "+
+			"imported already: import it again in a minute", id))
 	}
 	defer end()
 	// Again, since Run may have destroyed it before it was claimed.
@@ -105,7 +108,8 @@ func (s *Sessions) importSession(ctx context.Context, by audit.Peer, req *Import
 
 // findKey finds the key of that address among those that keyward made. A backend that can't be
 // asked may be the one, so its error is told if no other has the key.
-func (s *Sessions) findKey(ctx context.Context, backend string, signer policy.Address) (found backends.ListedKey, name string, err error) {
+func (s *Sessions) findKey(ctx context.Context, backend string, signer policy.Address) (found backends.ListedKey,
+	name string, err error) {
 	names := s.backendNames()
 	if backend != "" {
 		if _, name, err := s.backend(backend); err != nil {

@@ -20,7 +20,8 @@ func TestImport(t *testing.T) {
 	lost := o.approved()
 	nonce := o.node.Nonce(o.account)
 	o.land(lost, nonce, o.sign(lost, nonce))
-	req := &ImportRequest{ChainID: chaintest.ChainID, Account: o.account, Hash: lost.Hash, Clients: []Client{{ID: app.UID}}}
+	req := &ImportRequest{ChainID: chaintest.ChainID, Account: o.account, Hash: lost.Hash,
+		Clients: []Client{{ID: app.UID}}}
 	if _, err := o.watcher.Import(t.Context(), operator, req); !errors.Is(err, ErrInvalid) {
 		t.Errorf("importing one that is here: %v, want ErrInvalid", err)
 	}
@@ -48,7 +49,8 @@ func TestImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.ID != lost.ID || got.Signer() != lost.Signer() || got.Status != Active || got.Hash != lost.Hash || got.Validator != lost.Validator {
+	if got.ID != lost.ID || got.Signer() != lost.Signer() || got.Status != Active || got.Hash != lost.Hash ||
+		got.Validator != lost.Validator {
 		t.Errorf("imported %+v, want what was lost", got)
 	}
 	o.wantFees(got, 10, 10)
@@ -81,10 +83,12 @@ func TestRenewMovesClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next.Signer() == old.Signer() || next.Predecessor != old.ID || o.Successor(old.ID) != next.ID || len(next.Clients) != len(old.Clients) {
+	if next.Signer() == old.Signer() || next.Predecessor != old.ID || o.Successor(old.ID) != next.ID ||
+		len(next.Clients) != len(old.Clients) {
 		t.Errorf("successor %+v", next)
 	}
-	if _, _, err := o.RenewSession(t.Context(), operator, old.ID, later, true); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), string(next.ID)) {
+	if _, _, err := o.RenewSession(t.Context(), operator, old.ID, later, true); !errors.Is(err, ErrInvalid) ||
+		!strings.Contains(err.Error(), string(next.ID)) {
 		t.Errorf("renewing it again: %v, want the successor's name", err)
 	}
 	byAccount := &SignRequest{Tx: transfer(old, nonce).Tx}
@@ -144,7 +148,8 @@ func TestImportAndRenewOfMilliseconds(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = o.RenewSession(t.Context(), operator, sess.ID, *new(uint256.Int).AddUint64(&spec.ExpiresAt, 1), true)
-	if want := "if it is in milliseconds, write " + meant.Dec(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+	if want := "if it is in milliseconds, write " + meant.Dec(); !errors.Is(err, ErrInvalid) ||
+		!strings.Contains(err.Error(), want) {
 		t.Errorf("renewed in milliseconds: %v, want %q", err, want)
 	}
 	next, _, err := o.RenewSession(t.Context(), operator, sess.ID, meant, true)

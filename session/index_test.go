@@ -16,7 +16,8 @@ import (
 
 // onlyIndex is Sessions without a state on disk, for what the index alone decides.
 func onlyIndex(sessions ...*Session) *Sessions {
-	s := &Sessions{cfg: Config{Now: func() time.Time { return time.Unix(1_000, 0) }}, state: &state{ledger: &Ledger{index: newIndex()}}}
+	s := &Sessions{cfg: Config{Now: func() time.Time { return time.Unix(1_000, 0) }},
+		state: &state{ledger: &Ledger{index: newIndex()}}}
 	s.ledger.index.load(sessions)
 	return s
 }
@@ -83,7 +84,8 @@ func replaced(s *Sessions, peer audit.Peer, sess *Session) bool {
 	return false
 }
 
-// TestFindIsTheRule changes sessions at random and holds Find, List and VisibleTo to what looking at every session gives.
+// TestFindIsTheRule changes sessions at random and holds Find, List and VisibleTo to what looking at every session
+// gives.
 func TestFindIsTheRule(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	accounts := []policy.Address{{1}, {2}}
@@ -135,9 +137,11 @@ func TestFindIsTheRule(t *testing.T) {
 					want, several := meant(s, peer, account, chainID)
 					got, err := s.Find(peer, Ref{Account: account, ChainID: chainID})
 					if got != want || errors.Is(err, ErrAmbiguous) != several || (err == nil) != (want != nil) {
-						t.Fatalf("round %d: Find(%v, %v, %d) = %v, %v, want %v, several: %v", round, peer, account, chainID, got, err, want, several)
+						t.Fatalf("round %d: Find(%v, %v, %d) = %v, %v, want %v, several: %v", round, peer, account, chainID, got, err,
+							want, several)
 					}
-					kinds[fmt.Sprint(err == nil, several, got != nil && s.canSign(got, s.cfg.Now()), got != nil && got.ChainID == chainID)]++
+					kinds[fmt.Sprint(err == nil, several, got != nil && s.canSign(got, s.cfg.Now()), got != nil &&
+						got.ChainID == chainID)]++
 				}
 			}
 		}

@@ -106,8 +106,8 @@ func (s *Signer) checkIncludable(sess *Session, tx *zktx.Transaction, periodIDs 
 	return tx.Includable(&rules, size)
 }
 
-// wrongChain is the denial of a transaction for another chain than the session's. It names each chain that the account has
-// sessions on which peer may use and which can sign, unless the request names its session.
+// wrongChain is the denial of a transaction for another chain than the session's. It names each chain that the account
+// has sessions on which peer may use and which can sign, unless the request names its session.
 func (s *Signer) wrongChain(peer audit.Peer, sess *Session, req *SignRequest) error {
 	which := fmt.Sprintf("the session is for chain %d", sess.ChainID)
 	if req.ByAccount || req.Session == "" && req.Signer.IsZero() {
@@ -115,11 +115,12 @@ func (s *Signer) wrongChain(peer audit.Peer, sess *Session, req *SignRequest) er
 			which = "the sessions are for the chains " + strings.Join(chains, ", ")
 		}
 	}
-	return &policy.Denial{Reason: "wrongChain", Detail: fmt.Sprintf("%s, the transaction for chain %d", which, req.Tx.ChainID), Policy: -1, Constraint: -1}
+	return &policy.Denial{Reason: "wrongChain", Detail: fmt.Sprintf("%s, the transaction for chain %d", which,
+		req.Tx.ChainID), Policy: -1, Constraint: -1}
 }
 
-// checkFits refuses a transaction that is not the session's, or comes too early or too late. The account comes first: what
-// the request got wrong does not change with the session's state.
+// checkFits refuses a transaction that is not the session's, or comes too early or too late. The account comes first:
+// what the request got wrong does not change with the session's state.
 func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) error {
 	refuse := func(reason, format string, args ...any) error {
 		return &policy.Denial{Reason: reason, Detail: fmt.Sprintf(format, args...), Policy: -1, Constraint: -1}
@@ -127,7 +128,8 @@ func (s *Signer) checkFits(sess *Session, tx *zktx.Transaction, now time.Time) e
 	zk := tx.Type == zktx.TypeZKsync
 	switch {
 	case tx.From == sess.Signer() && sess.Kind == AGW:
-		return refuse("wrongAccount", "from is the address of the session's signer, %s: give the session's account there, %s", tx.From, sess.Account)
+		return refuse("wrongAccount", "from is the address of the session's signer, %s: give the session's account there, %s",
+			tx.From, sess.Account)
 	case tx.From != sess.Account:
 		return refuse("wrongAccount", "the session is for account %s, the transaction is from %s", sess.Account, tx.From)
 	case !sess.signs():

@@ -21,14 +21,16 @@ func (s *Sessions) key(ctx context.Context, sess *Session) (backends.Key, error)
 		return held.key, nil
 	}
 	if backend == nil {
-		return nil, fmt.Errorf("%w: backend %q of session %s is not in the configuration", backends.ErrUnavailable, sess.Backend, sess.ID)
+		return nil, fmt.Errorf("%w: backend %q of session %s is not in the configuration", backends.ErrUnavailable,
+			sess.Backend, sess.ID)
 	}
 	key, err := backend.Key(ctx, sess.KeyURI)
 	if err != nil {
 		return nil, fmt.Errorf("key of session %s: %w", sess.ID, err)
 	}
 	if !bytes.Equal(crypto.FromECDSAPub(key.Public()), sess.PublicKey) {
-		return nil, fmt.Errorf("%w: %s is another key than the one session %s was made with", backends.ErrKeyNotFound, sess.KeyURI, sess.ID)
+		return nil, fmt.Errorf("%w: %s is another key than the one session %s was made with", backends.ErrKeyNotFound,
+			sess.KeyURI, sess.ID)
 	}
 	s.keepKey(sess.ID, heldKey{backend, key})
 	return key, nil

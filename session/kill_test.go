@@ -42,8 +42,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, crashedStores()...)
 }
 
-// crashedStores are goroutines of Pebble's that a crash on a simulated disk leaves: such a process can't end them. A ledger
-// that a test forgets to close leaves its committer, too, which is not among them.
+// crashedStores are goroutines of Pebble's that a crash on a simulated disk leaves: such a process can't end them. A
+// ledger that a test forgets to close leaves its committer, too, which is not among them.
 func crashedStores() (left []goleak.Option) {
 	const pebble = "github.com/cockroachdb/pebble/v2"
 	for _, name := range []string{
@@ -55,8 +55,8 @@ func crashedStores() (left []goleak.Option) {
 	return left
 }
 
-// killed signs, replaces, takes back and settles until it is killed. It prints what is durable: "granted" or "reverted", the nonce and
-// the kind of its digest; and "asking" before what it takes back is charged.
+// killed signs, replaces, takes back and settles until it is killed. It prints what is durable: "granted" or
+// "reverted", the nonce and the kind of its digest; and "asking" before what it takes back is charged.
 func killed(dir string) error {
 	l, err := openLedger(vfs.Default, filepath.Join(dir, "ledger"), filepath.Join(dir, "audit.jsonl"))
 	if err != nil {
@@ -105,7 +105,8 @@ func killed(dir string) error {
 			v := &ChainView{Block: chain.Block{Number: block, Time: block / uint64(time.Second)}, Nonce: nonce,
 				Used: map[policy.Tracker]uint256.Int{feeTracker: *uint256.NewInt(fees)}}
 			mu.Unlock()
-			if _, err := l.Settle(context.Background(), "s", v, time.Now(), &audit.Record{Event: audit.SessionReconciled}); err != nil {
+			if _, err := l.Settle(context.Background(), "s", v, time.Now(),
+				&audit.Record{Event: audit.SessionReconciled}); err != nil {
 				failed <- err
 				return
 			}
@@ -154,8 +155,9 @@ func killedSign(l *Ledger, nonce uint64) (fee uint64, err error) {
 
 func killedName(nonce uint64, kind byte) string { return fmt.Sprintf("%d/%d", nonce, kind) }
 
-// A process that signs, replaces, takes back and settles is killed at random moments. After each: every grant that was durable is
-// counted and in the trail, what was taken back is not counted, and the total is exactly what the chain has and what is open.
+// A process that signs, replaces, takes back and settles is killed at random moments. After each: every grant that was
+// durable is counted and in the trail, what was taken back is not counted, and the total is exactly what the chain has
+// and what is open.
 func TestKilledWhileSettling(t *testing.T) {
 	dir := t.TempDir()
 	granted, reverted := map[uint64]map[byte]bool{}, map[uint64]bool{}

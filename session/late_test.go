@@ -53,8 +53,8 @@ func (a *agent) awaitRecord(t *testing.T, event audit.Event, digest string) {
 	}
 }
 
-// A request whose time is over while the disk hangs is answered. Its signature was made, charged and not released: the trail
-// says so.
+// A request whose time is over while the disk hangs is answered. Its signature was made, charged and not released: the
+// trail says so.
 func TestLateSignatureIsRecorded(t *testing.T) {
 	a := newAgent(t)
 	req := transfer(a.active(t), 1)
@@ -132,8 +132,8 @@ func TestPanicLeavesTheDevice(t *testing.T) {
 	a.signed(t, sess, 2)
 }
 
-// The record of an unlock is made when the lock file is gone, and before anything can be signed. An unlock that can't be
-// recorded is none.
+// The record of an unlock is made when the lock file is gone, and before anything can be signed. An unlock that can't
+// be recorded is none.
 func TestUnlockIsRecordedWhenItIsTrue(t *testing.T) {
 	a := newAgent(t)
 	path := filepath.Join(t.TempDir(), "locked")
@@ -142,7 +142,8 @@ func TestUnlockIsRecordedWhenItIsTrue(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := errors.New("no space left on device")
-	if err := a.Unlock(a.LockVersion(), func() error { return full }); !errors.Is(err, full) || !a.Locked() || !LockedOnDisk(path) {
+	if err := a.Unlock(a.LockVersion(), func() error { return full }); !errors.Is(err, full) || !a.Locked() ||
+		!LockedOnDisk(path) {
 		t.Errorf("an unlock without a record = %v, locked: %v, on disk: %v", err, a.Locked(), LockedOnDisk(path))
 	}
 	err := a.Unlock(a.LockVersion(), func() error {

@@ -139,18 +139,21 @@ func (l *Ledger) Reserve(id ID, g Grant, rec *audit.Record) (*Reservation, error
 	if err != nil {
 		return nil, err
 	}
-	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(p.counted), Repeat: known, Replaces: !known && n.signed, Rules: g.Rules}
+	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(p.counted), Repeat: known, Replaces: !known &&
+		n.signed, Rules: g.Rules}
 	var c *change // a digest that is known changes nothing
 	if !known {
-		c = &change{id: id, used: p.used, costs: nonces{g.Nonce: p.nonce}, grant: &granted{g.Nonce, g.Digest, p.digest}, tallies: tallies}
+		c = &change{id: id, used: p.used, costs: nonces{g.Nonce: p.nonce}, grant: &granted{g.Nonce, g.Digest, p.digest},
+			tallies: tallies}
 	}
 	at := digestKey{g.Nonce, g.Digest}
-	r := &Reservation{Counted: p.counted, ledger: l, digest: at, pass: &Pass{id, b.version, l.lockVersion, rec}, entry: &entry{
-		rec: rec, change: c, after: func() {
-			b.committed(g.Nonce, n)
-			l.talliedLocked(tallies)
-		},
-	}}
+	r := &Reservation{Counted: p.counted, ledger: l, digest: at, pass: &Pass{id, b.version, l.lockVersion, rec},
+		entry: &entry{
+			rec: rec, change: c, after: func() {
+				b.committed(g.Nonce, n)
+				l.talliedLocked(tallies)
+			},
+		}}
 	if err := l.enqueueLocked(r.entry); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,8 @@ type lockNote struct {
 }
 
 // WriteLock makes the lock of the agent whose lock file is path durable: an agent that starts later starts locked.
-// It does not open the agent's state, and works while no agent runs. The file has the owner of the folder that it is in.
+// It does not open the agent's state, and works while no agent runs. The file has the owner of the folder that it is
+// in.
 func WriteLock(path string, now time.Time) error { return writeLockOn(durable.OS, path, now) }
 
 func writeLockOn(fsys durable.FS, path string, now time.Time) error {
@@ -45,8 +46,8 @@ func writeLockOn(fsys durable.FS, path string, now time.Time) error {
 	return durable.Files{FS: fsys}.WriteOwned(path, append(note, '\n'), 0o600, uid, gid)
 }
 
-// LockedOnDisk reports whether the lock file at path says that the agent is locked. A file that can't be looked at counts
-// as a lock.
+// LockedOnDisk reports whether the lock file at path says that the agent is locked. A file that can't be looked at
+// counts as a lock.
 func LockedOnDisk(path string) bool { return lockedOn(durable.OS, path) }
 
 func lockedOn(fsys durable.FS, path string) bool {
@@ -102,11 +103,12 @@ func (s *Signer) LockVersion() uint64 {
 	return s.Sessions.ledger.lockVersion
 }
 
-// Unlock lets the agent sign again. version is what [Signer.LockVersion] returned when the unlock began: a lock since then
-// wins, and the error is [ErrLockedAgain]. After any error the agent is still locked.
+// Unlock lets the agent sign again. version is what [Signer.LockVersion] returned when the unlock began: a lock since
+// then wins, and the error is [ErrLockedAgain]. After any error the agent is still locked.
 //
-// record makes the unlock's audit record; nil: there is none. The lock file is gone by then, so that the record is true, and nothing
-// is signed before the record is on disk. A crash between the two leaves an agent that is unlocked without a record of that.
+// record makes the unlock's audit record; nil: there is none. The lock file is gone by then, so that the record is
+// true, and nothing is signed before the record is on disk. A crash between the two leaves an agent that is unlocked
+// without a record of that.
 func (s *Signer) Unlock(version uint64, record func() error) error {
 	s.Sessions.lockFile.Lock() // a lock that begins now writes its file after this one is removed
 	defer s.Sessions.lockFile.Unlock()

@@ -32,8 +32,10 @@ func seeded(spec *policy.Spec, n int) *Session {
 	own.Signer = policy.Address{0: 0xee}
 	binary.BigEndian.PutUint64(own.Signer[12:], uint64(n))
 	sess := &Session{
-		ID: ID(fmt.Sprintf("%016x", n)), Kind: AGW, Account: own.Signer, ChainID: 11124, Validator: vectorValidator, Spec: &own, Backend: "soft",
-		KeyURI:    fmt.Sprintf("pkcs11:token=keyward;serial=0123456789abcdef;id=%%%016x;object=keyward-%016x;type=private", n, n),
+		ID: ID(fmt.Sprintf("%016x", n)), Kind: AGW, Account: own.Signer, ChainID: 11124, Validator: vectorValidator,
+		Spec: &own, Backend: "soft",
+		KeyURI: fmt.Sprintf("pkcs11:token=keyward;serial=0123456789abcdef;id=%%%016x;object=keyward-%016x;type=private", n,
+			n),
 		PublicKey: make([]byte, 65), Protection: "resident", Clients: []Client{{ID: app.UID}}, Status: Active,
 		CreatedAt: time.Unix(1_700_000_000, int64(n)).UTC(), ActivatedAt: time.Unix(1_700_000_000, int64(n)).UTC(),
 	}
@@ -88,7 +90,8 @@ func TestStartDecodesNoSpec(t *testing.T) {
 		t.Errorf("UnmappedClients = %v, %v", all, err)
 	}
 	a.sweep(t.Context(), map[ID]bool{})
-	for i, name := range []*SignRequest{transfer(good, 1), {Session: good.ID, Tx: transfer(good, 2).Tx}, {Tx: transfer(good, 3).Tx}} {
+	for i, name := range []*SignRequest{transfer(good, 1), {Session: good.ID, Tx: transfer(good, 2).Tx},
+		{Tx: transfer(good, 3).Tx}} {
 		if _, err := a.Sign(t.Context(), app, name); err != nil {
 			t.Errorf("request %d: Sign = %v", i, err)
 		}
@@ -100,7 +103,8 @@ func TestStartDecodesNoSpec(t *testing.T) {
 	if len(bad.Spec.CallPolicies)+len(bad.Spec.TransferPolicies) > 0 {
 		t.Errorf("a spec that can't be read allows %+v", bad.Spec)
 	}
-	if _, err := a.Sign(t.Context(), app, transfer(good, 4)); !errors.Is(err, ErrHalted) || !strings.Contains(err.Error(), "0000000000000007") {
+	if _, err := a.Sign(t.Context(), app, transfer(good, 4)); !errors.Is(err, ErrHalted) ||
+		!strings.Contains(err.Error(), "0000000000000007") {
 		t.Errorf("Sign = %v, want ErrHalted for session 0000000000000007", err)
 	}
 	if err := a.Halted(); !errors.Is(err, ErrHalted) {
@@ -129,7 +133,8 @@ func TestBriefSessionsBecomeWhole(t *testing.T) {
 	same := func(got *Session, n int) {
 		t.Helper()
 		want := seeded(spec, n)
-		if got.Hash != want.Hash || got.KeyURI != want.KeyURI || got.Signer() != want.Signer() || got.Spec.Hash() != want.Spec.Hash() ||
+		if got.Hash != want.Hash || got.KeyURI != want.KeyURI || got.Signer() != want.Signer() ||
+			got.Spec.Hash() != want.Spec.Hash() ||
 			len(got.PublicKey) != 65 || got.expiresAt() != want.expiresAt() {
 			t.Fatalf("session %d is %+v, want %+v", n, got, want)
 		}

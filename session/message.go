@@ -13,8 +13,8 @@ import (
 	"github.com/keyward/keyward/rules"
 )
 
-// judgeMessage asks the guard rules about a message, which nothing else allows. What the session's spec refuses as a transaction
-// it refuses as a message of the same effect, too.
+// judgeMessage asks the guard rules about a message, which nothing else allows. What the session's spec refuses as a
+// transaction it refuses as a message of the same effect, too.
 func (s *Signer) judgeMessage(peer audit.Peer, sess *Session, req *SignRequest) *judgement {
 	now := s.Sessions.cfg.Now()
 	j := &judgement{sess: sess, at: now, message: true}
@@ -24,7 +24,8 @@ func (s *Signer) judgeMessage(peer audit.Peer, sess *Session, req *SignRequest) 
 	case now.Unix() < 0 || s.Sessions.pastExpiry(sess, now):
 		j.refused = s.Sessions.expired(sess)
 	case sess.Kind != EOA:
-		j.refused = messageDenial(ReasonMessage, req.What+" is not signed: the session validator of a smart account refuses messages (ERC-1271) of session keys on chain")
+		j.refused = messageDenial(ReasonMessage, req.What+
+			" is not signed: the session validator of a smart account refuses messages (ERC-1271) of session keys on chain")
 	default:
 		j.refused = s.Watcher.refuse(sess, now)
 	}
@@ -55,8 +56,8 @@ func messageDenial(reason, detail string) *policy.Denial {
 	return &policy.Denial{Reason: reason, Detail: detail, Policy: -1, Constraint: -1}
 }
 
-// specAllows refuses a message whose effect, as a transaction, the session's spec refuses or limits. A limit of the spec counts transactions
-// by their nonce, which a message has not, so it can't hold for messages.
+// specAllows refuses a message whose effect, as a transaction, the session's spec refuses or limits. A limit of the
+// spec counts transactions by their nonce, which a message has not, so it can't hold for messages.
 func specAllows(sess *Session, a *rules.Allowed, now uint64) error {
 	if a.Call == nil {
 		return nil
@@ -68,7 +69,8 @@ func specAllows(sess *Session, a *rules.Allowed, now uint64) error {
 	for _, c := range charges {
 		if amount := uint256.Int(c.Amount); !amount.IsZero() {
 			return messageDenial(ReasonGuardRule, fmt.Sprintf(
-				"guard rule %q: the session's spec limits %s, and its limits count transactions only: leave that limit out of the spec, and give the rule one", a.Rule, c.Tracker))
+				"guard rule %q: the session's spec limits %s, and its limits count transactions only: leave that limit out of "+
+					"the spec, and give the rule one", a.Rule, c.Tracker))
 		}
 	}
 	return nil
@@ -111,13 +113,14 @@ const (
 	signedTally = "/signed/" // a digest that was signed
 )
 
-// weighMessage works out what a message adds, all or nothing, or why it is refused: a *policy.Denial. It is pure, apart from
-// find. A digest that was granted before adds nothing.
+// weighMessage works out what a message adds, all or nothing, or why it is refused: a *policy.Denial. It is pure, apart
+// from find. A digest that was granted before adds nothing.
 //
 // All messages of a nonce cost the most of them, as only one can be used. Of a channel the same is true, since its
-// amounts are cumulative, and a message with less than the most is refused. What is counted is never given back: that a message was not used
-// only the chain can prove.
-func weighMessage(id ID, v *rules.Verdict, at time.Time, find func(key string) (tally, error)) (known bool, changes []newTally, err error) {
+// amounts are cumulative, and a message with less than the most is refused. What is counted is never given back: that a
+// message was not used only the chain can prove.
+func weighMessage(id ID, v *rules.Verdict, at time.Time, find func(key string) (tally, error)) (known bool,
+	changes []newTally, err error) {
 	a := v.Allowed
 	signed := signedTally + string(id) + "/" + a.Digest.String()
 	before, err := find(signed)
@@ -163,7 +166,8 @@ func belowMark(a *rules.Allowed, most uint256.Int) error {
 	asked := a.Amount
 	return &policy.Denial{
 		Reason: ReasonGuardRule, Policy: -1, Constraint: -1, Used: &most, Asked: &asked,
-		Detail: fmt.Sprintf("guard rule %q: the channel was signed up to %s, and a message with less, %s, is another one: amounts of a channel only rise",
+		Detail: fmt.Sprintf("guard rule %q: the channel was signed up to %s, and a message with less, %s, is another one: "+
+			"amounts of a channel only rise",
 			a.Rule, most.Dec(), asked.Dec()),
 	}
 }

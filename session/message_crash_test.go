@@ -20,13 +20,14 @@ import (
 func voucherGrant(amount uint64) *judgement {
 	budget := &rules.Counter{Rule: "vouchers", Limit: *uint256.NewInt(1000)}
 	return &judgement{message: true, at: time.Unix(1_800_000_000, 0), guard: &rules.Verdict{Allowed: &rules.Allowed{
-		Rule: "vouchers", Digest: policy.Hash{byte(amount), byte(amount >> 8)}, Key: "channel/1", Rising: true, Amount: *uint256.NewInt(amount), Budget: budget,
+		Rule: "vouchers", Digest: policy.Hash{byte(amount), byte(amount >> 8)}, Key: "channel/1", Rising: true,
+		Amount: *uint256.NewInt(amount), Budget: budget,
 	}}}
 }
 
-// TestMarkSurvivesACrashAtEveryStep takes a copy of the disk, as a kill or a power cut would leave it, before each of the file system's
-// operations while vouchers are signed. In each copy the mark is at least what was released until then and the budget has counted
-// as much, and a different voucher below it is refused.
+// TestMarkSurvivesACrashAtEveryStep takes a copy of the disk, as a kill or a power cut would leave it, before each of
+// the file system's operations while vouchers are signed. In each copy the mark is at least what was released until
+// then and the budget has counted as much, and a different voucher below it is refused.
 func TestMarkSurvivesACrashAtEveryStep(t *testing.T) {
 	for seed := range uint64(3) {
 		rng := rand.New(rand.NewPCG(seed, 16))
@@ -51,7 +52,8 @@ func TestMarkSurvivesACrashAtEveryStep(t *testing.T) {
 			defer mu.Unlock()
 			if recording && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 				lost := []int{0, 50, 100}[len(crashes)%3]
-				crashes = append(crashes, crash{disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: lost, RNG: rng}), released, fmt.Sprint(op.Kind, " ", op.Path)})
+				crashes = append(crashes, crash{disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: lost, RNG: rng}), released,
+					fmt.Sprint(op.Kind, " ", op.Path)})
 			}
 			return nil
 		}))
@@ -129,7 +131,8 @@ func TestMessageGrantIsAllOrNothing(t *testing.T) {
 	wantDenial(t, err, ReasonGuardRule)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, key := range []string{keyTally + "channel/1", "vouchers/", signedTally + "s/" + j.guard.Allowed.Digest.String()} {
+	for _, key := range []string{keyTally + "channel/1", "vouchers/", signedTally + "s/" +
+		j.guard.Allowed.Digest.String()} {
 		if have, err := l.tallyLocked(key); err != nil || len(have) != 0 {
 			t.Errorf("%s has %v, %v", key, have, err)
 		}

@@ -53,8 +53,9 @@ func voucherRule(limit string) rules.Rule {
 
 func x402Rule(limit string) rules.Rule {
 	return rules.Rule{
-		Name: "x402", Use: "transfer-with-authorization", Domain: domainOf("USD Coin", tokenContract), Per: "account", Limit: limit,
-		List: []string{"0x2222222222222222222222222222222222222222"},
+		Name: "x402", Use: "transfer-with-authorization", Domain: domainOf("USD Coin", tokenContract), Per: "account",
+		Limit: limit,
+		List:  []string{"0x2222222222222222222222222222222222222222"},
 	}
 }
 
@@ -74,7 +75,8 @@ func typed(t *testing.T, sess *Session, name, contract, primary string, fields .
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &SignRequest{Signer: sess.Signer(), Message: &rules.Message{Typed: data}, What: "typed data", Method: "eth_signTypedData_v4"}
+	return &SignRequest{Signer: sess.Signer(), Message: &rules.Message{Typed: data}, What: "typed data",
+		Method: "eth_signTypedData_v4"}
 }
 
 func voucher(t *testing.T, sess *Session, channel byte, amount uint64) *SignRequest {
@@ -118,7 +120,8 @@ func TestVoucherChargesTheRise(t *testing.T) {
 	first := a.mustSign(t, voucher(t, sess, 1, 60))
 	rsv := first.Signature
 	rsv[64] -= 27
-	if pub, err := crypto.SigToPub(first.Digest[:], rsv[:]); err != nil || policy.Address(crypto.PubkeyToAddress(*pub)) != sess.Signer() {
+	if pub, err := crypto.SigToPub(first.Digest[:], rsv[:]); err != nil ||
+		policy.Address(crypto.PubkeyToAddress(*pub)) != sess.Signer() {
 		t.Errorf("it recovers to %v, %v", pub, err)
 	}
 	a.refused(t, voucher(t, sess, 1, 59), "signed up to 60")
@@ -176,7 +179,8 @@ func TestVouchersUnderLoad(t *testing.T) {
 	}
 }
 
-// TestPaymentsByAuthorization has ERC-3009 authorizations, which x402's scheme "exact" uses: each nonce costs, one nonce costs the most of it.
+// TestPaymentsByAuthorization has ERC-3009 authorizations, which x402's scheme "exact" uses: each nonce costs, one
+// nonce costs the most of it.
 func TestPaymentsByAuthorization(t *testing.T) {
 	a := newAgent(t)
 	sess := a.payer(t)
@@ -212,14 +216,16 @@ func TestMessagesOnlyNarrow(t *testing.T) {
 	list := []rules.Rule{
 		{Name: "permits", Use: "permit", Domain: domainOf("USD Coin", tokenContract)},
 		{Name: "elsewhere", Use: "permit", Domain: domainOf("USD Coin", elsewhere)},
-		{Name: "texts", Then: rules.Allow, Type: rules.PersonalType, When: `message.text.startsWith("login ") && message.size < 100`},
+		{Name: "texts", Then: rules.Allow, Type: rules.PersonalType,
+			When: `message.text.startsWith("login ") && message.size < 100`},
 	}
 	a.guard(t, list...)
 	a.mustSign(t, permit(tokenContract))
 	a.refused(t, permit(elsewhere), "Call to this contract is not allowed")
 	a.refused(t, permit("0x8888888888888888888888888888888888888888"), "no guard rule allows it")
 	text := func(s string) *SignRequest {
-		return &SignRequest{Signer: sess.Signer(), Message: &rules.Message{Personal: []byte(s)}, What: "a message", Method: "personal_sign"}
+		return &SignRequest{Signer: sess.Signer(), Message: &rules.Message{Personal: []byte(s)}, What: "a message",
+			Method: "personal_sign"}
 	}
 	a.mustSign(t, text("login 1"))
 	a.refused(t, text("transfer everything"), "no guard rule allows it")

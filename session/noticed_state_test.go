@@ -44,7 +44,8 @@ func TestSetClientsReplacesThem(t *testing.T) {
 		t.Errorf("after a restart the clients are %v, want %v", again.Clients, want)
 	}
 	before := fmt.Sprintf(`"before":["%s"`, sess.Clients[0])
-	if trail := string(read(t, a.auditPath())); !strings.Contains(trail, before) || !strings.Contains(trail, `"after":["uid:4711"]`) {
+	if trail := string(read(t, a.auditPath())); !strings.Contains(trail, before) ||
+		!strings.Contains(trail, `"after":["uid:4711"]`) {
 		t.Errorf("the trail lacks the clients before (%s) or after:\n%s", before, trail)
 	}
 }
@@ -93,12 +94,14 @@ func TestRefusalsAreCountedOnce(t *testing.T) {
 func TestRefuseRecordsWhatWasAsked(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
-	if err := a.Refuse(t.Context(), app, sess.Signer(), "personal_sign", "messageNotAllowed", "no rule allows it"); err == nil {
+	if err := a.Refuse(t.Context(), app, sess.Signer(), "personal_sign", "messageNotAllowed",
+		"no rule allows it"); err == nil {
 		t.Fatal("Refuse returned no error")
 	}
 	trail := string(read(t, a.auditPath()))
 	at := strings.Index(trail, `"`+string(audit.MessageRefused)+`"`)
-	if at < 0 || !strings.Contains(trail[at:], `"method":"personal_sign"`) || !strings.Contains(trail[at:], `"reason":"messageNotAllowed"`) {
+	if at < 0 || !strings.Contains(trail[at:], `"method":"personal_sign"`) ||
+		!strings.Contains(trail[at:], `"reason":"messageNotAllowed"`) {
 		t.Errorf("the trail lacks the method or the reason:\n%s", trail)
 	}
 }

@@ -22,7 +22,8 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// A session that was made without asking the registry is one after a restart, too, and one that was made with it is not.
+// A session that was made without asking the registry is one after a restart, too, and one that was made with it is
+// not.
 func TestUncheckedIsKept(t *testing.T) {
 	for _, unchecked := range []bool{false, true} {
 		d := decoder{b: (&Session{Spec: &policy.Spec{}, Unchecked: unchecked}).append(nil)}
@@ -36,7 +37,8 @@ func TestUncheckedIsKept(t *testing.T) {
 func TestMarkUsedWarns(t *testing.T) {
 	for dir, want := range map[string]bool{t.TempDir(): false, filepath.Join(t.TempDir(), "missing"): true} {
 		var log bytes.Buffer
-		markUsed(&Config{LedgerPath: filepath.Join(dir, "ledger"), FS: durable.OS, Now: time.Now, Logger: slog.New(slog.NewTextHandler(&log, nil))}, false)
+		markUsed(&Config{LedgerPath: filepath.Join(dir, "ledger"), FS: durable.OS, Now: time.Now,
+			Logger: slog.New(slog.NewTextHandler(&log, nil))}, false)
 		if got := strings.Contains(log.String(), "can't be marked as used"); got != want {
 			t.Errorf("%s: a warning %v, want %v: %s", dir, got, want, &log)
 		}
@@ -45,7 +47,8 @@ func TestMarkUsedWarns(t *testing.T) {
 
 // The longest of a list is the first of those that have the most.
 func TestLongest(t *testing.T) {
-	for _, tt := range []struct{ all, want []int }{{[]int{3}, []int{3}}, {[]int{1, 7, 2}, []int{7}}, {[]int{4, 9, 12}, []int{12}}, {[]int{5, 1}, []int{5}}} {
+	for _, tt := range []struct{ all, want []int }{{[]int{3}, []int{3}}, {[]int{1, 7, 2}, []int{7}},
+		{[]int{4, 9, 12}, []int{12}}, {[]int{5, 1}, []int{5}}} {
 		l := list.New()
 		for _, n := range tt.all {
 			l.PushBack(n)
@@ -80,7 +83,8 @@ func TestProductionDenialNamesNoPolicy(t *testing.T) {
 // A page of one session has one, also for a peer that several clients' lists are for.
 func TestVisiblePageOfOne(t *testing.T) {
 	user, group := Client{ID: app.UID}, Client{Group: true, ID: app.GID}
-	s := onlyIndex(numbered(1, policy.Address{1}, user), numbered(2, policy.Address{1}, group), numbered(3, policy.Address{1}, user, group))
+	s := onlyIndex(numbered(1, policy.Address{1}, user), numbered(2, policy.Address{1}, group),
+		numbered(3, policy.Address{1}, user, group))
 	for limit, want := range map[int]int{0: 3, 1: 1, 2: 2, 3: 3, 9: 3} {
 		if got := s.VisiblePage(app, Page{Limit: limit}); len(got) != want {
 			t.Errorf("a page of %d has %d sessions, want %d", limit, len(got), want)
@@ -275,6 +279,7 @@ func TestInDevice(t *testing.T) {
 	}
 	a.signed(t, sess, 1)
 	if after, none := a.InDevice(sess.ID), a.InDevice("0000000000000000"); during != 1 || after != 0 || none != 0 {
-		t.Errorf("%d signatures in the device during the call, %d after it, %d of no session; want 1, 0, 0", during, after, none)
+		t.Errorf("%d signatures in the device during the call, %d after it, %d of no session; want 1, 0, 0", during, after,
+			none)
 	}
 }

@@ -23,7 +23,8 @@ var (
 	ErrTwoLedgers = fmt.Errorf("%w: there are two", ErrDamaged)
 )
 
-const repairHint = "restore the newest copies of ledger and audit trail together; without one, nothing more can be signed for " +
+const repairHint = "restore the newest copies of ledger and audit trail together; without one, nothing more can be " +
+	"signed for " +
 	"the sessions in it: revoke them on chain, move the state directory away and start again"
 
 // segmentBytes is the size at which a new segment of the audit trail begins.
@@ -103,15 +104,16 @@ func openStore(fsys vfs.FS, dir, auditPath string) (*embedded, error) {
 	return st, nil
 }
 
-// begin makes sure that st is a ledger of this version: a fresh one if there is no trail either, or what an older version
-// has left. The ledger is there once its version is; what was cut short before that is begun again.
+// begin makes sure that st is a ledger of this version: a fresh one if there is no trail either, or what an older
+// version has left. The ledger is there once its version is; what was cut short before that is begun again.
 func (s *embedded) begin(fsys vfs.FS, dir, auditPath string, old *oldLedger) error {
 	version, err := s.version()
 	switch {
 	case err != nil:
 		return damaged(dir, err)
 	case version == storeVersion && old.live():
-		return fmt.Errorf("%w: %s is a ledger of an older version, and %s one of this version: move the one aside that is not the newest",
+		return fmt.Errorf("%w: %s is a ledger of an older version, and %s one of this version: move the one aside that is "+
+			"not the newest",
 			ErrTwoLedgers, old.path, dir)
 	case version == storeVersion:
 		return old.mark()

@@ -47,7 +47,8 @@ func (c Client) nobody() error {
 	case noID:
 		return fmt.Errorf("client %q: this id is -1, which is no user or group: name the id of one", c)
 	case overflow:
-		return fmt.Errorf("client %q: to the kernel this is everybody whom a user namespace does not map (/proc/sys/kernel/%s): name the id of one user or group", c, file)
+		return fmt.Errorf("client %q: to the kernel this is everybody whom a user namespace does not map "+
+			"(/proc/sys/kernel/%s): name the id of one user or group", c, file)
 	}
 }
 

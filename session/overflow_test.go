@@ -13,7 +13,8 @@ import (
 
 func TestParseClientRefusesNobody(t *testing.T) {
 	overflow := strings.TrimSpace(string(read(t, "/proc/sys/kernel/overflowuid")))
-	for _, text := range []string{"uid:" + overflow, "gid:65534", "uid:4294967295", "gid:4294967295", "uid:-1", "uid:4294967296"} {
+	for _, text := range []string{"uid:" + overflow, "gid:65534", "uid:4294967295", "gid:4294967295", "uid:-1",
+		"uid:4294967296"} {
 		if c, err := ParseClient(text); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("ParseClient(%s) = %v, %v, want an error that names it", text, c, err)
 		}

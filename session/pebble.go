@@ -224,7 +224,8 @@ func (s *embedded) tally(key string) (t tally, err error) {
 
 // highest returns the highest nonce of a session that has a liability, and whether there is one.
 func (s *embedded) highest(id ID) (nonce uint64, any bool, err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keyOf(liabilityKey, id), UpperBound: append(nonceKey(liabilityKey, id, math.MaxUint64), 0)})
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: keyOf(liabilityKey, id),
+		UpperBound: append(nonceKey(liabilityKey, id, math.MaxUint64), 0)})
 	if err != nil {
 		return 0, false, err
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// After a power cut at any moment, with whatever part of the unsynced data, the ledger opens, has counted every grant that
-// was durable, replacements at their larger cost, and its trail reaches the ledger's last record.
+// After a power cut at any moment, with whatever part of the unsynced data, the ledger opens, has counted every grant
+// that was durable, replacements at their larger cost, and its trail reaches the ledger's last record.
 func TestPowerCut(t *testing.T) {
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 7))

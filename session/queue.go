@@ -20,12 +20,12 @@ const (
 	longestQueueing = 5 * time.Second // that a request may have to expect
 )
 
-// queue shares a device among clients. The device gets as many requests as it works on; the others wait here. Users take
-// turns, then the connections of each user. The requests of one connection are served in order. So a client gets its share,
-// no matter how many requests of another client wait.
+// queue shares a device among clients. The device gets as many requests as it works on; the others wait here. Users
+// take turns, then the connections of each user. The requests of one connection are served in order. So a client gets
+// its share, no matter how many requests of another client wait.
 //
-// The queue is bounded by number and by the expected wait. Past the bound it turns a request away: the newest request on the
-// longest connection of the user with the most requests. Requests wait before anything is counted for them.
+// The queue is bounded by number and by the expected wait. Past the bound it turns a request away: the newest request
+// on the longest connection of the user with the most requests. Requests wait before anything is counted for them.
 type queue struct {
 	slots int // requests that are with the device at a time
 
@@ -65,8 +65,8 @@ func newQueue(b backends.Backend) *queue {
 	return &queue{slots: slots, byUID: map[uint32]*list.Element{}}
 }
 
-// enter waits for a slot, for a request of user uid on connection conn, which is comparable. leave gives the slot back; only its
-// first call counts. waited is false if a slot was free. Errors: [ErrOverloaded], or the context's.
+// enter waits for a slot, for a request of user uid on connection conn, which is comparable. leave gives the slot back;
+// only its first call counts. waited is false if a slot was free. Errors: [ErrOverloaded], or the context's.
 func (q *queue) enter(ctx context.Context, uid uint32, conn any) (leave func(), waited bool, err error) {
 	q.mu.Lock()
 	if q.busy < q.slots {
@@ -154,8 +154,8 @@ func (q *queue) queueLocked(uid uint32, conn any) (*ticket, error) {
 	return t, nil
 }
 
-// victimLocked returns the connection that has so much more waiting than the request's user and connection that its newest
-// request has to make room; nil if there is none, and the request itself is turned away.
+// victimLocked returns the connection that has so much more waiting than the request's user and connection that its
+// newest request has to make room; nil if there is none, and the request itself is turned away.
 func (q *queue) victimLocked(uid uint32, conn any) *connQueue {
 	own, waiting := (*userQueue)(nil), 0
 	if e := q.byUID[uid]; e != nil {

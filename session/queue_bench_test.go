@@ -48,8 +48,8 @@ func benchAgent(b *testing.B) (*agent, *Session) {
 	return a, sess
 }
 
-// BenchmarkFairness has one client with 3,000 requests in flight and another that sends one after the other: its signatures a
-// second, and the other's.
+// BenchmarkFairness has one client with 3,000 requests in flight and another that sends one after the other: its
+// signatures a second, and the other's.
 func BenchmarkFairness(b *testing.B) {
 	a, sess := benchAgent(b)
 	var nonce atomic.Uint64

@@ -66,7 +66,8 @@ func (q *queue) next() string {
 	return fmt.Sprintf("%d%v", u.uid, c.conn)
 }
 
-// Users take turns, and the connections of each user; a thousand requests on one do not change when the others are served.
+// Users take turns, and the connections of each user; a thousand requests on one do not change when the others are
+// served.
 func TestQueueTakesTurns(t *testing.T) {
 	q := fullQueue(64)
 	for _, w := range []struct {
@@ -87,8 +88,8 @@ func TestQueueTakesTurns(t *testing.T) {
 	}
 }
 
-// Past the bound, the newest request of the connection that has the most waiting makes room for one of a connection that has less
-// than its share, and any other is turned away.
+// Past the bound, the newest request of the connection that has the most waiting makes room for one of a connection
+// that has less than its share, and any other is turned away.
 func TestQueueIsBounded(t *testing.T) {
 	q := fullQueue(1) // 64 may wait
 	heavy, err := q.put(64, 1, "a")
@@ -139,7 +140,8 @@ func TestQueueBoundByTime(t *testing.T) {
 		mean  time.Duration
 		want  int
 	}{
-		{4, 0, 256}, {4, time.Millisecond, 256}, {4, 100 * time.Millisecond, 200}, {4, time.Second, 20}, {4, time.Minute, 4}, {64, time.Microsecond, 4096},
+		{4, 0, 256}, {4, time.Millisecond, 256}, {4, 100 * time.Millisecond, 200}, {4, time.Second, 20}, {4, time.Minute, 4},
+		{64, time.Microsecond, 4096},
 	} {
 		q := fullQueue(tt.slots)
 		q.mean = tt.mean
@@ -245,7 +247,8 @@ func TestOverloadIsNotCharged(t *testing.T) {
 	}
 	<-started
 	a.waitFor(64)
-	if err := a.Sessions.Record(t.Context(), audit.Record{Event: audit.AgentReloaded}); err != nil { // on disk after the first grant
+	// on disk after the first grant
+	if err := a.Sessions.Record(t.Context(), audit.Record{Event: audit.AgentReloaded}); err != nil {
 		t.Fatal(err)
 	}
 	records, used := len(a.events(t)), mustUsage(t, a, sess.ID)[0].Used

@@ -238,7 +238,8 @@ func clip(s string, size int) string {
 		switch {
 		case c == '"' || c == '\\':
 			size -= 2
-		case c < ' ' || c == '<' || c == '>' || c == '&' || c == 0x7f || c == '\u2028' || c == '\u2029' || c == utf8.RuneError:
+		case c < ' ' || c == '<' || c == '>' || c == '&' || c == 0x7f || c == '\u2028' || c == '\u2029' ||
+			c == utf8.RuneError:
 			size -= 6 // \u00XX
 		default:
 			size -= utf8.RuneLen(c)

@@ -78,9 +78,10 @@ func TestRefusalRecordsAreSmall(t *testing.T) {
 	tx := transfer(sess, 1).Tx
 	tx.Data = append([]byte{0xde, 0xad, 0xbe, 0xef}, make([]byte, 1<<20)...)
 	for name, req := range map[string]*SignRequest{
-		"denied":          {Signer: sess.Signer(), Tx: tx, Method: "session_signTransaction"},
-		"unknown account": {Tx: &zktx.Transaction{Type: zktx.TypeZKsync, ChainID: 1, Data: tx.Data}, Method: "eth_signTypedData_v4"},
-		"unknown id":      {Session: ID(strings.Repeat("\x01&é\xff", 1<<18)), Tx: tx, Method: "session_signTransaction"},
+		"denied": {Signer: sess.Signer(), Tx: tx, Method: "session_signTransaction"},
+		"unknown account": {Tx: &zktx.Transaction{Type: zktx.TypeZKsync, ChainID: 1, Data: tx.Data},
+			Method: "eth_signTypedData_v4"},
+		"unknown id": {Session: ID(strings.Repeat("\x01&é\xff", 1<<18)), Tx: tx, Method: "session_signTransaction"},
 	} {
 		for _, peer := range []audit.Peer{odd, far} {
 			if _, err := a.Sign(t.Context(), peer, req); err == nil {
@@ -88,7 +89,8 @@ func TestRefusalRecordsAreSmall(t *testing.T) {
 			}
 		}
 	}
-	if err := a.Refuse(t.Context(), odd, sess.Signer(), "personal_sign", ReasonMessage, strings.Repeat("\x01é", 1<<18)); err == nil {
+	if err := a.Refuse(t.Context(), odd, sess.Signer(), "personal_sign", ReasonMessage,
+		strings.Repeat("\x01é", 1<<18)); err == nil {
 		t.Error("a message was not refused")
 	}
 	single, counted := refusalRecords(t, a)
@@ -137,7 +139,8 @@ func TestEveryRefusalIsRecordedOrCounted(t *testing.T) {
 			case 1:
 				err = a.Refuse(t.Context(), peer, sess.Signer(), "personal_sign", ReasonMessage, "x")
 			case 2:
-				err = a.NotGranted(t.Context(), peer, "eth_signTransaction", "unknownSigner", fmt.Errorf("%w: and no transaction", ErrUnknownSigner))
+				err = a.NotGranted(t.Context(), peer, "eth_signTransaction", "unknownSigner",
+					fmt.Errorf("%w: and no transaction", ErrUnknownSigner))
 				if err == nil {
 					continue
 				}
@@ -168,7 +171,8 @@ func TestEveryRefusalIsRecordedOrCounted(t *testing.T) {
 		}
 	}
 	if ofApp != own || ofStranger < defaultRefusalBurst/2 || ofStranger > defaultRefusalBurst/2+1000 {
-		t.Errorf("%d records of the client and %d of the stranger, want %d and about %d", ofApp, ofStranger, own, defaultRefusalBurst/2)
+		t.Errorf("%d records of the client and %d of the stranger, want %d and about %d", ofApp, ofStranger, own,
+			defaultRefusalBurst/2)
 	}
 }
 
@@ -222,7 +226,8 @@ func TestSummaryComesByItself(t *testing.T) {
 }
 
 func TestClip(t *testing.T) {
-	for _, s := range []string{"", "plain", strings.Repeat("a", 100), strings.Repeat("é", 100), strings.Repeat("\x00", 100), strings.Repeat(`"\<>&`, 50), strings.Repeat("\xff\u2028", 50)} {
+	for _, s := range []string{"", "plain", strings.Repeat("a", 100), strings.Repeat("é", 100),
+		strings.Repeat("\x00", 100), strings.Repeat(`"\<>&`, 50), strings.Repeat("\xff\u2028", 50)} {
 		got := clip(s, 60)
 		encoded, err := json.Marshal(got)
 		if err != nil || len(encoded) > 60+len(`"…"`) {
@@ -242,7 +247,8 @@ func TestCopytruncateIsNoticed(t *testing.T) {
 	if err := os.Truncate(a.auditPath(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); !errors.Is(err, ErrHalted) || !errors.Is(err, audit.ErrDamaged) {
+	if _, err := a.Sign(t.Context(), app, transfer(sess, 1)); !errors.Is(err, ErrHalted) ||
+		!errors.Is(err, audit.ErrDamaged) {
 		t.Errorf("Sign = %v, want ErrHalted and audit.ErrDamaged", err)
 	}
 	if trail, err := os.ReadFile(a.auditPath()); err != nil || len(trail) != 0 {

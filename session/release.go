@@ -38,9 +38,9 @@ type writer struct {
 // calls cut to end the connection. The caller writes only those whose refused is nil, and calls
 // done when write(2) has returned, also if it writes none.
 //
-// Each refused signature has its record when Release returns, or the record is in line and the disk has hung for a second: a disk
-// that hangs must not hold up a revoke, which waits for this writer. Its charge stays. Errors: [ErrLocked], or
-// the *policy.Denial of the session's state. A nil refused means that none is.
+// Each refused signature has its record when Release returns, or the record is in line and the disk has hung for a
+// second: a disk that hangs must not hold up a revoke, which waits for this writer. Its charge stays. Errors:
+// [ErrLocked], or the *policy.Denial of the session's state. A nil refused means that none is.
 func (s *Signer) Release(passes []*Pass, cut func()) (refused []error, done func()) {
 	l, now := s.Sessions.ledger, s.Sessions.cfg.Now()
 	var reasons []string

@@ -13,7 +13,8 @@ import (
 // limits, backend and clients, until expiresAt (Unix seconds). Once the owner has approved it, requests
 // that name the old session or its account are signed with the successor; the old one
 // goes on for who names its signer, until the owner revokes it or it expires. Errors as of [Signer.CreateSession].
-func (s *Signer) RenewSession(ctx context.Context, by audit.Peer, id ID, expiresAt uint256.Int, unchecked bool) (*Session, *Review, error) {
+func (s *Signer) RenewSession(ctx context.Context, by audit.Peer, id ID, expiresAt uint256.Int,
+	unchecked bool) (*Session, *Review, error) {
 	req, err := s.Sessions.renewRequest(id, expiresAt)
 	if err != nil {
 		return nil, nil, err
@@ -30,7 +31,8 @@ func (s *Sessions) renewRequest(id ID, expiresAt uint256.Int) (*CreateRequest, e
 	}
 	switch next := s.ledger.index.successor(id); {
 	case old.Kind != AGW:
-		return nil, fmt.Errorf("%w: session %s is of kind %q: its key is the account, so it has no successor", ErrInvalid, id, old.Kind)
+		return nil, fmt.Errorf("%w: session %s is of kind %q: its key is the account, so it has no successor", ErrInvalid, id,
+			old.Kind)
 	case old.Status != Active:
 		return nil, fmt.Errorf("%w: session %s is %s: only an active one is renewed", ErrInvalid, id, old.Status)
 	case next != nil:
@@ -61,7 +63,8 @@ func (s *Sessions) Successor(id ID) ID {
 
 // succeeded records that requests move over from a session's predecessor.
 func (s *Sessions) succeeded(ctx context.Context, sess *Session) error {
-	s.cfg.Logger.Info("clients that name the predecessor or the account move over", "session", sess.ID, "predecessor", sess.Predecessor)
+	s.cfg.Logger.Info("clients that name the predecessor or the account move over", "session", sess.ID, "predecessor",
+		sess.Predecessor)
 	rec := s.record(audit.SessionSucceeded, nil, sess)
 	rec.Detail = map[string]ID{"predecessor": sess.Predecessor}
 	return s.Record(ctx, *rec)

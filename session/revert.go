@@ -47,8 +47,8 @@ func (r *Reservation) signed() {
 	r.leaveLocked(false)
 }
 
-// failed says that the call has ended without a signature, and whether it is certain that the device has made none. If that is
-// certain of all calls for the digest, the charge is taken back: failed makes rec the record of that and
+// failed says that the call has ended without a signature, and whether it is certain that the device has made none. If
+// that is certain of all calls for the digest, the charge is taken back: failed makes rec the record of that and
 // returns the entry, which the caller waits for. Else it returns nil, and the caller records rec.
 func (r *Reservation) failed(certain bool, rec audit.Record) (*entry, error) {
 	r.ledger.mu.Lock()
@@ -164,8 +164,8 @@ func (l *Ledger) othersLocked(b *book, n *openNonce, at digestKey) (others []cos
 	return others, err
 }
 
-// countedLocked returns the totals that a nonce with costs c counts in: none once the chain is past it, and not those of
-// periods that are forgotten.
+// countedLocked returns the totals that a nonce with costs c counts in: none once the chain is past it, and not those
+// of periods that are forgotten.
 func (l *Ledger) countedLocked(b *book, nonce uint64, c costs) (used costs, err error) {
 	if b.passed(nonce) {
 		return nil, nil

@@ -17,9 +17,9 @@ type lawlessCall struct {
 	digest digestKey
 }
 
-// Calls for a few digests and nonces begin and end in any order, certainly or in doubt or signed, with restarts between. What
-// could have been signed is always counted; and when all that is left failed certainly, limits are exactly
-// as if it had never been asked for.
+// Calls for a few digests and nonces begin and end in any order, certainly or in doubt or signed, with restarts
+// between. What could have been signed is always counted; and when all that is left failed certainly, limits are
+// exactly as if it had never been asked for.
 func TestRevertProperty(t *testing.T) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 3))

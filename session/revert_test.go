@@ -122,7 +122,8 @@ func TestRevertGivesBackWhatTheDigestAloneCost(t *testing.T) {
 	}
 }
 
-// Only calls that were in flight together since the digest was charged take it back, and only if all of them are certain.
+// Only calls that were in flight together since the digest was charged take it back, and only if all of them are
+// certain.
 func TestRevertIsForTheLastOfTheFlight(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -219,7 +220,8 @@ func TestRevertOfWhatWasCarried(t *testing.T) {
 	value := func(digest byte, amount uint64) *Reservation {
 		t.Helper()
 		r, err := f.ledger.Reserve("s", grantOf(3, digest, []policy.Charge{{Tracker: valueIn(f.now),
-			Limit: policy.Decimal(*uint256.NewInt(valueLimit)), Amount: policy.Decimal(*uint256.NewInt(amount))}}), &audit.Record{Event: audit.SignGranted})
+			Limit: policy.Decimal(*uint256.NewInt(valueLimit)), Amount: policy.Decimal(*uint256.NewInt(amount))}}),
+			&audit.Record{Event: audit.SignGranted})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,7 +275,8 @@ func TestSignTakesBackWhatWasCertainlyNotSigned(t *testing.T) {
 			Returned map[string]string
 		}
 	}
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &rec); err != nil || !strings.Contains(rec.Detail.Why, "not there") || rec.Detail.Returned["fee"] != "10" {
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &rec); err != nil ||
+		!strings.Contains(rec.Detail.Why, "not there") || rec.Detail.Returned["fee"] != "10" {
 		t.Errorf("record %s, %v", lines[len(lines)-1], err)
 	}
 	fail = errors.New("no answer")

@@ -72,7 +72,8 @@ func (w *Watcher) production(ctx context.Context, chainID uint64, spec *policy.S
 		return nil, nil
 	}
 	if w == nil || w.chains[chainID] == nil || !w.chains[chainID].Registry {
-		return nil, fmt.Errorf("%w: the policy registry of chain %d has to be asked about %d policies, and the configuration has no rpc or no registry for it: "+
+		return nil, fmt.Errorf("%w: the policy registry of chain %d has to be asked about %d policies, and the "+
+			"configuration has no rpc or no registry for it: "+
 			"add them, or say that the session is to be made unchecked (--unchecked)", ErrInvalid, chainID, len(queries))
 	}
 	statuses, err := w.chains[chainID].Client.RegistryStatuses(ctx, queries)

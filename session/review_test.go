@@ -32,7 +32,8 @@ func TestReviewOffline(t *testing.T) {
 		{"mainnet", func(*CreateRequest) {}, "the policy registry of chain 2741 has to be asked", true, false},
 		{"mainnet, unchecked", func(r *CreateRequest) { r.Unchecked = true }, "", false, true},
 		{"mainnet, any spender", func(r *CreateRequest) { r.Spec = a.approveAnybody() }, unconstrained, false, false},
-		{"mainnet, any spender, unchecked", func(r *CreateRequest) { r.Spec, r.Unchecked = a.approveAnybody(), true }, unconstrained, false, false},
+		{"mainnet, any spender, unchecked", func(r *CreateRequest) { r.Spec, r.Unchecked = a.approveAnybody(), true },
+			unconstrained, false, false},
 		{"testnet, any spender", func(r *CreateRequest) { r.Spec, r.ChainID = a.approveAnybody(), 11124 }, "", false, false},
 		{"mainnet, eoa, any spender", func(r *CreateRequest) {
 			*r = CreateRequest{Kind: EOA, Spec: a.approveAnybody(), ChainID: 2741, Clients: r.Clients}
@@ -51,7 +52,8 @@ func TestReviewOffline(t *testing.T) {
 				return
 			}
 			var denial *policy.Denial
-			if err == nil || !strings.Contains(err.Error(), tt.wantErr) || errors.Is(err, ErrInvalid) != tt.invalid || errors.As(err, &denial) == tt.invalid {
+			if err == nil || !strings.Contains(err.Error(), tt.wantErr) || errors.Is(err, ErrInvalid) != tt.invalid ||
+				errors.As(err, &denial) == tt.invalid {
 				t.Errorf("CreateSession: %v, want %q", err, tt.wantErr)
 			}
 			if denial != nil && denial.Reason != ReasonProductionRules {

@@ -25,7 +25,8 @@ func (s *Sessions) Rewrap(ctx context.Context, by audit.Peer, id ID) (bool, erro
 	}
 	r, ok := backend.(backends.Rewrapper)
 	if !ok {
-		return false, fmt.Errorf("%w: backend %q keeps its keys in the device, so there is none to encrypt again", ErrInvalid, sess.Backend)
+		return false, fmt.Errorf("%w: backend %q keeps its keys in the device, so there is none to encrypt again", ErrInvalid,
+			sess.Backend)
 	}
 	done, err := r.Rewrap(ctx, sess.KeyURI)
 	if err != nil || !done {

@@ -134,7 +134,8 @@ type laterRecord struct {
 	Verdict     json.RawMessage `json:"verdict"`
 }
 
-var endings = map[audit.Event]Status{audit.SessionExpired: Expired, audit.SessionRevoked: Revoked, audit.SessionClosed: Closed}
+var endings = map[audit.Event]Status{audit.SessionExpired: Expired, audit.SessionRevoked: Revoked,
+	audit.SessionClosed: Closed}
 
 // read takes note of one record.
 func (r *forwarding) read(line []byte) error {
@@ -173,7 +174,8 @@ func (r *forwarding) grant(f *forwarded, rec *laterRecord) error {
 		return nil
 	}
 	if len(rec.Transaction) == 0 {
-		return fmt.Errorf("%w: the transaction of record %d was erased, so what it counts for is not known; use %q", ErrSince, rec.Seq, SinceSpent)
+		return fmt.Errorf("%w: the transaction of record %d was erased, so what it counts for is not known; use %q", ErrSince,
+			rec.Seq, SinceSpent)
 	}
 	var tx struct {
 		Nonce json.RawMessage `json:"nonce"`
@@ -210,7 +212,8 @@ func (r *forwarding) judge() error {
 		return nil
 	case SinceNothing:
 		if !known {
-			return fmt.Errorf("%w: the trail has %d grants and other changes of sessions in records %d to %d, so it was not nothing", ErrSince, r.Grants, r.From+1, r.To)
+			return fmt.Errorf("%w: the trail has %d grants and other changes of sessions in records %d to %d, so it was not "+
+				"nothing", ErrSince, r.Grants, r.From+1, r.To)
 		}
 		return nil
 	case "":
@@ -218,7 +221,8 @@ func (r *forwarding) judge() error {
 			r.Since = SinceTrail
 			return nil
 		}
-		return fmt.Errorf("%w: the ledger knows records up to %d, and the trail has %d grants and other changes of sessions up to record %d",
+		return fmt.Errorf("%w: the ledger knows records up to %d, and the trail has %d grants and other changes of "+
+			"sessions up to record %d",
 			ErrSince, r.From, r.Grants, r.To)
 	}
 	return fmt.Errorf("%w: %q is none of trail, spent and nothing", ErrSince, r.Since)

@@ -86,7 +86,8 @@ func (s *Sessions) doDue(ctx context.Context, sess *Session) error {
 func (s *Sessions) destroyKey(ctx context.Context, sess *Session) error {
 	backend := s.cfg.Backends[sess.Backend]
 	if backend == nil {
-		return fmt.Errorf("backend %q is not in the configuration: the key of session %s can't be destroyed", sess.Backend, sess.ID)
+		return fmt.Errorf("backend %q is not in the configuration: the key of session %s can't be destroyed", sess.Backend,
+			sess.ID)
 	}
 	ctx, cancel := context.WithTimeout(ctx, deviceTimeout)
 	defer cancel()
@@ -184,7 +185,8 @@ func (s *Sessions) undoAll(ctx context.Context, all map[ID]intent, failing map[I
 		err := s.undoCreate(ctx, id, in)
 		end()
 		if err != nil && !failing[id] {
-			s.cfg.Logger.Error("a session's creation was cut short and its key may be left in the device; trying again every minute", "session", id, "error", err)
+			s.cfg.Logger.Error("a session's creation was cut short and its key may be left in the device; trying again every "+
+				"minute", "session", id, "error", err)
 		}
 		failing[id] = err != nil
 	}
@@ -198,7 +200,8 @@ func (s *Sessions) undoCreate(ctx context.Context, id ID, in intent) error {
 	backend := s.cfg.Backends[in.Backend]
 	lister, ok := backend.(backends.Lister)
 	if !ok {
-		return fmt.Errorf("backend %q is not configured or can't list its keys: destroy key %q there by hand", in.Backend, KeyLabelPrefix+string(id))
+		return fmt.Errorf("backend %q is not configured or can't list its keys: destroy key %q there by hand", in.Backend,
+			KeyLabelPrefix+string(id))
 	}
 	ctx, cancel := context.WithTimeout(ctx, deviceTimeout)
 	defer cancel()
@@ -206,7 +209,8 @@ func (s *Sessions) undoCreate(ctx context.Context, id ID, in intent) error {
 	if err != nil {
 		return err
 	}
-	rec := &audit.Record{Time: s.cfg.Now().UTC(), Event: audit.KeyDestroyed, Session: string(id), Detail: "the session was never stored"}
+	rec := &audit.Record{Time: s.cfg.Now().UTC(), Event: audit.KeyDestroyed, Session: string(id),
+		Detail: "the session was never stored"}
 	for _, k := range keys {
 		if err := backend.Destroy(ctx, k.Key.URI()); err != nil && !errors.Is(err, backends.ErrKeyNotFound) {
 			return err

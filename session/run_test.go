@@ -11,7 +11,8 @@ import (
 	"github.com/keyward/keyward/audit"
 )
 
-// A ledger that has halted can't end the sessions that are past their end: Run tries again every minute, and not all the time.
+// A ledger that has halted can't end the sessions that are past their end: Run tries again every minute, and not all
+// the time.
 func TestRunRestsWhileHalted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newSimWorld(1)

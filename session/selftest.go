@@ -55,7 +55,8 @@ func (s *Sessions) SelfTest(ctx context.Context, by audit.Peer, name string) (*S
 	t := &SelfTest{Backend: name}
 	clean := t.run(ctx, backend, KeyLabelPrefix+string(id))
 	rec := &audit.Record{
-		Time: s.cfg.Now().UTC(), Event: audit.BackendChecked, Peer: &by, KeyURI: t.KeyURI, Protection: string(t.Protection), Detail: t,
+		Time: s.cfg.Now().UTC(), Event: audit.BackendChecked, Peer: &by, KeyURI: t.KeyURI, Protection: string(t.Protection),
+		Detail: t,
 	}
 	e := &entry{rec: rec}
 	if clean {

@@ -68,7 +68,8 @@ func TestSelfTest(t *testing.T) {
 // TestSelfTestWithoutDevice: a key that may have been made stays on the list of those to look for.
 func TestSelfTestWithoutDevice(t *testing.T) {
 	a := newAgent(t)
-	if _, err := a.SelfTest(t.Context(), operator, "none"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `"none"`) {
+	if _, err := a.SelfTest(t.Context(), operator, "none"); !errors.Is(err, ErrInvalid) ||
+		!strings.Contains(err.Error(), `"none"`) {
 		t.Errorf("of no backend: %v", err)
 	}
 	a.soft.Close()

@@ -38,10 +38,13 @@ const (
 
 // Config is what [Open] needs.
 type Config struct {
-	LedgerPath   string                      // directory, made together with the audit trail if both are missing; its older form is this path and .db
-	AuditPath    string                      // JSON lines: the trail's newest segment, with the older ones beside it
-	CountsPath   string                      // file with what devices have counted; "": what they counted before the process began is not known
-	LockPath     string                      // file whose existence says that the agent is locked; "": a lock ends with the process
+	// directory, made together with the audit trail if both are missing; its older form is this path and .db
+	LedgerPath string
+	AuditPath  string // JSON lines: the trail's newest segment, with the older ones beside it
+	// file with what devices have counted; "": what they counted before the process began is not known
+	CountsPath string
+	// file whose existence says that the agent is locked; "": a lock ends with the process
+	LockPath     string
 	Backends     map[string]backends.Backend // by name in the configuration
 	ExpiryMargin time.Duration               // a session ends this long before its spec's expiresAt
 	KeyGrace     time.Duration               // an ended session's key is destroyed after this
@@ -160,9 +163,10 @@ func (s *Sessions) CloseSession(ctx context.Context, by audit.Peer, id ID) (*Ses
 
 // move brings a session to status to. by is nil when the agent itself does it; detail says why then.
 //
-// A person may ask again, since the answer to the first time was lost: that changes nothing, and is answered when the first
-// is on disk, as its own record in the trail is behind that one.
-func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, event audit.Event, detail any) (*Session, error) {
+// A person may ask again, since the answer to the first time was lost: that changes nothing, and is answered when the
+// first is on disk, as its own record in the trail is behind that one.
+func (s *Sessions) move(ctx context.Context, by *audit.Peer, id ID, to Status, event audit.Event, detail any) (*Session,
+	error) {
 	now := s.cfg.Now().UTC()
 	again := false
 	next, err := s.change(ctx, id, by, event, detail, func(sess *Session) error {
@@ -200,7 +204,8 @@ func (s Status) mayBecome(to Status) bool {
 // change edits a copy of a session and makes it the session, in memory at once and on
 // disk with its record when change returns. If the session stops signing, no signature
 // of it is handed to write(2) after that.
-func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audit.Event, detail any, edit func(*Session) error) (*Session, error) {
+func (s *Sessions) change(ctx context.Context, id ID, by *audit.Peer, event audit.Event, detail any,
+	edit func(*Session) error) (*Session, error) {
 	l := s.ledger
 	l.mu.Lock()
 	b := l.books[id]
@@ -351,5 +356,6 @@ func notActive(sess *Session) *policy.Denial {
 			Detail: fmt.Sprintf("session %s is stopped: the policy registry does not allow %s", sess.ID, sess.Blocked),
 		}
 	}
-	return policy.SessionNotActive(fmt.Sprintf("session %s is %s since %s", sess.ID, sess.Status, sess.EndedAt.Format(time.RFC3339)))
+	return policy.SessionNotActive(fmt.Sprintf("session %s is %s since %s", sess.ID, sess.Status,
+		sess.EndedAt.Format(time.RFC3339)))
 }

@@ -76,11 +76,14 @@ func TestCreateRefuses(t *testing.T) {
 		{"unknown backend", func(r *CreateRequest) { r.Backend = "x" }, `no backend "x"`},
 		{"signer given", func(r *CreateRequest) { r.Spec.Signer = account }, "names a signer"},
 		{"expired", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1) }, "is past"},
-		{"within the margin", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(uint64(a.clock().Unix()) + 59) }, "nearer than the margin"},
-		{"milliseconds", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1_798_761_600_123) }, "expiresAt: 1798761600123 seconds are in the year 58970; if it is in milliseconds, write 1798761600 ("},
+		{"within the margin", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(uint64(a.clock().Unix()) + 59) },
+			"nearer than the margin"},
+		{"milliseconds", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1_798_761_600_123) },
+			"expiresAt: 1798761600123 seconds are in the year 58970; if it is in milliseconds, write 1798761600 ("},
 		{"10^11", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1e11) }, "write 100000000 ("},
 		{"10^14 - 1", func(r *CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(1e14 - 1) }, "write 99999999999 ("},
-		{"unlimited fee", func(r *CreateRequest) { r.Spec.FeeLimit = policy.UsageLimit{} }, "Unlimited fee allowance is not safe"},
+		{"unlimited fee", func(r *CreateRequest) { r.Spec.FeeLimit = policy.UsageLimit{} },
+			"Unlimited fee allowance is not safe"},
 		{"eoa with account", func(r *CreateRequest) { r.Kind = EOA }, "leave the account out"},
 		{"chain 0", func(r *CreateRequest) { r.ChainID = 0 }, "chain id 0"},
 	} {
@@ -98,7 +101,8 @@ func TestCreateRefuses(t *testing.T) {
 // "Never" is written as 2^48-1 or 2^256-1, in no unit.
 func TestCreateWithoutEnd(t *testing.T) {
 	a := newAgent(t)
-	for _, expiresAt := range []*uint256.Int{uint256.NewInt(1e11 - 1), uint256.NewInt(1e14), uint256.NewInt(1<<48 - 1), new(uint256.Int).SetAllOne()} {
+	for _, expiresAt := range []*uint256.Int{uint256.NewInt(1e11 - 1), uint256.NewInt(1e14), uint256.NewInt(1<<48 - 1),
+		new(uint256.Int).SetAllOne()} {
 		req := a.createRequest()
 		req.Spec.ExpiresAt = *expiresAt
 		sess, err := a.Create(t.Context(), operator, req)
@@ -297,7 +301,8 @@ func TestOpenRefusesDamagedState(t *testing.T) {
 			if !errors.Is(err, tc.want) {
 				t.Fatalf("Open = %v, want %v", err, tc.want)
 			}
-			if !strings.Contains(err.Error(), "back") && !strings.Contains(err.Error(), "restore") && !strings.Contains(err.Error(), "audit verify") {
+			if !strings.Contains(err.Error(), "back") && !strings.Contains(err.Error(), "restore") &&
+				!strings.Contains(err.Error(), "audit verify") {
 				t.Errorf("Open = %v: does not say how to repair it", err)
 			}
 		})
@@ -328,7 +333,8 @@ func TestOperatorRepeats(t *testing.T) {
 		}
 		a.pass(time.Minute)
 		second, err := step.move(t.Context(), operator, sess.ID)
-		if err != nil || second.Status != step.to || second.EndedAt != first.EndedAt || second.ActivatedAt != first.ActivatedAt {
+		if err != nil || second.Status != step.to || second.EndedAt != first.EndedAt ||
+			second.ActivatedAt != first.ActivatedAt {
 			t.Errorf("%s again: %+v, %v; want it as the first time, %+v", step.to, second, err, first)
 		}
 	}

@@ -14,9 +14,9 @@ type clientsSet struct {
 	After  []Client `json:"after"`
 }
 
-// SetClients names the clients that may use a session from now on; those that it had and that are not among them may not.
-// Requests that are under way are finished. The change and its record are on disk when SetClients returns. Errors wrap
-// [ErrInvalid] or [ErrUnknownSigner].
+// SetClients names the clients that may use a session from now on; those that it had and that are not among them may
+// not. Requests that are under way are finished. The change and its record are on disk when SetClients returns. Errors
+// wrap [ErrInvalid] or [ErrUnknownSigner].
 func (s *Sessions) SetClients(ctx context.Context, by audit.Peer, id ID, clients []Client) (*Session, error) {
 	detail := &clientsSet{After: slices.Clone(clients)}
 	return s.change(ctx, id, &by, audit.SessionClients, detail, func(sess *Session) error {

@@ -14,8 +14,8 @@ import (
 	"github.com/keyward/keyward/audit"
 )
 
-// cutBoth cuts the last records off the trail and off the ledger in dir, as a copy of both from an earlier moment would: each
-// fits the other.
+// cutBoth cuts the last records off the trail and off the ledger in dir, as a copy of both from an earlier moment
+// would: each fits the other.
 func cutBoth(t *testing.T, dir string, heads []audit.Head, records int) {
 	t.Helper()
 	head := heads[len(heads)-1-records]
@@ -40,8 +40,8 @@ func cutBoth(t *testing.T, dir string, heads []audit.Head, records int) {
 }
 
 // The last 1 to 60 records are cut off the trail and off the ledger, which no look at the two can show. The witness's
-// checkpoint shows it 60 times of 60, whether or not the file of the tree was cut too, when the next checkpoint is made and when the trail
-// is verified; and so it does when the trail has grown again.
+// checkpoint shows it 60 times of 60, whether or not the file of the tree was cut too, when the next checkpoint is made
+// and when the trail is verified; and so it does when the trail has grown again.
 func TestCutOfTrailAndLedgerIsNoticed(t *testing.T) {
 	const records, most = 65, 60
 	dir := t.TempDir()

@@ -66,15 +66,16 @@ type Settlement struct {
 //
 // A liability whose nonce has passed stays on file for a day and costs nothing. After a reorganisation
 // N is lower, and the liabilities from there on cost again what they cost before. A view of a
-// lower block than the last (a node that lags, or a chain that was set back), or of a nonce that is forgotten already, only
-// raises totals.
+// lower block than the last (a node that lags, or a chain that was set back), or of a nonce that is forgotten already,
+// only raises totals.
 //
 // An allowance's total is settled in v's period. Other periods keep theirs until the chain gets
 // there, or get what is open, if that is more; see enterPeriodsLocked.
 //
 // The change is durable, with a record made of rec if totals or liabilities changed, when Settle returns nil.
 // The caller makes sure that v has all limits (see [viewOf]); one that is missing keeps its total.
-func (l *Ledger) Settle(ctx context.Context, id ID, v *ChainView, now time.Time, rec *audit.Record) (*Settlement, error) {
+func (l *Ledger) Settle(ctx context.Context, id ID, v *ChainView, now time.Time, rec *audit.Record) (*Settlement,
+	error) {
 	l.settling.Lock()
 	defer l.settling.Unlock()
 	last, known := l.settledOf(id)
@@ -146,7 +147,8 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained cost
 	st.External = b.chain.external(v, explained)
 	var past *pastNonce
 	c.chain, past = b.chain.next(v, st.External)
-	if b.chain != nil && len(st.After) == 0 && len(c.raised) == 0 && maps.Equal(c.chain.Used, b.chain.Used) && v.Nonce == b.chain.Nonce &&
+	if b.chain != nil && len(st.After) == 0 && len(c.raised) == 0 && maps.Equal(c.chain.Used, b.chain.Used) &&
+		v.Nonce == b.chain.Nonce &&
 		past == nil {
 		b.chain = c.chain // a later block, which says the same
 		return st, nil, nil
@@ -157,8 +159,8 @@ func (l *Ledger) settleLocked(id ID, v *ChainView, now time.Time, explained cost
 	return st, &settling{entry: &entry{change: c.change(id), after: func() { b.carried(c) }}, carrying: c}, nil
 }
 
-// pastPeriods returns, for each allowance of spec, the tracker of the period before the one at t, Unix seconds: nothing that
-// was signed can be counted in an earlier one.
+// pastPeriods returns, for each allowance of spec, the tracker of the period before the one at t, Unix seconds: nothing
+// that was signed can be counted in an earlier one.
 func pastPeriods(spec *policy.Spec, t uint64) (past []policy.Tracker) {
 	for _, u := range limits(spec, time.Unix(int64(t), 0)) {
 		if u.Tracker.Allowance && u.Tracker.PeriodID > 0 {

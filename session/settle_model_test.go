@@ -96,7 +96,8 @@ func (m *model) reserve() {
 	t := valueIn(m.now)
 	g := Grant{Nonce: nonce, Digest: policy.Hash{m.digests, byte(nonce)}, Charges: []policy.Charge{
 		{Tracker: t, Limit: policy.Decimal(*uint256.NewInt(valueLimit)), Amount: policy.Decimal(*uint256.NewInt(tx.value))},
-		{Tracker: feeTracker, Limit: policy.Decimal(*uint256.NewInt(feeLimit)), Amount: policy.Decimal(*uint256.NewInt(tx.fee))},
+		{Tracker: feeTracker, Limit: policy.Decimal(*uint256.NewInt(feeLimit)),
+			Amount: policy.Decimal(*uint256.NewInt(tx.fee))},
 	}}
 	r, err := m.ledger.Reserve("s", g, &audit.Record{Event: audit.SignGranted})
 	if err != nil {
@@ -154,7 +155,8 @@ func (m *model) settle() *Settlement {
 	if m.poll == nil {
 		return &Settlement{}
 	}
-	st, err := m.ledger.Settle(m.t.Context(), "s", m.poll, time.Unix(m.now, 0), &audit.Record{Event: audit.SessionReconciled})
+	st, err := m.ledger.Settle(m.t.Context(), "s", m.poll, time.Unix(m.now, 0),
+		&audit.Record{Event: audit.SessionReconciled})
 	if err != nil {
 		m.t.Fatal(err)
 	}

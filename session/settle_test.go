@@ -187,7 +187,8 @@ func TestSettleWhileSigning(t *testing.T) {
 	for w := range uint64(signers) {
 		signing.Go(func() {
 			for nonce := 3 + w; ; nonce += signers {
-				r, err := m.ledger.Reserve("s", grantOf(nonce, byte(nonce), feeCharge(feeLimit, 5)), &audit.Record{Event: audit.SignGranted})
+				r, err := m.ledger.Reserve("s", grantOf(nonce, byte(nonce), feeCharge(feeLimit, 5)),
+					&audit.Record{Event: audit.SignGranted})
 				if err != nil {
 					return // the limit is full
 				}

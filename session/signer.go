@@ -24,7 +24,8 @@ type SignRequest struct {
 	Message *rules.Message // instead of Tx; guard rules decide whether it is signed
 	What    string         // Message in a few words, for its refusal
 	Method  string         // as the client called it, for the audit trail
-	Conn    any            // the client's connection, comparable: each gets its share of a device. nil: one for all without
+	// the client's connection, comparable: each gets its share of a device. nil: one for all without
+	Conn any
 	// ByAccount: the client named neither a session nor a signer, and the caller found Signer by the account.
 	ByAccount bool
 }
@@ -59,7 +60,8 @@ type Signer struct {
 	Watcher  *Watcher // nil: the agent is offline
 	// Rules are what the nodes of each chain refuse, by chain id. A chain that is missing is an unknown one.
 	Rules map[uint64]zktx.ChainRules
-	// Guard is the operator's guard rules; nil: none. Stored anew while requests run, each of them is judged by one version.
+	// Guard is the operator's guard rules; nil: none. Stored anew while requests run, each of them is judged by one
+	// version.
 	Guard atomic.Pointer[rules.Set]
 }
 
@@ -81,9 +83,8 @@ func (s *Signer) Counts() Counts {
 //
 // Before it counts anything, it waits for its turn at the device; see queue.
 //
-// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], [ErrOverloaded], a *policy.Denial, a *zktx.NotIncludable, [ErrClock],
-// [ErrRegistryStale], [ErrHalted], [ErrNotApproved],
-// those of package backends, or the context's.
+// Errors: [ErrLocked], [ErrUnknownSigner], [ErrAmbiguous], [ErrOverloaded], a *policy.Denial, a *zktx.NotIncludable,
+// [ErrClock], [ErrRegistryStale], [ErrHalted], [ErrNotApproved], those of package backends, or the context's.
 func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*Signed, error) {
 	if s.Locked() {
 		return nil, ErrLocked
@@ -142,7 +143,8 @@ func (s *Signer) Sign(ctx context.Context, peer audit.Peer, req *SignRequest) (*
 	}
 	cfg.observe(StageLedger, res.entry.at.Sub(begun))
 	s.Sessions.counts.granted.Add(1)
-	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Record: res.Record(), Pass: res.pass}, nil
+	return &Signed{Session: sess, Digest: j.digest, Signature: signature, PeriodIDs: j.periodIDs, Record: res.Record(),
+		Pass: res.pass}, nil
 }
 
 // Simulate gives the verdict that Sign would give now. Nothing is counted or recorded.
@@ -161,7 +163,8 @@ func (s *Signer) Simulate(_ context.Context, peer audit.Peer, req *SignRequest) 
 	}
 	if j.refused == nil && j.unapproved {
 		v.Denial = &policy.Denial{Reason: ReasonGuardRule, Policy: -1, Constraint: -1,
-			Detail: "guard rule " + strings.Join(needed(j.guard.Approvals), ", ") + ": an operator has to approve it when it is to be signed"}
+			Detail: "guard rule " + strings.Join(needed(j.guard.Approvals), ", ") +
+				": an operator has to approve it when it is to be signed"}
 	}
 	return v, nil
 }
@@ -239,8 +242,8 @@ func (s *Signer) fail(ctx context.Context, res *Reservation, granted *audit.Reco
 	return recorded{err, number}
 }
 
-// late records that a signature was made and not released, because the request's time was over before its charge and record were on
-// disk. They may still get there: the charge stays. A disk that hangs holds it up for a second at most.
+// late records that a signature was made and not released, because the request's time was over before its charge and
+// record were on disk. They may still get there: the charge stays. A disk that hangs holds it up for a second at most.
 func (s *Signer) late(granted *audit.Record, err error) error {
 	s.Sessions.counts.failed.Add(1)
 	if errors.Is(err, ErrHalted) { // nothing can be recorded
@@ -283,7 +286,8 @@ const (
 
 // Refuse records that peer asked for a signature over what no session signs, and returns the
 // error to answer with: ErrUnknownSigner or a *policy.Denial.
-func (s *Signer) Refuse(ctx context.Context, peer audit.Peer, signer policy.Address, method, reason, detail string) error {
+func (s *Signer) Refuse(ctx context.Context, peer audit.Peer, signer policy.Address, method, reason,
+	detail string) error {
 	sess, err := s.Sessions.Find(peer, Ref{Signer: signer})
 	if err != nil {
 		return s.refuseAccess(ctx, peer, &SignRequest{Signer: signer, Method: method}, err)

@@ -42,7 +42,8 @@ func TestLimitDenialsNameTheirPolicy(t *testing.T) {
 		_, err := a.Sign(t.Context(), app, req)
 		errors.As(err, &d)
 	}
-	if d == nil || d.Policy != 0 || d.Reason != policy.ReasonAllowanceExceeded || d.Remaining == nil || !d.Remaining.IsZero() {
+	if d == nil || d.Policy != 0 || d.Reason != policy.ReasonAllowanceExceeded || d.Remaining == nil ||
+		!d.Remaining.IsZero() {
 		t.Errorf("third time 50 of 100: %+v, want the allowance of transfer policy 0 with nothing left", d)
 	}
 }
@@ -67,11 +68,13 @@ func TestLockedSignsNothing(t *testing.T) {
 func TestMessagesAreRefusedAndRecorded(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
-	wantDenial(t, a.Refuse(t.Context(), app, sess.Signer(), "personal_sign", ReasonMessage, "a message"), "messageNotAllowed")
+	wantDenial(t, a.Refuse(t.Context(), app, sess.Signer(), "personal_sign", ReasonMessage, "a message"),
+		"messageNotAllowed")
 	if got := a.lastEvent(t); got != string(audit.MessageRefused) {
 		t.Errorf("last event %s, want %s", got, audit.MessageRefused)
 	}
-	if err := a.Refuse(t.Context(), stranger, sess.Signer(), "personal_sign", ReasonMessage, "a message"); !errors.Is(err, ErrUnknownSigner) {
+	if err := a.Refuse(t.Context(), stranger, sess.Signer(), "personal_sign", ReasonMessage, "a message"); !errors.Is(err,
+		ErrUnknownSigner) {
 		t.Errorf("stranger: %v, want ErrUnknownSigner", err)
 	}
 }

@@ -24,7 +24,8 @@ import (
 func transfer(sess *Session, nonce uint64) *SignRequest {
 	return &SignRequest{Signer: sess.Signer(), Method: "test", Tx: &zktx.Transaction{
 		Type: zktx.TypeZKsync, ChainID: sess.ChainID, Nonce: nonce, From: sess.Account, To: target,
-		Value: *uint256.NewInt(1), GasLimit: *uint256.NewInt(10), MaxFeePerGas: *uint256.NewInt(1), GasPerPubdata: *uint256.NewInt(50000),
+		Value: *uint256.NewInt(1), GasLimit: *uint256.NewInt(10), MaxFeePerGas: *uint256.NewInt(1),
+		GasPerPubdata: *uint256.NewInt(50000),
 	}}
 }
 
@@ -156,7 +157,8 @@ func TestSeveralSessionsOfAnAccount(t *testing.T) {
 	a := newAgent(t)
 	first, second := a.active(t), a.active(t)
 	byAccount := &SignRequest{Tx: transfer(first, 1).Tx}
-	if _, err := a.Sign(t.Context(), app, byAccount); !errors.Is(err, ErrAmbiguous) || !strings.Contains(err.Error(), string(second.ID)) {
+	if _, err := a.Sign(t.Context(), app, byAccount); !errors.Is(err, ErrAmbiguous) ||
+		!strings.Contains(err.Error(), string(second.ID)) {
 		t.Errorf("Sign = %v, want ErrAmbiguous with the sessions' names", err)
 	}
 	if _, err := a.Revoke(t.Context(), operator, first.ID); err != nil {

@@ -39,8 +39,8 @@ type simRecord struct {
 	hash [32]byte
 }
 
-// trail reads all segments, and checks the chain of records by itself. What has not changed since the last time it does not
-// parse again.
+// trail reads all segments, and checks the chain of records by itself. What has not changed since the last time it does
+// not parse again.
 func (w *simWorld) trail() (*simTrail, error) {
 	names, err := w.disk.List("state")
 	if err != nil {
@@ -154,7 +154,8 @@ func (w *simWorld) checkSession(s *simSession, trail *simTrail) {
 	if got.Status != s.reached && !s.tried[got.Status] && got.Status != Expired {
 		m.fail("session %s is %s, which nobody has asked for", s.ID, got.Status)
 	}
-	for event, status := range map[audit.Event]Status{audit.SessionRevoked: Revoked, audit.SessionClosed: Closed, audit.SessionExpired: Expired} {
+	for event, status := range map[audit.Event]Status{audit.SessionRevoked: Revoked, audit.SessionClosed: Closed,
+		audit.SessionExpired: Expired} {
 		if trail.events[string(s.ID)][event] != (got.Status == status) {
 			m.fail("session %s is %s, but the trail has %s: %v", s.ID, got.Status, event, trail.events[string(s.ID)][event])
 		}
@@ -209,6 +210,7 @@ func (w *simWorld) checkCosts(s *simSession, granted []*simTx) {
 	defer l.mu.Unlock()
 	used, err := l.totalLocked(l.books[s.ID], feeTracker)
 	if err != nil || used.Lt(uint256.NewInt(total)) || used.Uint64() != total && !s.late {
-		m.fail("session %s: the ledger has counted fees of %s (%w), the chain and the trail say %d", s.ID, used.Dec(), err, total)
+		m.fail("session %s: the ledger has counted fees of %s (%w), the chain and the trail say %d", s.ID, used.Dec(), err,
+			total)
 	}
 }

@@ -103,8 +103,8 @@ func (m *simModel) asked(x *simTx) {
 	x.sess.late = x.sess.late || x.tx.Nonce < x.sess.nonce
 }
 
-// release takes note that x was handed to write(2) at a time, Unix seconds, and holds the session's limits to the worst that
-// the chain can come to count.
+// release takes note that x was handed to write(2) at a time, Unix seconds, and holds the session's limits to the worst
+// that the chain can come to count.
 func (m *simModel) release(x *simTx, now int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -123,7 +123,8 @@ func (m *simModel) release(x *simTx, now int64) {
 		fee, value = fee+most.fee, value+most.value
 	}
 	if fee > simFeeLimit || value > simValueLimit {
-		m.failLocked("session %s: the chain can come to count fees of %d and a value of %d in this period, the limits are %d and %d",
+		m.failLocked("session %s: the chain can come to count fees of %d and a value of %d in this period, the limits are "+
+			"%d and %d",
 			s.ID, fee, value, simFeeLimit, simValueLimit)
 	}
 }

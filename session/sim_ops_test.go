@@ -136,7 +136,8 @@ func (w *simWorld) client(ctx context.Context, a *simAgent, x *simTx, hold, writ
 	select { // write(2)
 	case <-time.After(write):
 		if !a.dead.Load() && w.model.fences(x.sess) != fences {
-			w.model.fail("session %s: a lock, or an end of the session, was answered while a signature was being written", x.sess.ID)
+			w.model.fail("session %s: a lock, or an end of the session, was answered while a signature was being written",
+				x.sess.ID)
 		}
 	case <-cut:
 	}
@@ -180,7 +181,8 @@ func (w *simWorld) settle() {
 
 // Settle hands the ledger a view, as the watcher does.
 func (a *simAgent) Settle(ctx context.Context, id ID, v *ChainView) (*Settlement, error) {
-	return a.Sessions.ledger.Settle(ctx, id, v, time.Now(), &audit.Record{Event: audit.SessionReconciled, Session: string(id)})
+	return a.Sessions.ledger.Settle(ctx, id, v, time.Now(),
+		&audit.Record{Event: audit.SessionReconciled, Session: string(id)})
 }
 
 func (w *simWorld) list() {
@@ -216,15 +218,18 @@ func (w *simWorld) create() {
 	expires := time.Now().Add(2*time.Minute + time.Duration(w.rng.Int64N(int64(15*time.Minute))))
 	account := policy.Address{0xac, 19: byte(len(w.model.sessions)), 18: byte(len(w.model.sessions) >> 8)}
 	sess, err := w.agent.Create(w.agent.ctx, operator, &CreateRequest{
-		Kind: AGW, Spec: simSpec(expires), Account: account, ChainID: 11124, Validator: vectorValidator, Clients: []Client{{ID: app.UID}},
+		Kind: AGW, Spec: simSpec(expires), Account: account, ChainID: 11124, Validator: vectorValidator,
+		Clients: []Client{{ID: app.UID}},
 	})
 	if !w.answered(err) {
-		if err != nil && !w.agent.dead.Load() && w.agent.Halted() == nil && !errors.Is(err, ErrLocked) && !errors.Is(err, backends.ErrUnavailable) {
+		if err != nil && !w.agent.dead.Load() && w.agent.Halted() == nil && !errors.Is(err, ErrLocked) &&
+			!errors.Is(err, backends.ErrUnavailable) {
 			w.model.fail("Create = %w", err)
 		}
 		return
 	}
-	s := &simSession{Session: sess, reached: Pending, tried: map[Status]bool{}, released: map[uint64][]*simTx{}, value: map[uint64]uint64{}}
+	s := &simSession{Session: sess, reached: Pending, tried: map[Status]bool{}, released: map[uint64][]*simTx{},
+		value: map[uint64]uint64{}}
 	w.model.mu.Lock()
 	w.model.sessions = append(w.model.sessions, s)
 	w.model.mu.Unlock()
@@ -265,7 +270,8 @@ func (w *simWorld) block() {
 		if blocked == "" {
 			event = audit.SessionUnblocked
 		}
-		_, err := w.agent.change(w.agent.ctx, s.ID, nil, event, nil, func(next *Session) error { next.Blocked = blocked; return nil })
+		_, err := w.agent.change(w.agent.ctx, s.ID, nil, event, nil,
+			func(next *Session) error { next.Blocked = blocked; return nil })
 		if blocked != "" && w.answered(err) {
 			w.model.mu.Lock()
 			s.stops++

@@ -14,8 +14,9 @@ import (
 	"github.com/keyward/keyward/internal/simdisk"
 )
 
-// sweepCrashes lives a short life, and before every write, sync and change of a name looks at what a power cut with nothing of the
-// unsynced, a power cut with some of it, and a kill would leave: an agent starts there, and knows all that was answered.
+// sweepCrashes lives a short life, and before every write, sync and change of a name looks at what a power cut with
+// nothing of the unsynced, a power cut with some of it, and a kill would leave: an agent starts there, and knows all
+// that was answered.
 func sweepCrashes(t *testing.T, seed uint64, ops int) (points int) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -41,7 +42,8 @@ func sweepCrashes(t *testing.T, seed uint64, ops int) (points int) {
 
 // startsFrom starts an agent on what a crash has left, and checks what it knows.
 func (w *simWorld) startsFrom(disk *simdisk.Disk, model *simModel) error {
-	v := &simWorld{seed: w.seed, rng: rand.New(rand.NewPCG(w.seed, 14)), disk: disk, dev: w.dev, model: model, calm: true, read: map[string]*simSegment{}}
+	v := &simWorld{seed: w.seed, rng: rand.New(rand.NewPCG(w.seed, 14)), disk: disk, dev: w.dev, model: model, calm: true,
+		read: map[string]*simSegment{}}
 	v.start()
 	v.stop()
 	return model.failed()
@@ -59,8 +61,8 @@ func TestCrashAtEveryStep(t *testing.T) {
 	t.Logf("%d crashes", points)
 }
 
-// sweepFault lives a short life in which the n-th operation on the disk fails; with forever, so do all later ones. It reports whether
-// there were so many.
+// sweepFault lives a short life in which the n-th operation on the disk fails; with forever, so do all later ones. It
+// reports whether there were so many.
 func sweepFault(t *testing.T, seed uint64, ops, n int, errno error, forever bool) (reached bool) {
 	t.Helper()
 	w := newSimWorld(seed)
@@ -78,7 +80,8 @@ func sweepFault(t *testing.T, seed uint64, ops, n int, errno error, forever bool
 	gaveUp := w.survive()
 	defer func() { giveUp = func(why broken) { panic(why) } }()
 	defer func() { // what one of Pebble's goroutines has left behind when it ended
-		if r := recover(); r != nil && (!gaveUp.Load() && !reached || !strings.Contains(fmt.Sprint(r), "blocked goroutines remain")) {
+		if r := recover(); r != nil && (!gaveUp.Load() && !reached ||
+			!strings.Contains(fmt.Sprint(r), "blocked goroutines remain")) {
 			panic(r)
 		}
 	}()
@@ -97,7 +100,8 @@ func sweepFault(t *testing.T, seed uint64, ops, n int, errno error, forever bool
 		}
 		w.stop()
 		if err := w.model.failed(); err != nil {
-			t.Errorf("seed %d, %v at %v, forever: %v: %v\nlast operations: %s", seed, errno, what, forever, err, strings.Join(w.history, ", "))
+			t.Errorf("seed %d, %v at %v, forever: %v: %v\nlast operations: %s", seed, errno, what, forever, err,
+				strings.Join(w.history, ", "))
 		}
 	})
 	return reached
@@ -118,8 +122,8 @@ func (w *simWorld) survive() *atomic.Bool {
 	return gaveUp
 }
 
-// EIO and ENOSPC at the n-th operation on the disk, for every n, once and from then on: nothing is released without charge and record,
-// no failed sync is tried again on its file, and the next start knows all that was answered.
+// EIO and ENOSPC at the n-th operation on the disk, for every n, once and from then on: nothing is released without
+// charge and record, no failed sync is tried again on its file, and the next start knows all that was answered.
 func TestFaultAtEveryStep(t *testing.T) {
 	faults := 0
 	for n := 1; n < 10_000; n++ {

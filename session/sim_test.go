@@ -18,9 +18,9 @@ var (
 // simLife is how many operations one world lives for.
 const simLife = 1500
 
-// The agent's core on a seeded disk, device, chain and clock: whatever its clients and its operator do, and whenever it is killed or
-// loses power, no limit is passed, each released signature has its charge and its record, nothing is released after what
-// forbids it was answered, and it starts again with all that it has answered.
+// The agent's core on a seeded disk, device, chain and clock: whatever its clients and its operator do, and whenever it
+// is killed or loses power, no limit is passed, each released signature has its charge and its record, nothing is
+// released after what forbids it was answered, and it starts again with all that it has answered.
 //
 // A seed that fails is run again with -sim.seed=N -sim.ops=1.
 func TestSimulate(t *testing.T) {
@@ -53,13 +53,14 @@ func (f *simFigures) String() string {
 	perMinute := func(n, ns int64) int64 {
 		return int64(float64(n) / (float64(max(1, ns)) / float64(runtime.GOMAXPROCS(0))) * 60e9)
 	}
-	return fmt.Sprintf("%d operations (%d a minute), %d signatures released, %d crashes and %d faults on the way; %d crash points (%d a minute); next seed %d",
+	return fmt.Sprintf("%d operations (%d a minute), %d signatures released, %d crashes and %d faults on the way; %d "+
+		"crash points (%d a minute); next seed %d",
 		f.ops.Load(), perMinute(f.ops.Load(), f.busy.Load()), f.released.Load(), f.crashes.Load(), f.faults.Load(),
 		f.points.Load(), perMinute(f.points.Load(), f.sweeping.Load()), f.seed.Load())
 }
 
-// simulateMany lives one life for each seed on every processor, until there were as many operations as asked for. Of twenty seeds
-// one also crashes at every step.
+// simulateMany lives one life for each seed on every processor, until there were as many operations as asked for. Of
+// twenty seeds one also crashes at every step.
 func simulateMany(t *testing.T) {
 	f := &simFigures{}
 	f.seed.Store(int64(*simSeed))

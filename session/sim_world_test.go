@@ -21,8 +21,9 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// simWorld is an agent on a seeded disk, device, chain and clock, with clients that come and go. One goroutine drives it. What it
-// starts has come to rest, asleep or waiting for the device, before it goes on: so a seed gives one history.
+// simWorld is an agent on a seeded disk, device, chain and clock, with clients that come and go. One goroutine drives
+// it. What it starts has come to rest, asleep or waiting for the device, before it goes on: so a seed gives one
+// history.
 type simWorld struct {
 	seed  uint64
 	rng   *rand.Rand // the driver's alone
@@ -70,7 +71,8 @@ func newSimWorld(seed uint64) *simWorld {
 	return w
 }
 
-// live runs a number of operations, with crashes in between, and then lets everything end. It must be called in a bubble.
+// live runs a number of operations, with crashes in between, and then lets everything end. It must be called in a
+// bubble.
 func (w *simWorld) live(ops int) error {
 	w.start()
 	for w.ops = 0; w.ops < ops && w.model.failed() == nil; w.ops++ {
@@ -85,7 +87,8 @@ func (w *simWorld) live(ops int) error {
 	}
 	w.stop()
 	if err := w.model.failed(); err != nil {
-		return fmt.Errorf("seed %d, operation %d: %w\nlast operations: %s", w.seed, w.ops, err, strings.Join(w.history[max(0, len(w.history)-40):], ", "))
+		return fmt.Errorf("seed %d, operation %d: %w\nlast operations: %s", w.seed, w.ops, err,
+			strings.Join(w.history[max(0, len(w.history)-40):], ", "))
 	}
 	return nil
 }
@@ -274,7 +277,8 @@ func simSpec(expires time.Time) *policy.Spec {
 		FeeLimit:  policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(simFeeLimit)},
 		TransferPolicies: []policy.TransferSpec{{
 			Target: target, MaxValuePerUse: *uint256.NewInt(1000),
-			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(simValueLimit), Period: *uint256.NewInt(simPeriod)},
+			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(simValueLimit),
+				Period: *uint256.NewInt(simPeriod)},
 		}},
 	}
 }

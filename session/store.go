@@ -28,8 +28,8 @@ type store interface {
 	// tally returns a counter of a guard rule; nil if it has counted nothing.
 	tally(key string) (tally, error)
 	// commit makes b durable: all or nothing of it is there after a crash, and all once commit has returned nil.
-	// It keeps nothing of b. After an error the store takes no further commit: its caller stops, and the next start reads what
-	// is there.
+	// It keeps nothing of b. After an error the store takes no further commit: its caller stops, and the next start reads
+	// what is there.
 	commit(b *batch) error
 	close() error
 }
@@ -83,8 +83,8 @@ type reverted struct {
 	last   bool // no other digest is granted for the nonce
 }
 
-// forgotten is what a store drops: liabilities and digests of nonces below nonce, and totals of allowances in periods before
-// those of periods.
+// forgotten is what a store drops: liabilities and digests of nonces below nonce, and totals of allowances in periods
+// before those of periods.
 type forgotten struct {
 	nonce   uint64
 	periods []policy.Tracker

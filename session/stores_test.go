@@ -47,11 +47,13 @@ func storesSession() *session.Session {
 		FeeLimit: policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(100)},
 		TransferPolicies: []policy.TransferSpec{{
 			Target: policy.Address{1}, MaxValuePerUse: *uint256.NewInt(100),
-			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(100), Period: *uint256.NewInt(1000)},
+			ValueLimit: policy.UsageLimit{LimitType: policy.Allowance, Limit: *uint256.NewInt(100),
+				Period: *uint256.NewInt(1000)},
 		}},
 	}
 	return &session.Session{
-		ID: storesID, Kind: session.AGW, Account: policy.Address{0xaa}, ChainID: 11124, Validator: policy.Address{0xbb}, Spec: spec, Hash: spec.Hash(),
+		ID: storesID, Kind: session.AGW, Account: policy.Address{0xaa}, ChainID: 11124, Validator: policy.Address{0xbb},
+		Spec: spec, Hash: spec.Hash(),
 		Status: session.Active, Clients: []session.Client{{ID: 1000}}, CreatedAt: time.Unix(1_800_000_000, 0).UTC(),
 	}
 }
@@ -66,7 +68,8 @@ func openEmbedded(t *testing.T) store {
 	t.Helper()
 	dir := t.TempDir()
 	s, err := session.Open(session.Config{
-		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: filepath.Join(dir, "audit.jsonl"), Backends: map[string]backends.Backend{},
+		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: filepath.Join(dir, "audit.jsonl"),
+		Backends: map[string]backends.Backend{},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +195,8 @@ func (s *several) finish(t *testing.T, call int, signed bool) bool {
 	if signed {
 		return false
 	}
-	reverted, err := s.agents[call%len(s.agents)].TakeBack(t.Context(), []*shared.Reservation{res}, audit.Record{Event: audit.SignReverted},
+	reverted, err := s.agents[call%len(s.agents)].TakeBack(t.Context(), []*shared.Reservation{res},
+		audit.Record{Event: audit.SignReverted},
 		audit.Record{Event: audit.SignFailed})
 	if err != nil {
 		t.Fatal(err)
@@ -240,9 +244,10 @@ func agree(t *testing.T, stores []store, rng *rand.Rand, watched bool) {
 	calls, refused := 0, 0
 	settle := func() {
 		block += rng.Uint64N(4)
-		v := &session.ChainView{Block: chain.Block{Number: block - rng.Uint64N(2), Time: 1_800_000_000}, Nonce: rng.Uint64N(7), Used: map[policy.Tracker]uint256.Int{
-			fee: *uint256.NewInt(rng.Uint64N(60)), storesAllowance(uint64(now) / 1000): *uint256.NewInt(rng.Uint64N(60)),
-		}}
+		v := &session.ChainView{Block: chain.Block{Number: block - rng.Uint64N(2), Time: 1_800_000_000},
+			Nonce: rng.Uint64N(7), Used: map[policy.Tracker]uint256.Int{
+				fee: *uint256.NewInt(rng.Uint64N(60)), storesAllowance(uint64(now) / 1000): *uint256.NewInt(rng.Uint64N(60)),
+			}}
 		for _, s := range stores {
 			s.settle(t, v, time.Unix(now, 0))
 		}
@@ -263,7 +268,8 @@ func agree(t *testing.T, stores []store, rng *rand.Rand, watched bool) {
 			}
 			if first.Refused != "" {
 				refused++
-			} else if signed := what > 5 || first.Repeat; stores[0].finish(t, calls, signed) != stores[1].finish(t, calls, signed) {
+			} else if signed := what > 5 || first.Repeat; stores[0].finish(t, calls, signed) != stores[1].finish(t, calls,
+				signed) {
 				t.Fatalf("step %d: one has taken the charge back", step)
 			}
 			calls++
@@ -286,10 +292,12 @@ func aGrant(rng *rand.Rand, now int64) session.Grant {
 	amount := func() policy.Decimal { return policy.Decimal(*uint256.NewInt(rng.Uint64N(50))) }
 	limit := policy.Decimal(*uint256.NewInt(100))
 	if rng.IntN(8) > 0 {
-		g.Charges = append(g.Charges, policy.Charge{Tracker: policy.Tracker{Kind: policy.FeeTracker}, Limit: limit, Amount: amount()})
+		g.Charges = append(g.Charges, policy.Charge{Tracker: policy.Tracker{Kind: policy.FeeTracker}, Limit: limit,
+			Amount: amount()})
 	}
 	if rng.IntN(3) > 0 {
-		g.Charges = append(g.Charges, policy.Charge{Tracker: storesAllowance(uint64(now) / 1000), Limit: limit, Amount: amount()})
+		g.Charges = append(g.Charges, policy.Charge{Tracker: storesAllowance(uint64(now) / 1000), Limit: limit,
+			Amount: amount()})
 	}
 	if rng.IntN(10) == 0 {
 		g.Denied = &policy.Denial{Reason: "test", Detail: "the policy says no", Policy: -1, Constraint: -1}
@@ -297,7 +305,8 @@ func aGrant(rng *rand.Rand, now int64) session.Grant {
 	if rng.IntN(3) == 0 {
 		g.Rules = "rules-1"
 		g.Counters = []rules.Counter{
-			{Rule: "few", Key: "uid:1", Amount: *uint256.NewInt(1), Limit: *uint256.NewInt(5), Window: 10 * time.Minute, Sliding: rng.IntN(2) == 0},
+			{Rule: "few", Key: "uid:1", Amount: *uint256.NewInt(1), Limit: *uint256.NewInt(5), Window: 10 * time.Minute,
+				Sliding: rng.IntN(2) == 0},
 			{Rule: "sum", Amount: *uint256.NewInt(rng.Uint64N(30)), Limit: *uint256.NewInt(200), Window: time.Hour},
 		}
 	}

@@ -23,9 +23,10 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-// Versions of the ledger. Version 1 was a bbolt file that counted every liability for ever, version 2 the same file with
-// what the chain says. Version 3 is the directory. Its file of version 2 stays beside it with the ending .old; at the
-// file's old place is a file of the same kind that holds only a version, so that an older keyward refuses it and says why.
+// Versions of the ledger. Version 1 was a bbolt file that counted every liability for ever, version 2 the same file
+// with what the chain says. Version 3 is the directory. Its file of version 2 stays beside it with the ending .old; at
+// the file's old place is a file of the same kind that holds only a version, so that an older keyward refuses it and
+// says why.
 const (
 	storeVersion = "3"
 	storeCopied  = "copied" // all of the old file is in the directory, and the old file perhaps still at its place

@@ -30,7 +30,8 @@ const (
 func oldState(t *testing.T) *agent {
 	t.Helper()
 	a := &agent{dir: t.TempDir()}
-	for name, to := range map[string]string{"ledger-v2.db.gz": a.ledgerPath() + ".db", "audit-v2.jsonl.gz": a.auditPath()} {
+	for name, to := range map[string]string{"ledger-v2.db.gz": a.ledgerPath() + ".db",
+		"audit-v2.jsonl.gz": a.auditPath()} {
 		f, err := os.Open(filepath.Join("testdata", name))
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +60,8 @@ func checkOldState(t *testing.T, a *agent) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	if len(l.books) != 2 || l.index.get(oldRevoked).Status != Revoked || len(l.intents) != 1 || l.intents[oldIntent].Backend != "soft" {
+	if len(l.books) != 2 || l.index.get(oldRevoked).Status != Revoked || len(l.intents) != 1 ||
+		l.intents[oldIntent].Backend != "soft" {
 		t.Errorf("%d sessions, intents %v, want two and one", len(l.books), l.intents)
 	}
 	b, sess := l.books[oldActive], l.index.get(oldActive)
@@ -117,7 +119,8 @@ func TestTakeOver(t *testing.T) {
 // A takeover that is killed after any of its steps ends well at the next start, and loses nothing.
 func TestTakeOverIsCutShort(t *testing.T) {
 	steps := []func(st *embedded, old *oldLedger) error{
-		func(st *embedded, old *oldLedger) error { return st.db.Set([]byte{liabilityKey, 1, 'x'}, nil, nil) }, // a part of the copy
+		// a part of the copy
+		func(st *embedded, old *oldLedger) error { return st.db.Set([]byte{liabilityKey, 1, 'x'}, nil, nil) },
 		func(st *embedded, old *oldLedger) error { return st.copyOld(old.db) },
 		func(_ *embedded, old *oldLedger) error { return old.putAside() },
 		func(_ *embedded, old *oldLedger) error {
@@ -168,7 +171,8 @@ func TestOldFileComesBack(t *testing.T) {
 	if err := os.WriteFile(a.ledgerPath()+".db", old, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openLedger(vfs.Default, a.ledgerPath(), a.auditPath()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "older version") {
+	if _, err := openLedger(vfs.Default, a.ledgerPath(), a.auditPath()); !errors.Is(err, ErrDamaged) ||
+		!strings.Contains(err.Error(), "older version") {
 		t.Errorf("openLedger = %v, want ErrDamaged that names both", err)
 	}
 	removeAll(t, a.ledgerPath()+".db")
@@ -201,7 +205,8 @@ func TestOldFileIsDamaged(t *testing.T) {
 		}
 	}
 	a := oldState(t)
-	if err := os.WriteFile(a.auditPath(), bytes.Replace(read(t, a.auditPath()), []byte("seq"), []byte("sec"), 1), 0o600); err != nil {
+	if err := os.WriteFile(a.auditPath(), bytes.Replace(read(t, a.auditPath()), []byte("seq"), []byte("sec"), 1),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openLedger(vfs.Default, a.ledgerPath(), a.auditPath()); !errors.Is(err, audit.ErrDamaged) {

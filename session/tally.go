@@ -39,8 +39,8 @@ func windowOf(c *rules.Counter, now int64) (begins, part int64) {
 	return now - length + 1, now - now%max(1, length/slidingParts)
 }
 
-// since is the sum of what was counted in a window that begins then; the largest number if that does not fit. What was counted
-// later than now, by a clock that was set back, is in it.
+// since is the sum of what was counted in a window that begins then; the largest number if that does not fit. What was
+// counted later than now, by a clock that was set back, is in it.
 func (t tally) since(begins int64) (sum uint256.Int) {
 	for i := range t {
 		if t[i].until >= begins {
@@ -105,8 +105,8 @@ type newTally struct {
 // tallyKey names a counter. A rule's name has no slash.
 func tallyKey(c *rules.Counter) string { return c.Rule + "/" + c.Key }
 
-// countLocked works out what g adds to the counters of guard rules: all, or the first refusal, a *policy.Denial. A digest that
-// was granted before adds nothing.
+// countLocked works out what g adds to the counters of guard rules: all, or the first refusal, a *policy.Denial. A
+// digest that was granted before adds nothing.
 func (l *Ledger) countLocked(g *Grant, known bool) (changes []newTally, added []counted, err error) {
 	if known {
 		return nil, nil, nil
@@ -115,7 +115,8 @@ func (l *Ledger) countLocked(g *Grant, known bool) (changes []newTally, added []
 }
 
 // count works out what counters add to what find has: all, or the first refusal, a *policy.Denial.
-func count(counters []rules.Counter, at time.Time, find func(key string) (tally, error)) (changes []newTally, added []counted, err error) {
+func count(counters []rules.Counter, at time.Time, find func(key string) (tally, error)) (changes []newTally,
+	added []counted, err error) {
 	now := at.Unix()
 	for i := range counters {
 		c := &counters[i]
@@ -138,8 +139,8 @@ func count(counters []rules.Counter, at time.Time, find func(key string) (tally,
 	return changes, added, nil
 }
 
-// Rehearsal counts what guard rules count as the ledger does, in memory. The zero value has counted nothing. It is not safe for
-// concurrent use.
+// Rehearsal counts what guard rules count as the ledger does, in memory. The zero value has counted nothing. It is not
+// safe for concurrent use.
 type Rehearsal struct{ tallies map[string]tally }
 
 // Judge applies the rules to in, and counts it if nothing denies. It returns the name of the rule that denies and a

@@ -19,8 +19,8 @@ func rateOf(limit uint64, window time.Duration, sliding bool) rules.Counter {
 }
 
 // TestTallyAgainstEvents compares windows with a list of all events, at random times, some of them earlier than the one
-// before. A fixed window is exact. A sliding one counts at least what it should, and no event that is older than the window and
-// a part.
+// before. A fixed window is exact. A sliding one counts at least what it should, and no event that is older than the
+// window and a part.
 func TestTallyAgainstEvents(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -47,7 +47,8 @@ func TestTallyAgainstEvents(t *testing.T) {
 			}
 			got := have.since(begins)
 			if got.Uint64() < least || got.Uint64() > most {
-				t.Fatalf("seed %d, round %d, step %d: %d counted in %+v, want %d to %d", seed, round, step, got.Uint64(), c, least, most)
+				t.Fatalf("seed %d, round %d, step %d: %d counted in %+v, want %d to %d", seed, round, step, got.Uint64(), c, least,
+					most)
 			}
 			have = have.add(begins, part, now, n(1))
 			events = append(events, now)

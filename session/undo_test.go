@@ -64,8 +64,8 @@ func (a *agent) hasKeys(t *testing.T) {
 	}
 }
 
-// TestRunLeavesTheKeyOfACreationThatEnded: Run looks at a creation that was under way when it read which were, and is not any more,
-// since another one, of a slow device, came first.
+// TestRunLeavesTheKeyOfACreationThatEnded: Run looks at a creation that was under way when it read which were, and is
+// not any more, since another one, of a slow device, came first.
 func TestRunLeavesTheKeyOfACreationThatEnded(t *testing.T) {
 	a := newAgent(t)
 	device := &gated{Backend: a.soft, generating: make(chan struct{}), generate: make(chan struct{})}
@@ -192,7 +192,9 @@ func TestImportOfAKeyThatIsDestroyedMeanwhile(t *testing.T) {
 	spec.Signer = policy.Address(crypto.PubkeyToAddress(*key.Public()))
 	imported := make(chan error)
 	go func() {
-		_, err := a.importSession(t.Context(), operator, &ImportRequest{Account: account, ChainID: 11124, Clients: []Client{{ID: app.UID}}}, spec, &ChainView{}, vectorValidator)
+		_, err := a.importSession(t.Context(), operator,
+			&ImportRequest{Account: account, ChainID: 11124, Clients: []Client{{ID: app.UID}}}, spec, &ChainView{},
+			vectorValidator)
 		imported <- err
 	}()
 	<-device.listing // it is found

@@ -8,8 +8,8 @@ import (
 // maxGaps is how many nonces below the highest signed one a session is remembered by.
 const maxGaps = 1024
 
-// unsigned is what the embedded store knows of nonces that were never signed. Nearly every nonce that is asked for is new, and
-// needs no read of the disk then. Safe for concurrent use.
+// unsigned is what the embedded store knows of nonces that were never signed. Nearly every nonce that is asked for is
+// new, and needs no read of the disk then. Safe for concurrent use.
 type unsigned struct {
 	mu  sync.Mutex
 	ids map[ID]*nonceGaps // of sessions that were asked for since the start
@@ -21,8 +21,8 @@ type nonceGaps struct {
 	gaps map[uint64]struct{} // made when needed
 }
 
-// has reports whether a nonce was never signed; false means that it is not known. highest reads the session's highest signed
-// nonce from the disk, and whether there is one.
+// has reports whether a nonce was never signed; false means that it is not known. highest reads the session's highest
+// signed nonce from the disk, and whether there is one.
 func (u *unsigned) has(id ID, nonce uint64, highest func() (nonce uint64, any bool, err error)) (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -25,8 +25,8 @@ func (b *stuck) Destroy(ctx context.Context, uri string) error {
 	return b.Backend.Destroy(ctx, uri)
 }
 
-// TestSweepDestroysEveryKey: one look destroys the keys of all sessions that are due, also after one that has no key any more and
-// one whose device fails. That one's turn comes again.
+// TestSweepDestroysEveryKey: one look destroys the keys of all sessions that are due, also after one that has no key
+// any more and one whose device fails. That one's turn comes again.
 func TestSweepDestroysEveryKey(t *testing.T) {
 	a := newAgent(t)
 	device := &stuck{Backend: a.soft}
@@ -152,7 +152,8 @@ func TestRegistryAnswerIsAsOldAsTheOldest(t *testing.T) {
 	}
 	now := o.clock()
 	for i, q := range both {
-		if err := c.registry.Refresh(t.Context(), c.Client, []policy.RegistryQuery{q}, now.Add(time.Duration(i-2)*time.Hour)); err != nil {
+		if err := c.registry.Refresh(t.Context(), c.Client, []policy.RegistryQuery{q},
+			now.Add(time.Duration(i-2)*time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -80,7 +80,8 @@ func limits(spec *policy.Spec, now time.Time) []Usage {
 		p := &spec.CallPolicies[i]
 		add(&p.ValueLimit, policy.Tracker{Kind: policy.CallValueTracker, Target: p.Target, Selector: p.Selector})
 		for j := range p.Constraints {
-			add(&p.Constraints[j].Limit, policy.Tracker{Kind: policy.CallParamTracker, Target: p.Target, Selector: p.Selector, Position: uint32(j)})
+			add(&p.Constraints[j].Limit, policy.Tracker{Kind: policy.CallParamTracker, Target: p.Target, Selector: p.Selector,
+				Position: uint32(j)})
 		}
 	}
 	for i := range spec.TransferPolicies {

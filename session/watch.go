@@ -280,7 +280,8 @@ func viewOf(s *chain.Snapshot) (*ChainView, error) {
 func (w *Watcher) external(ctx context.Context, sess *Session, st *Settlement) error {
 	s := w.sessions
 	if len(st.External) > 0 {
-		s.cfg.Logger.Error("ALARM: the chain has counted usage that this agent did not sign: the session or its key is used from elsewhere",
+		s.cfg.Logger.Error("ALARM: the chain has counted usage that this agent did not sign: the session or its key is "+
+			"used from elsewhere",
 			"session", sess.ID, "account", sess.Account.String(), "block", st.Block, "usage", st.External.String())
 		rec := s.record(audit.SessionExternal, nil, sess)
 		rec.Detail = st
@@ -339,7 +340,8 @@ func (w *Watcher) Chains() []ChainState {
 	}
 	var all []ChainState
 	for _, c := range w.chains {
-		st := ChainState{Name: c.Client.Name(), ID: c.Client.ID(), Registry: c.Registry, Clock: c.clock.check(w.moment(w.sessions.cfg.Now()))}
+		st := ChainState{Name: c.Client.Name(), ID: c.Client.ID(), Registry: c.Registry,
+			Clock: c.clock.check(w.moment(w.sessions.cfg.Now()))}
 		st.Head, st.ReadAt = c.clock.last()
 		c.mu.Lock()
 		st.Err, st.RegistryAt = c.err, c.asked

@@ -41,7 +41,8 @@ func startOnNode(t *testing.T, cfg WatchConfig) *onNode {
 // watch puts a fresh watcher in, as after a restart.
 func (o *onNode) watch(cfg WatchConfig) {
 	cfg.RegistryInterval = time.Nanosecond
-	o.watcher = NewWatcher(o.Sessions, cfg, []WatchedChain{{Client: o.client, Validator: config.SessionKeyValidator, Registry: true}})
+	o.watcher = NewWatcher(o.Sessions, cfg, []WatchedChain{{Client: o.client, Validator: config.SessionKeyValidator,
+		Registry: true}})
 	o.Signer.Watcher = o.watcher
 }
 
@@ -122,7 +123,8 @@ func (o *onNode) land(sess *Session, nonce uint64, signed *Signed) {
 	o.t.Helper()
 	tx := transfer(sess, nonce).Tx
 	if err := o.node.Land(sess.Account, sess.Spec, &chaintest.Transaction{
-		To: tx.To, GasLimit: tx.GasLimit.ToBig(), GasPerPubdataByteLimit: tx.GasPerPubdata.ToBig(), MaxFeePerGas: tx.MaxFeePerGas.ToBig(),
+		To: tx.To, GasLimit: tx.GasLimit.ToBig(), GasPerPubdataByteLimit: tx.GasPerPubdata.ToBig(),
+		MaxFeePerGas:         tx.MaxFeePerGas.ToBig(),
 		MaxPriorityFeePerGas: tx.MaxPriorityFeePerGas.ToBig(), Nonce: tx.Nonce, Value: tx.Value.ToBig(),
 	}, signed.Signature[:]); err != nil {
 		o.t.Fatalf("landing nonce %d: %v", nonce, err)

@@ -61,7 +61,8 @@ func TestSessionsFollowTheChain(t *testing.T) {
 	o.want(sess, Closed)
 	_, err := o.Sign(t.Context(), app, transfer(sess, nonce+2))
 	wantDenial(t, err, policy.ReasonSessionNotActive)
-	if got := o.events(t); !slices.Contains(got, string(audit.SessionReconciled)) || !slices.Contains(got, string(audit.SessionClosed)) {
+	if got := o.events(t); !slices.Contains(got, string(audit.SessionReconciled)) ||
+		!slices.Contains(got, string(audit.SessionClosed)) {
 		t.Errorf("events %v, want the settlement and the end", got)
 	}
 	// Its key goes after the grace period.
@@ -84,9 +85,11 @@ func TestNodeThatDoesWrong(t *testing.T) {
 	o.onTime()
 	used := uint64(0)
 	for name, fault := range map[string]chaintest.Fault{
-		"slow": chaintest.Slow, "wrong chain": chaintest.WrongChain, "garbled": chaintest.Garbled, "truncated": chaintest.Truncated, "huge": chaintest.Huge,
-		"rate limit": chaintest.TooManyRequests, "rate limit of JSON-RPC": chaintest.LimitExceeded, "calls refused": chaintest.CallsRefused,
-		"short": chaintest.Short, "server error": chaintest.ServerError, "gone": chaintest.Gone,
+		"slow": chaintest.Slow, "wrong chain": chaintest.WrongChain, "garbled": chaintest.Garbled,
+		"truncated": chaintest.Truncated, "huge": chaintest.Huge,
+		"rate limit": chaintest.TooManyRequests, "rate limit of JSON-RPC": chaintest.LimitExceeded,
+		"calls refused": chaintest.CallsRefused,
+		"short":         chaintest.Short, "server error": chaintest.ServerError, "gone": chaintest.Gone,
 	} {
 		o.proxy.Set(fault)
 		if err := o.round(); err == nil {
@@ -155,7 +158,8 @@ func TestExternalUsage(t *testing.T) {
 	o := startOnNode(t, WatchConfig{})
 	sess := o.approved()
 	o.sign(sess, o.node.Nonce(o.account))
-	if err := o.node.Use(o.account, sess.Spec, chaintest.Use{To: target, Value: big.NewInt(5), Fee: big.NewInt(100)}); err != nil {
+	if err := o.node.Use(o.account, sess.Spec, chaintest.Use{To: target, Value: big.NewInt(5),
+		Fee: big.NewInt(100)}); err != nil {
 		t.Fatal(err)
 	}
 	o.mustRound()
@@ -224,7 +228,8 @@ func TestRegistryStopsAndReleases(t *testing.T) {
 		o.mustRound()
 		blocked(false)
 	}
-	if got := o.events(t); !slices.Contains(got, string(audit.SessionBlocked)) || !slices.Contains(got, string(audit.SessionUnblocked)) {
+	if got := o.events(t); !slices.Contains(got, string(audit.SessionBlocked)) ||
+		!slices.Contains(got, string(audit.SessionUnblocked)) {
 		t.Errorf("events %v, want the stop and the release", got)
 	}
 }
@@ -286,7 +291,8 @@ func TestStatusWithoutUsage(t *testing.T) {
 	req := o.createRequest()
 	req.Account, req.ChainID, req.Validator = o.account, chaintest.ChainID, config.SessionKeyValidator
 	req.Spec.TransferPolicies = []policy.TransferSpec{
-		{Target: target, MaxValuePerUse: *uint256.NewInt(50), ValueLimit: policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(100)}},
+		{Target: target, MaxValuePerUse: *uint256.NewInt(50),
+			ValueLimit: policy.UsageLimit{LimitType: policy.Lifetime, Limit: *uint256.NewInt(100)}},
 		{Target: target, MaxValuePerUse: *uint256.NewInt(50), ValueLimit: policy.UsageLimit{LimitType: policy.Lifetime}},
 	}
 	sess, err := o.Create(t.Context(), operator, req)

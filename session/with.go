@@ -15,7 +15,8 @@ import (
 // A backend that is the same object in both keeps its queue. The caller closes the others when nothing uses s any more.
 func (s *Sessions) With(cfg Config) *Sessions {
 	old := s.cfg
-	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath, cfg.CountsPath = old.LedgerPath, old.AuditPath, old.LockPath, old.CountsPath
+	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath, cfg.CountsPath = old.LedgerPath, old.AuditPath, old.LockPath,
+		old.CountsPath
 	cfg.Now, cfg.FS, cfg.Observe = old.Now, old.FS, old.Observe
 	if cfg.Logger == nil {
 		cfg.Logger = old.Logger
@@ -30,7 +31,8 @@ func (s *Sessions) With(cfg Config) *Sessions {
 }
 
 // Adopt makes what is not part of a request follow the configuration of s: when sessions and keys end, how many
-// refusals get a record, and when the trail gets a new segment. The caller calls it once no other [Sessions.Run] runs, and before it runs that of s.
+// refusals get a record, and when the trail gets a new segment. The caller calls it once no other [Sessions.Run] runs,
+// and before it runs that of s.
 func (s *Sessions) Adopt() {
 	perSecond, burst := s.cfg.refusalRate()
 	s.refusals.all.SetLimit(rate.Limit(perSecond))

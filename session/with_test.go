@@ -10,7 +10,8 @@ import (
 	"github.com/keyward/keyward/chain"
 )
 
-// Another configuration has the same sessions. Its queue is that of the same device, and a key that another device found is not used.
+// Another configuration has the same sessions. Its queue is that of the same device, and a key that another device
+// found is not used.
 func TestWith(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
@@ -39,7 +40,8 @@ func TestWith(t *testing.T) {
 	}
 }
 
-// What follows a configuration is as that says once it is adopted: when a session ends, and how many refusals get a record.
+// What follows a configuration is as that says once it is adopted: when a session ends, and how many refusals get a
+// record.
 func TestAdopt(t *testing.T) {
 	a := newAgent(t)
 	sess := a.active(t)
@@ -51,18 +53,21 @@ func TestAdopt(t *testing.T) {
 	if got := a.ledger.index.nextDue(); !got.Equal(next.SignsUntil(sess).Add(time.Second)) || !got.Before(before) {
 		t.Errorf("the session is due at %v, want at its new end, %v", got, next.SignsUntil(sess))
 	}
-	if a.refusals.all.Limit() != 1000 || a.refusals.all.Burst() != 7 || a.refusals.strangers.Limit() != 500 || a.refusals.strangers.Burst() != 4 {
+	if a.refusals.all.Limit() != 1000 || a.refusals.all.Burst() != 7 || a.refusals.strangers.Limit() != 500 ||
+		a.refusals.strangers.Burst() != 4 {
 		t.Errorf("refusals with a record: %v, %d", a.refusals.all.Limit(), a.refusals.all.Burst())
 	}
 }
 
-// What a clock has seen goes over to the next configuration, and so a clock that is wrong stays wrong. A conclusion by another bound does not.
+// What a clock has seen goes over to the next configuration, and so a clock that is wrong stays wrong. A conclusion by
+// another bound does not.
 func TestClockLearns(t *testing.T) {
 	start := time.Unix(1_000_000, 0)
 	old := &clock{bound: time.Minute}
 	old.look(chain.Block{Number: 5, Time: uint64(start.Unix()) + 600}, momentOf(start, start))
 	old.ahead = fastLooks
-	for bound, wrong := range map[time.Duration]bool{time.Minute: true, 5 * time.Minute: true, time.Hour: false, 0: false} {
+	for bound, wrong := range map[time.Duration]bool{time.Minute: true, 5 * time.Minute: true, time.Hour: false,
+		0: false} {
 		next := &clock{bound: bound}
 		next.learn(old)
 		if err := next.check(momentOf(start, start)); (err != nil) != wrong {

@@ -65,7 +65,8 @@ type Settled struct {
 
 // Settle brings the totals of session id in line with v, as [session.Ledger.Settle] does, for all agents. trackers are
 // the limits that v does not have and that count now. [ErrNotLeader] if term is over.
-func (l *Ledger) Settle(ctx context.Context, term uint64, id session.ID, v *session.ChainView, trackers []policy.Tracker) (*Settled, error) {
+func (l *Ledger) Settle(ctx context.Context, term uint64, id session.ID, v *session.ChainView,
+	trackers []policy.Tracker) (*Settled, error) {
 	used, names := map[string]string{}, []string{}
 	for t, u := range v.Used {
 		used[trackerHex(t)] = u.Dec()
@@ -80,7 +81,8 @@ func (l *Ledger) Settle(ctx context.Context, term uint64, id session.ID, v *sess
 	if err != nil {
 		return nil, err
 	}
-	text, err := l.ask(ctx, "settle", fmt.Sprint(term), literal(string(id)), fmt.Sprint(v.Block.Number), fmt.Sprint(v.Nonce),
+	text, err := l.ask(ctx, "settle", fmt.Sprint(term), literal(string(id)), fmt.Sprint(v.Block.Number),
+		fmt.Sprint(v.Nonce),
 		literal(string(object)), "ARRAY["+strings.Join(names, ",")+"]::text[]")
 	if err != nil {
 		return nil, err
@@ -138,8 +140,10 @@ func (l *Ledger) Usage(ctx context.Context, id session.ID) (map[policy.Tracker]p
 // LeaseNonce hands out a nonce of an account on a chain to one caller: the lowest from onwards that was not signed for
 // and is not handed out. from is the account's nonce on the chain. The lease ends after term, in whole seconds, or when
 // something is signed for the nonce; then nothing more is handed out for it until the chain has passed it.
-func (l *Ledger) LeaseNonce(ctx context.Context, chainID uint64, account policy.Address, from uint64, term time.Duration) (uint64, error) {
-	text, err := l.ask(ctx, "lease_nonce", fmt.Sprint(chainID), literal(account.String()), fmt.Sprint(from), fmt.Sprint(int64(max(term, time.Second)/time.Second)))
+func (l *Ledger) LeaseNonce(ctx context.Context, chainID uint64, account policy.Address, from uint64,
+	term time.Duration) (uint64, error) {
+	text, err := l.ask(ctx, "lease_nonce", fmt.Sprint(chainID), literal(account.String()), fmt.Sprint(from),
+		fmt.Sprint(int64(max(term, time.Second)/time.Second)))
 	if err != nil {
 		return 0, err
 	}

@@ -191,7 +191,8 @@ func (c *committer) ask(text string, sent *bool) (*answer, error) {
 	l.mu.Lock()
 	epoch, done := l.epoch, l.doneLocked()
 	l.mu.Unlock()
-	reply, err := c.conn.call(ctx, "charge", literal(l.cfg.Agent), fmt.Sprint(epoch), fmt.Sprint(c.batch+1), fmt.Sprint(done),
+	reply, err := c.conn.call(ctx, "charge", literal(l.cfg.Agent), fmt.Sprint(epoch), fmt.Sprint(c.batch+1),
+		fmt.Sprint(done),
 		fmt.Sprint(l.guard.mark().synced), literal(text))
 	if err != nil {
 		if !errors.Is(err, ErrFrozen) {
@@ -261,7 +262,8 @@ func (c *committer) apply(batch []*item, a *answer) error {
 		it.seq = head.Seq
 	}
 	if !headOf(head, a.Seq, a.Head) {
-		return fmt.Errorf("%w: the database has sealed record %d with %s, and the agent %d with %x", errBroken, a.Seq, a.Head, head.Seq, head.Hash)
+		return fmt.Errorf("%w: the database has sealed record %d with %s, and the agent %d with %x", errBroken, a.Seq, a.Head,
+			head.Seq, head.Hash)
 	}
 	c.batch++
 	if err := c.keep(lines, head); err != nil {
@@ -330,7 +332,8 @@ func (c *committer) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if _, err := c.conn.call(ctx, "leave", literal(l.cfg.Agent), fmt.Sprint(l.epoch)); err != nil {
-		l.cfg.Logger.Warn("leaving the shared ledger failed; a revoke waits for this agent until it is back", "agent", l.cfg.Agent, "error", err)
+		l.cfg.Logger.Warn("leaving the shared ledger failed; a revoke waits for this agent until it is back", "agent",
+			l.cfg.Agent, "error", err)
 	}
 }
 

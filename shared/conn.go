@@ -97,7 +97,8 @@ func (l *Ledger) join(ctx context.Context, c *conn, blank bool) error {
 		args[1] = fmt.Sprint(epoch)
 	}
 	if !blank {
-		args[2], args[3], args[4] = fmt.Sprint(m.head.Seq), `'\x`+hex.EncodeToString(m.head.Hash[:])+`'`, fmt.Sprint(m.version)
+		args[2], args[3], args[4] = fmt.Sprint(m.head.Seq), `'\x`+hex.EncodeToString(m.head.Hash[:])+`'`,
+			fmt.Sprint(m.version)
 	}
 	text, err := c.call(ctx, "join_store", args...)
 	if err != nil {

@@ -23,7 +23,8 @@ func pair(t *testing.T, synchronous bool, agents ...string) (r *rig, primary, st
 	}
 	eventually(t, "the standby follows", func() bool {
 		var state string
-		err := r.owner.QueryRow(t.Context(), "SELECT coalesce(max(sync_state), '') FROM pg_stat_replication WHERE state = 'streaming'").Scan(&state)
+		err := r.owner.QueryRow(t.Context(), "SELECT coalesce(max(sync_state), '') FROM pg_stat_replication WHERE state = "+
+			"'streaming'").Scan(&state)
 		return err == nil && (state == "sync" || state == "async" && !synchronous)
 	})
 	r.servers = []*pgtest.Server{primary, standby}
@@ -85,7 +86,8 @@ func TestFailoverSynchronous(t *testing.T) {
 		t.Errorf("used %d, %d granted and %d not known", got, granted.Load(), maybe.Load())
 	}
 	var timeline string
-	if err := r.owner.QueryRow(t.Context(), "SELECT timeline FROM keyward.store").Scan(&timeline); err != nil || timeline != "00000002" {
+	if err := r.owner.QueryRow(t.Context(), "SELECT timeline FROM keyward.store").Scan(&timeline); err != nil ||
+		timeline != "00000002" {
 		t.Errorf("timeline %s, %v", timeline, err)
 	}
 }
@@ -126,7 +128,8 @@ func TestFailoverLoses(t *testing.T) {
 	eventually(t, "b has the session", func() bool { return b.Session("s") != nil })
 	eventually(t, "the standby has it", func() bool {
 		var lag int64
-		err := r.owner.QueryRow(t.Context(), "SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)), 1) FROM pg_stat_replication").Scan(&lag)
+		err := r.owner.QueryRow(t.Context(), "SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)), 1) "+
+			"FROM pg_stat_replication").Scan(&lag)
 		return err == nil && lag <= 0
 	})
 	standby.Stop("fast")
@@ -154,7 +157,8 @@ func TestFailoverLoses(t *testing.T) {
 	})
 }
 
-// A database that can't be reached is an error that may pass, without a long wait once that is known; nothing is counted meanwhile.
+// A database that can't be reached is an error that may pass, without a long wait once that is known; nothing is
+// counted meanwhile.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t)

@@ -77,7 +77,8 @@ func (g *guard) read() error {
 		}
 	}
 	if !any {
-		return fmt.Errorf("guard file %s holds no mark: put it back, or fence the agent and enroll it under another name", g.f.Name())
+		return fmt.Errorf("guard file %s holds no mark: put it back, or fence the agent and enroll it under another name",
+			g.f.Name())
 	}
 	return nil
 }

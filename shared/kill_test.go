@@ -233,7 +233,8 @@ func (r *rig) checkHistory(t *testing.T, workers []worker) {
 			most[d.Nonce] = max(most[d.Nonce], d.Cost)
 			var n int
 			digest := d.Digest[2:]
-			if err := r.owner.QueryRow(t.Context(), "SELECT count(*) FROM keyward.signed WHERE digest = $1", digest).Scan(&n); err != nil || n != 1 {
+			if err := r.owner.QueryRow(t.Context(), "SELECT count(*) FROM keyward.signed WHERE digest = $1",
+				digest).Scan(&n); err != nil || n != 1 {
 				t.Errorf("digest %s was released and charged %d times, %v", digest, n, err)
 			}
 		}

@@ -28,11 +28,14 @@ import (
 // Errors that callers test for with errors.Is.
 var (
 	// ErrUnreachable: the database does not answer. Nothing is signed until it does; a retry may succeed.
-	ErrUnreachable = errors.New("the shared ledger's database can't be reached; nothing is signed until it answers: try again")
+	ErrUnreachable = errors.New("the shared ledger's database can't be reached; nothing is signed until it answers: " +
+		"try again")
 	// ErrFrozen: the database has failed over, or lost records, and some agent has not found its own. A retry may
 	// succeed.
-	ErrFrozen = errors.New("the shared ledger waits until every agent has found its records in the database, or the operator reconciles")
-	// ErrLost: the database has lost records that this agent had acknowledged. The operator reconciles; see docs/shared-ledger.md.
+	ErrFrozen = errors.New("the shared ledger waits until every agent has found its records in the database, or the " +
+		"operator reconciles")
+	// ErrLost: the database has lost records that this agent had acknowledged. The operator reconciles; see
+	// docs/shared-ledger.md.
 	ErrLost = errors.New("the database has lost records that this agent had acknowledged: the operator has to reconcile")
 	// ErrFenced: the operator has fenced this agent, or a later process of the same agent runs. This process signs
 	// nothing more.
@@ -120,7 +123,8 @@ type item struct {
 // agent had acknowledged ([ErrLost]), or if the agent is fenced ([ErrFenced]).
 func Open(ctx context.Context, cfg Config) (_ *Ledger, err error) {
 	if len(cfg.MACKey) < minMACKey {
-		return nil, fmt.Errorf("the key of the sessions' MACs has %d bytes: %d or more are needed", len(cfg.MACKey), minMACKey)
+		return nil, fmt.Errorf("the key of the sessions' MACs has %d bytes: %d or more are needed", len(cfg.MACKey),
+			minMACKey)
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -188,11 +192,13 @@ func (l *Ledger) first(ctx context.Context) (c *conn, err error) {
 			return nil, fmt.Errorf("the agent's records in the database: %w", err)
 		}
 	}
-	if l.trail, l.head, err = audit.OpenTrail(vfs.Default, filepath.Join(l.cfg.Dir, "audit.jsonl"), head, journal); err != nil {
+	if l.trail, l.head, err = audit.OpenTrail(vfs.Default, filepath.Join(l.cfg.Dir, "audit.jsonl"), head,
+		journal); err != nil {
 		return nil, err
 	}
 	if l.head.Seq != c.joined.Seq || hex.EncodeToString(l.head.Hash[:]) != c.joined.Head {
-		return nil, errors.Join(fmt.Errorf("%w: it has records up to %d, the agent up to %d", ErrLost, c.joined.Seq, l.head.Seq), l.trail.Close())
+		return nil, errors.Join(fmt.Errorf("%w: it has records up to %d, the agent up to %d", ErrLost, c.joined.Seq,
+			l.head.Seq), l.trail.Close())
 	}
 	err = g.update(func(m *mark) { m.batch, m.head, m.synced = c.joined.Batch, l.head, l.head.Seq }) // OpenTrail syncs
 	return c, err

@@ -21,10 +21,13 @@ func TestLedger(t *testing.T) {
 	t.Parallel()
 	server := []*pgtest.Server{pgtest.Start(t)}
 	for name, test := range map[string]func(*testing.T, *rig){
-		"charges": testCharges, "three agents": testThreeAgents, "lost answers": testLostAnswers, "crash": testCrash, "two processes": testTwoProcesses,
-		"fence": testFence, "revoke": testRevoke, "revoke, silent": testRevokeSilent, "lock": testLock, "forged": testForged, "rights": testRights,
-		"conflict": testConflict, "take back": testTakeBack, "nonces": testNonces, "leader": testLeader, "migrations": testMigrations,
-		"set back": testSetBack, "no guard": testNoGuard,
+		"charges": testCharges, "three agents": testThreeAgents, "lost answers": testLostAnswers, "crash": testCrash,
+		"two processes": testTwoProcesses,
+		"fence":         testFence, "revoke": testRevoke, "revoke, silent": testRevokeSilent, "lock": testLock,
+		"forged": testForged, "rights": testRights,
+		"conflict": testConflict, "take back": testTakeBack, "nonces": testNonces, "leader": testLeader,
+		"migrations": testMigrations,
+		"set back":   testSetBack, "no guard": testNoGuard,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // they wait for disks more than they compute
@@ -124,7 +127,8 @@ func testThreeAgents(t *testing.T, r *rig) {
 		}
 	}
 	callers.Wait()
-	if got := granted.Load(); got != 100 || used(t, agents[1], "s", lifetime) != 100 || used(t, agents[1], "s", allowance) != 100 {
+	if got := granted.Load(); got != 100 || used(t, agents[1], "s", lifetime) != 100 ||
+		used(t, agents[1], "s", allowance) != 100 {
 		t.Errorf("%d granted, %d used, the limit is 100", got, used(t, agents[1], "s", lifetime))
 	}
 }
@@ -146,7 +150,8 @@ func testLostAnswers(t *testing.T, r *rig) {
 		t.Errorf("used %d, want 50", got)
 	}
 	var tries int64
-	if err := r.owner.QueryRow(t.Context(), "SELECT tries FROM keyward.agent WHERE id = 'a'").Scan(&tries); err != nil || tries < 2 {
+	if err := r.owner.QueryRow(t.Context(), "SELECT tries FROM keyward.agent WHERE id = 'a'").Scan(&tries); err != nil ||
+		tries < 2 {
 		t.Errorf("the last batch was asked %d times, %v", tries, err)
 	}
 	a.Close()
@@ -245,10 +250,11 @@ func testFence(t *testing.T, r *rig) {
 }
 
 func revoke(ctx context.Context, l *Ledger, id session.ID) error {
-	_, err := l.Change(ctx, id, audit.Record{Event: audit.SessionRevoked, Session: string(id)}, func(s *session.Session) error {
-		s.Status = session.Revoked
-		return nil
-	})
+	_, err := l.Change(ctx, id, audit.Record{Event: audit.SessionRevoked, Session: string(id)},
+		func(s *session.Session) error {
+			s.Status = session.Revoked
+			return nil
+		})
 	return err
 }
 
@@ -313,7 +319,8 @@ func testRevokeSilent(t *testing.T, r *rig) {
 	}
 	crash(b)
 	var incomplete *Incomplete
-	if err := revoke(t.Context(), a, "s"); !errors.As(err, &incomplete) || len(incomplete.Silent) != 1 || incomplete.Silent[0].Agent != "b" ||
+	if err := revoke(t.Context(), a, "s"); !errors.As(err, &incomplete) || len(incomplete.Silent) != 1 ||
+		incomplete.Silent[0].Agent != "b" ||
 		len(incomplete.Silent[0].Digests) != 1 || incomplete.Silent[0].Digests[0] != left.item.request.Digest {
 		t.Fatalf("revoke = %v, want agent b with one digest", err)
 	}

@@ -41,7 +41,8 @@ func rowOf(key []byte, sess *session.Session, version uint64) (*row, error) {
 		return nil, err
 	}
 	r := &row{
-		ID: string(sess.ID), Status: statusOf(sess), Version: version, Chain: fmt.Sprint(sess.ChainID), Account: sess.Account.String(), Content: string(content),
+		ID: string(sess.ID), Status: statusOf(sess), Version: version, Chain: fmt.Sprint(sess.ChainID),
+		Account: sess.Account.String(), Content: string(content),
 	}
 	r.MAC = hex.EncodeToString(r.sum(key))
 	return r, nil
@@ -50,7 +51,9 @@ func rowOf(key []byte, sess *session.Session, version uint64) (*row, error) {
 // sum is HMAC-SHA256 over the fields. Each is a JSON string, so that no two rows have one text.
 func (r *row) sum(key []byte) []byte {
 	h := hmac.New(sha256.New, key)
-	text, _ := json.Marshal([]string{"keyward session 1", r.ID, r.Status, fmt.Sprint(r.Version), r.Chain, r.Account, r.Content}) // of strings it never fails
+	// of strings it never fails
+	text, _ := json.Marshal([]string{"keyward session 1", r.ID, r.Status, fmt.Sprint(r.Version), r.Chain, r.Account,
+		r.Content})
 	h.Write(text)
 	return h.Sum(nil)
 }

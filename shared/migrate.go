@@ -70,7 +70,8 @@ func Migrate(ctx context.Context, conn *pgx.Conn) (taken []string, err error) {
 			if _, err := tx.Exec(ctx, m.text); err != nil {
 				return fmt.Errorf("migration %s: %w", m.name, err)
 			}
-			if _, err := tx.Exec(ctx, "INSERT INTO migration (number, name, hash) VALUES ($1, $2, $3)", m.number, m.name, m.hash); err != nil {
+			if _, err := tx.Exec(ctx, "INSERT INTO migration (number, name, hash) VALUES ($1, $2, $3)", m.number, m.name,
+				m.hash); err != nil {
 				return err
 			}
 			taken = append(taken, m.name)
@@ -103,10 +104,12 @@ func pending(ctx context.Context, q querier, from string) (done int, err error) 
 			return 0, err
 		}
 		if done == len(known) {
-			return 0, fmt.Errorf("%w: it has migration %s, which this program does not know: use the release that made it", ErrSchema, m.name)
+			return 0, fmt.Errorf("%w: it has migration %s, which this program does not know: use the release that made it",
+				ErrSchema, m.name)
 		}
 		if m.hash != known[done].hash {
-			return 0, fmt.Errorf("%w: migration %s in the database is not this program's: use the release that made it", ErrSchema, m.name)
+			return 0, fmt.Errorf("%w: migration %s in the database is not this program's: use the release that made it",
+				ErrSchema, m.name)
 		}
 		done++
 	}

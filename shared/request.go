@@ -53,7 +53,8 @@ type verdict struct {
 
 // chargeOf makes the request for a grant, whose record rec is without its verdict.
 func chargeOf(id session.ID, g *session.Grant, rec *audit.Record) (*request, error) {
-	r := &request{Session: string(id), Nonce: strconv.FormatUint(g.Nonce, 10), Digest: hex.EncodeToString(g.Digest[:]), Charges: [][]string{}}
+	r := &request{Session: string(id), Nonce: strconv.FormatUint(g.Nonce, 10), Digest: hex.EncodeToString(g.Digest[:]),
+		Charges: [][]string{}}
 	for _, c := range g.Charges {
 		text, err := (policy.Charges{c}).AppendJSON(nil)
 		if err != nil {
@@ -133,7 +134,8 @@ func counted(v *verdict, g *session.Grant, rec *audit.Record) ([]policy.Charge, 
 			all = append(all, policy.Charge{Tracker: c.Tracker, Limit: c.Limit, Amount: policy.Decimal(*amount)})
 		}
 	}
-	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(all), Replaces: v.Replaces, Repeat: v.Repeat, Rules: g.Rules}
+	rec.Verdict = &audit.Verdict{Allow: true, Charges: policy.Charges(all), Replaces: v.Replaces, Repeat: v.Repeat,
+		Rules: g.Rules}
 	return all, nil
 }
 

@@ -92,13 +92,15 @@ func (r *Reservation) Done() {
 // TakeBack takes back the charges of reservations for one digest, all that this agent has made for it since it was
 // charged, if the backend is certain that no signature was made in any of them. It reports whether that was done: not
 // if any agent has asked for the digest besides. reverted is the record of that, stays the one of a charge that stays.
-func (l *Ledger) TakeBack(ctx context.Context, all []*Reservation, reverted, stays audit.Record) (done bool, err error) {
+func (l *Ledger) TakeBack(ctx context.Context, all []*Reservation, reverted, stays audit.Record) (done bool,
+	err error) {
 	r := all[0]
 	b := &back{Session: string(r.session), Nonce: r.item.request.Nonce, Digest: r.item.request.Digest, Calls: len(all)}
 	for _, k := range r.item.request.Counters {
 		b.Counters = append(b.Counters, []any{k[0], k[2], k[4]})
 	}
-	it := &item{request: &request{Back: b}, rec: &reverted, stays: &stays, judge: func(v *verdict) error { done = v.V == "ok"; return nil }}
+	it := &item{request: &request{Back: b}, rec: &reverted, stays: &stays,
+		judge: func(v *verdict) error { done = v.V == "ok"; return nil }}
 	if it.request.Before, err = whole(&reverted); err != nil {
 		return false, err
 	}

@@ -125,7 +125,8 @@ func aSession(t testing.TB, l *Ledger, id session.ID) *session.Session {
 }
 
 func charge(t policy.Tracker, amount, limit uint64) policy.Charge {
-	return policy.Charge{Tracker: t, Amount: policy.Decimal(*uint256.NewInt(amount)), Limit: policy.Decimal(*uint256.NewInt(limit))}
+	return policy.Charge{Tracker: t, Amount: policy.Decimal(*uint256.NewInt(amount)),
+		Limit: policy.Decimal(*uint256.NewInt(limit))}
 }
 
 // grant is one for a nonce; number makes its digest.
@@ -138,7 +139,8 @@ func grant(nonce, number uint64, charges ...policy.Charge) session.Grant {
 
 // reserve charges g and returns when the database has decided.
 func reserve(l *Ledger, id session.ID, g session.Grant) (*Reservation, error) {
-	rec := &audit.Record{Time: g.At, Event: audit.SignGranted, Session: string(id), Digest: g.Digest.String(), Detail: "<of a test>"}
+	rec := &audit.Record{Time: g.At, Event: audit.SignGranted, Session: string(id), Digest: g.Digest.String(),
+		Detail: "<of a test>"}
 	r, err := l.Reserve(id, g, rec)
 	if err != nil {
 		return nil, err

@@ -29,7 +29,8 @@ func (l *Ledger) Create(ctx context.Context, sess *session.Session, rec audit.Re
 //
 // If the session stops signing, Change returns once every agent that is not fenced has said that no signature of it
 // leaves any more. If one does not say so, the session is stopped all the same, and the error is an [*Incomplete].
-func (l *Ledger) Change(ctx context.Context, id session.ID, rec audit.Record, edit func(*session.Session) error) (*session.Session, error) {
+func (l *Ledger) Change(ctx context.Context, id session.ID, rec audit.Record,
+	edit func(*session.Session) error) (*session.Session, error) {
 	l.mu.Lock()
 	k := l.sessions[id]
 	l.mu.Unlock()
@@ -51,7 +52,8 @@ func (l *Ledger) Change(ctx context.Context, id session.ID, rec audit.Record, ed
 }
 
 // put writes a session's version and returns the number of the change, once this agent obeys it.
-func (l *Ledger) put(ctx context.Context, sess *session.Session, version uint64, rec audit.Record) (change uint64, err error) {
+func (l *Ledger) put(ctx context.Context, sess *session.Session, version uint64, rec audit.Record) (change uint64,
+	err error) {
 	r, err := rowOf(l.cfg.MACKey, sess, version)
 	if err != nil {
 		return 0, err
@@ -123,7 +125,8 @@ type Silent struct {
 func (e *Incomplete) Error() string {
 	var all []string
 	for _, s := range e.Silent {
-		all = append(all, fmt.Sprintf("agent %s is silent, and at most %d signatures may still leave it (%s)", s.Agent, len(s.Digests), strings.Join(s.Digests, ", ")))
+		all = append(all, fmt.Sprintf("agent %s is silent, and at most %d signatures may still leave it (%s)", s.Agent,
+			len(s.Digests), strings.Join(s.Digests, ", ")))
 	}
 	return "incomplete: " + strings.Join(all, "; ") + "; when it is certain that its process has ended, fence it"
 }

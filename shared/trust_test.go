@@ -58,9 +58,12 @@ func testRights(t *testing.T, r *rig) {
 	r.agent(t, "a").Close()
 	conn := connect(t, r.servers[0].URL(r.role("b"), r.database))
 	for _, sql := range []string{
-		"SELECT * FROM keyward.session", "UPDATE keyward.usage SET used = 0", "SELECT keyward.fence('a')", "SELECT keyward.reconcile('{}', true)",
-		"SELECT keyward.lift('a')", "SELECT keyward.carry('s', '00', 0)", "SELECT keyward.changed()", "CREATE TABLE keyward.x (n int)",
-		"SELECT keyward.charge('a', 1, 1, 0, 0, '[]')", "SELECT keyward.ack('a', 1, 1, 1)", "SELECT keyward.changes('a', 1, 0)",
+		"SELECT * FROM keyward.session", "UPDATE keyward.usage SET used = 0", "SELECT keyward.fence('a')",
+		"SELECT keyward.reconcile('{}', true)",
+		"SELECT keyward.lift('a')", "SELECT keyward.carry('s', '00', 0)", "SELECT keyward.changed()",
+		"CREATE TABLE keyward.x (n int)",
+		"SELECT keyward.charge('a', 1, 1, 0, 0, '[]')", "SELECT keyward.ack('a', 1, 1, 1)",
+		"SELECT keyward.changes('a', 1, 0)",
 		"SELECT keyward.journal_of('a', 1, 0)", "SELECT keyward.join_store('a', NULL, NULL, NULL, NULL)",
 	} {
 		if _, err := conn.Exec(t.Context(), sql); err == nil {
@@ -90,7 +93,8 @@ func testConflict(t *testing.T, r *rig) {
 	agents := []*Ledger{r.agent(t, "a"), r.agent(t, "b")}
 	sess := aSession(t, agents[0], "s")
 	eventually(t, "b has the session", func() bool { return agents[1].Session("s") != nil })
-	if err := agents[1].Create(t.Context(), sess, audit.Record{Event: audit.SessionCreated}); !errors.Is(err, ErrConflict) {
+	if err := agents[1].Create(t.Context(), sess, audit.Record{Event: audit.SessionCreated}); !errors.Is(err,
+		ErrConflict) {
 		t.Errorf("the session was made twice: %v", err)
 	}
 	var both sync.WaitGroup
@@ -112,7 +116,8 @@ func testConflict(t *testing.T, r *rig) {
 			t.Error(err)
 		}
 	}
-	if err := r.owner.QueryRow(t.Context(), "SELECT version FROM keyward.session").Scan(&version); err != nil || version != 1+ok || ok == 0 {
+	if err := r.owner.QueryRow(t.Context(), "SELECT version FROM keyward.session").Scan(&version); err != nil ||
+		version != 1+ok || ok == 0 {
 		t.Errorf("version %d after %d changes, %v", version, ok, err)
 	}
 }
@@ -124,7 +129,8 @@ func testTakeBack(t *testing.T, r *rig) {
 	eventually(t, "b has the session", func() bool { return b.Session("s") != nil })
 	take := func(all ...*Reservation) bool {
 		t.Helper()
-		done, err := all[0].ledger.TakeBack(t.Context(), all, audit.Record{Event: audit.SignReverted}, audit.Record{Event: audit.SignFailed})
+		done, err := all[0].ledger.TakeBack(t.Context(), all, audit.Record{Event: audit.SignReverted},
+			audit.Record{Event: audit.SignFailed})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,10 +230,12 @@ func testLeader(t *testing.T, r *rig) {
 		return lease
 	}
 	first := lead(a, 0, 0, false)
-	if first.Agent != "a" || lead(b, first.Term, first.Beat, false).Agent != "a" || lead(b, first.Term, first.Beat+7, true).Agent != "a" {
+	if first.Agent != "a" || lead(b, first.Term, first.Beat, false).Agent != "a" ||
+		lead(b, first.Term, first.Beat+7, true).Agent != "a" {
 		t.Fatalf("a does not lead: %+v", first)
 	}
-	view := &session.ChainView{Block: chain.Block{Number: 10}, Nonce: 2, Used: map[policy.Tracker]uint256.Int{lifetime: *uint256.NewInt(50)}}
+	view := &session.ChainView{Block: chain.Block{Number: 10}, Nonce: 2,
+		Used: map[policy.Tracker]uint256.Int{lifetime: *uint256.NewInt(50)}}
 	later := allowance
 	later.PeriodID = 1
 	if _, err := b.Settle(t.Context(), first.Term, "s", view, nil); !errors.Is(err, ErrNotLeader) {
@@ -245,7 +253,8 @@ func testLeader(t *testing.T, r *rig) {
 		t.Errorf("Settle = %+v, %v; used %d", settled, err, used(t, a, "s", lifetime))
 	}
 	view.Block.Number, view.Nonce = 9, 1 // a lower block only raises
-	if _, err := b.Settle(t.Context(), second.Term, "s", view, []policy.Tracker{later}); err != nil || used(t, a, "s", lifetime) != 110 || used(t, a, "s", later) != 5 {
+	if _, err := b.Settle(t.Context(), second.Term, "s", view, []policy.Tracker{later}); err != nil ||
+		used(t, a, "s", lifetime) != 110 || used(t, a, "s", later) != 5 {
 		t.Errorf("after a lower block: %v; used %d and %d", err, used(t, a, "s", lifetime), used(t, a, "s", later))
 	}
 }
@@ -279,7 +288,8 @@ func testMigrations(t *testing.T, r *rig) {
 	if _, err := Migrate(t.Context(), r.owner); !errors.Is(err, ErrSchema) {
 		t.Errorf("another program's migration: %v", err)
 	}
-	execute(t, r.owner, "INSERT INTO keyward.migration (number, name, hash) SELECT max(number) + 1, 'later', '' FROM keyward.migration")
+	execute(t, r.owner, "INSERT INTO keyward.migration (number, name, hash) SELECT max(number) + 1, 'later', '' FROM "+
+		"keyward.migration")
 	if _, err := Open(t.Context(), r.config(t, "a", t.TempDir())); !errors.Is(err, ErrSchema) {
 		t.Errorf("an agent of another program: %v", err)
 	}
@@ -297,7 +307,8 @@ func testSetBack(t *testing.T, r *rig) {
 		t.Fatal(err)
 	}
 	a.Close()
-	execute(t, r.owner, "UPDATE keyward.agent SET seq = copy.seq, head = copy.head FROM copy WHERE copy.id = agent.id; DELETE FROM keyward.journal WHERE seq > 1")
+	execute(t, r.owner, "UPDATE keyward.agent SET seq = copy.seq, head = copy.head FROM copy WHERE copy.id = agent.id; "+
+		"DELETE FROM keyward.journal WHERE seq > 1")
 	if _, err := Open(t.Context(), a.cfg); !errors.Is(err, ErrLost) {
 		t.Fatalf("Open = %v, want ErrLost", err)
 	}

@@ -7,7 +7,8 @@ import (
 	"github.com/keyward/keyward/internal/pgtest"
 )
 
-// A commit that no longer waits for its standby comes with a warning. It is not believed: the batch is asked again, and that waits for the standby too.
+// A commit that no longer waits for its standby comes with a warning. It is not believed: the batch is asked again, and
+// that waits for the standby too.
 func TestWarnedCommit(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t)

@@ -168,7 +168,8 @@ func (w *watch) ack(ctx context.Context, version uint64) error {
 	epoch, done, acked := l.epoch, l.doneLocked(), l.ackedAny && l.acked >= version
 	l.mu.Unlock()
 	if !acked {
-		if _, err := w.conn.call(ctx, "ack", literal(l.cfg.Agent), fmt.Sprint(epoch), fmt.Sprint(version), fmt.Sprint(done)); err != nil {
+		if _, err := w.conn.call(ctx, "ack", literal(l.cfg.Agent), fmt.Sprint(epoch), fmt.Sprint(version),
+			fmt.Sprint(done)); err != nil {
 			return err
 		}
 	}

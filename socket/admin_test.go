@@ -26,7 +26,8 @@ func TestAdminLifecycle(t *testing.T) {
 	a := startAgent(t)
 	ctx := t.Context()
 	sess := a.session("agw", testSpec)
-	if sess.Status != "active" || !strings.HasPrefix(sess.CreateSessionCalldata, "0x5a0694d2") || sess.Limits == nil || sess.Protection != "resident" {
+	if sess.Status != "active" || !strings.HasPrefix(sess.CreateSessionCalldata, "0x5a0694d2") || sess.Limits == nil ||
+		sess.Protection != "resident" {
 		t.Errorf("session %+v, want it active, with calldata and limits", sess)
 	}
 	other := a.session("eoa", testSpec)
@@ -75,7 +76,8 @@ func TestAdminMistakes(t *testing.T) {
 		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"moon","clients":["uid:0"]}]`, "-32602"},
 		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"abstract","clients":["root"]}]`, "-32602"},
 		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"abstract","clients":["uid:0"]}]`, "-32602"}, // no account
-		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"5","account":"` + testAccount + `","clients":["uid:0"]}]`, "-32602"},
+		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"5","account":"` + testAccount + `","clients":["uid:0"]}]`,
+			"-32602"},
 		{"admin_createSession", `[{"spec":` + testSpec + `,"chain":"abstract","kind":"x","clients":["uid:0"]}]`, "-32602"},
 		{"admin_createSession", `[{"Spec":` + testSpec + `,"chain":"abstract","clients":["uid:0"]}]`, "-32602"},
 		{"admin_createSession", `[{"chain":"abstract","chain":"5"}]`, "-32602"},
@@ -134,7 +136,8 @@ func TestLockAndUnlock(t *testing.T) {
 	if _, err := a.operator.Lock(ctx, api.Lock{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); got != "-32000 lockedByOperator" || !device.locked {
+	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); got != "-32000 lockedByOperator" ||
+		!device.locked {
 		t.Errorf("locked: %s, device locked %v", got, device.locked)
 	}
 	if got := a.ask("eth_accounts"); !strings.HasPrefix(got, `["0x`) {
@@ -187,7 +190,8 @@ func TestAdminPIN(t *testing.T) {
 		t.Fatal(err)
 	}
 	if device.admin != "12345678" || len(device.tries) != 0 || !device.locked || !a.Signer.Locked() {
-		t.Errorf("the device has admin PIN %q, was unlocked with %q, is locked: %v, and the agent is: %v", device.admin, device.tries, device.locked, a.Signer.Locked())
+		t.Errorf("the device has admin PIN %q, was unlocked with %q, is locked: %v, and the agent is: %v", device.admin,
+			device.tries, device.locked, a.Signer.Locked())
 	}
 	if err := a.operator.UnlockAdmin(t.Context(), "memory", nil); err == nil {
 		t.Error("UnlockAdmin without a PIN succeeded")
@@ -236,8 +240,10 @@ func TestStatusAndClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status.State != "ready" || status.Version != "1.2.3" || status.PID != os.Getpid() || status.Sessions["active"] != 1 ||
-		status.Granted != 1 || status.Denied != 1 || status.Connections != 1 || len(status.Backends) != 1 || status.Backends[0].Type != "soft" {
+	if status.State != "ready" || status.Version != "1.2.3" || status.PID != os.Getpid() ||
+		status.Sessions["active"] != 1 ||
+		status.Granted != 1 || status.Denied != 1 || status.Connections != 1 || len(status.Backends) != 1 ||
+		status.Backends[0].Type != "soft" {
 		t.Errorf("Status = %+v", status)
 	}
 	head, err := a.operator.AuditHead(ctx)
@@ -298,7 +304,8 @@ func TestDeviceErrors(t *testing.T) {
 	}
 	err := a.app.Call(t.Context(), nil, "eth_signTypedData_v4", sess.Signer, typedData(nil))
 	var reply *api.Error
-	if !errors.As(err, &reply) || reply.Code != api.CodeUnavailable || !reply.Details().Retryable || strings.Contains(reply.Message, "hsm1") {
+	if !errors.As(err, &reply) || reply.Code != api.CodeUnavailable || !reply.Details().Retryable ||
+		strings.Contains(reply.Message, "hsm1") {
 		t.Errorf("device absent: %v, want -32000, retryable, without its name", err)
 	}
 }
@@ -346,7 +353,8 @@ func TestBackendCheckAndLock(t *testing.T) {
 		t.Errorf("keys %v, %v are left", keys, err)
 	}
 	_, err := a.operator.CheckBackend(ctx, "memory")
-	if reply := goclient.Details(err); reply == nil || reply.Code != api.CodeUnavailable || reply.Details().Reason != "lockedByOperator" {
+	if reply := goclient.Details(err); reply == nil || reply.Code != api.CodeUnavailable ||
+		reply.Details().Reason != "lockedByOperator" {
 		t.Errorf("CheckBackend of a locked agent = %v, want lockedByOperator", err)
 	}
 	if keys, err := a.device.Keys(ctx, ""); err != nil || len(keys) != 0 {

@@ -61,7 +61,8 @@ func startBoundedAgent(t *testing.T, limits Limits) *agent {
 func startLoggingAgent(t *testing.T, limits Limits, log *slog.Logger) *agent {
 	t.Helper()
 	dir := t.TempDir()
-	a := &agent{t: t, device: &soft.Backend{}, appPath: filepath.Join(dir, "agent.sock"), auditPath: filepath.Join(dir, "audit")}
+	a := &agent{t: t, device: &soft.Backend{}, appPath: filepath.Join(dir, "agent.sock"),
+		auditPath: filepath.Join(dir, "audit")}
 	sessions, err := session.Open(session.Config{
 		LedgerPath: filepath.Join(dir, "ledger"), AuditPath: a.auditPath, LockPath: filepath.Join(dir, "locked"),
 		Backends: map[string]backends.Backend{"memory": a.device}, ExpiryMargin: time.Minute, KeyGrace: time.Hour,
@@ -129,7 +130,8 @@ func (a *agent) session(kind, spec string) *api.Session {
 
 func (a *agent) sessionOn(chain, kind, spec string) *api.Session {
 	a.t.Helper()
-	req := &api.CreateSession{Kind: kind, Spec: json.RawMessage(spec), Chain: chain, Unchecked: true, Clients: []string{fmt.Sprintf("uid:%d", os.Getuid())}}
+	req := &api.CreateSession{Kind: kind, Spec: json.RawMessage(spec), Chain: chain, Unchecked: true,
+		Clients: []string{fmt.Sprintf("uid:%d", os.Getuid())}}
 	if kind == "agw" {
 		req.Account = new(policy.Address)
 		if err := req.Account.UnmarshalText([]byte(testAccount)); err != nil {
@@ -181,15 +183,18 @@ func tx(changes map[string]any) map[string]any {
 // typedData is tx(nil) as typed data, with changes to its message.
 func typedData(changes map[string]any) map[string]any {
 	message := map[string]any{
-		"txType": "113", "from": asInteger(testAccount), "to": asInteger(testGame), "gasLimit": "20000", "gasPerPubdataByteLimit": "50000",
-		"maxFeePerGas": "10", "maxPriorityFeePerGas": "0", "paymaster": "0", "nonce": "1", "value": "0",
+		"txType": "113", "from": asInteger(testAccount), "to": asInteger(testGame), "gasLimit": "20000",
+		"gasPerPubdataByteLimit": "50000",
+		"maxFeePerGas":           "10", "maxPriorityFeePerGas": "0", "paymaster": "0", "nonce": "1", "value": "0",
 		"data": "0x40c10f19" + strings.Repeat("00", 64), "factoryDeps": []string{}, "paymasterInput": "0x",
 	}
 	for k, v := range changes {
 		message[k] = v
 	}
 	var fields []map[string]string
-	for _, f := range strings.Split("uint256 txType,uint256 from,uint256 to,uint256 gasLimit,uint256 gasPerPubdataByteLimit,uint256 maxFeePerGas,uint256 maxPriorityFeePerGas,uint256 paymaster,uint256 nonce,uint256 value,bytes data,bytes32[] factoryDeps,bytes paymasterInput", ",") {
+	for _, f := range strings.Split("uint256 txType,uint256 from,uint256 to,uint256 gasLimit,uint256 "+
+		"gasPerPubdataByteLimit,uint256 maxFeePerGas,uint256 maxPriorityFeePerGas,uint256 paymaster,uint256 nonce,uint256 "+
+		"value,bytes data,bytes32[] factoryDeps,bytes paymasterInput", ",") {
 		typ, name, _ := strings.Cut(f, " ")
 		fields = append(fields, map[string]string{"name": name, "type": typ})
 	}

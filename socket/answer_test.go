@@ -39,7 +39,8 @@ func TestAnswersAreEncodingJSON(t *testing.T) {
 	answers := []answer{
 		answerTo(json.RawMessage(`1`), result, nil),
 		answerTo(json.RawMessage(`"<&>"`), json.RawMessage(`null`), nil),
-		answerTo(json.RawMessage(`"a\u003cb"`), nil, &api.Error{Code: -32000, Message: "<x> & \"y\"", Data: json.RawMessage(`{"a":1}`)}),
+		answerTo(json.RawMessage(`"a\u003cb"`), nil, &api.Error{Code: -32000, Message: "<x> & \"y\"",
+			Data: json.RawMessage(`{"a":1}`)}),
 		answerTo(nil, nil, &api.Error{Code: 4001}),
 	}
 	for _, a := range answers {

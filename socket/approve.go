@@ -26,11 +26,13 @@ func approveMethods() []Method {
 	}, {
 		Name: "approve_vote", Summary: "Approve or deny a request that waits",
 		Params: []Param{{"vote", true, "ApprovalVote", "all votes of one user are one; a single no denies"}},
-		Result: Result{"done", "Done", "the vote is recorded"}, Errors: []int{api.CodeUnauthorized, api.CodeUnavailable}, do: approveVote,
+		Result: Result{"done", "Done", "the vote is recorded"}, Errors: []int{api.CodeUnauthorized, api.CodeUnavailable},
+		do: approveVote,
 	}}
 }
 
-// ServeVoters has [Server.Serve], which comes after it, serve approve.sock too: to those that [session.Sessions.MayVote] lets vote.
+// ServeVoters has [Server.Serve], which comes after it, serve approve.sock too: to those that
+// [session.Sessions.MayVote] lets vote.
 func (s *Server) ServeVoters(l net.Listener) { s.approve = l }
 
 // mayVote reports whether peer may use approve.sock.
@@ -38,8 +40,8 @@ func (s *Server) mayVote(peer audit.Peer) bool {
 	return s.Signer != nil && s.Now().Signer.Sessions.MayVote(peer)
 }
 
-// signApproved waits for an approval and signs then, by the configuration of then. People take longer than a request has: the approval has a
-// time of its own, and the time of the request begins again after it.
+// signApproved waits for an approval and signs then, by the configuration of then. People take longer than a request
+// has: the approval has a time of its own, and the time of the request begins again after it.
 func (s *Server) signApproved(ctx context.Context, c *call, req *session.SignRequest) (*session.Signed, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

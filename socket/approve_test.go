@@ -36,7 +36,8 @@ func (a *agent) approve(t *testing.T, cfg session.ApprovalConfig) {
 	}
 	next := a.Now().Config
 	signer := &session.Signer{Sessions: next.Signer.Sessions.With(session.Config{
-		Backends: map[string]backends.Backend{"memory": a.device}, ExpiryMargin: time.Minute, KeyGrace: time.Hour, Approval: cfg,
+		Backends: map[string]backends.Backend{"memory": a.device}, ExpiryMargin: time.Minute, KeyGrace: time.Hour,
+		Approval: cfg,
 	}), Rules: next.Signer.Rules}
 	signer.Guard.Store(set)
 	next.Signer = signer
@@ -61,7 +62,8 @@ func waitingOne(t *testing.T, voters *goclient.Client) *api.Approval {
 	return nil
 }
 
-// TestApproveSocket has a request wait longer than requests may take, be told to its client, and be signed after a vote on its digest.
+// TestApproveSocket has a request wait longer than requests may take, be told to its client, and be signed after a vote
+// on its digest.
 func TestApproveSocket(t *testing.T) {
 	a, voters, sess := startApproving(t, session.ApprovalConfig{OwnVotes: true, Timeout: time.Minute})
 	a.Now().limits.RequestTimeout = 50 * time.Millisecond
@@ -82,11 +84,13 @@ func TestApproveSocket(t *testing.T) {
 		t.Errorf("session_get: %+v, %v", s, err)
 	}
 	one, err := voters.Approval(t.Context(), w.ID)
-	if err != nil || one.Risk == "" || len(one.Limits) == 0 || one.Client.UID != uint32(os.Getuid()) || one.Rules[0].Name != "ask" {
+	if err != nil || one.Risk == "" || len(one.Limits) == 0 || one.Client.UID != uint32(os.Getuid()) ||
+		one.Rules[0].Name != "ask" {
 		t.Errorf("approve_get: %+v, %v", one, err)
 	}
 	vote := api.ApprovalVote{ID: w.ID, Approve: true}
-	if err := voters.Vote(t.Context(), vote); err == nil || !strings.Contains(err.Error(), "has the digest "+w.Digest.String()) {
+	if err := voters.Vote(t.Context(), vote); err == nil ||
+		!strings.Contains(err.Error(), "has the digest "+w.Digest.String()) {
 		t.Errorf("a vote on another digest: %v", err)
 	}
 	vote.Digest = w.Digest
@@ -105,8 +109,8 @@ func TestApproveSocket(t *testing.T) {
 	}
 }
 
-// TestClientLeavesItsApproval closes the client's connection while its request waits: nothing is signed or counted, and the approval holds for
-// the same request.
+// TestClientLeavesItsApproval closes the client's connection while its request waits: nothing is signed or counted, and
+// the approval holds for the same request.
 func TestClientLeavesItsApproval(t *testing.T) {
 	a, voters, _ := startApproving(t, session.ApprovalConfig{OwnVotes: true, Timeout: time.Minute})
 	app := a.dial(a.appPath)
@@ -137,7 +141,8 @@ func TestClientLeavesItsApproval(t *testing.T) {
 // TestStrangersHaveNoVote connects to approve.sock as a user that is not in the group.
 func TestStrangersHaveNoVote(t *testing.T) {
 	a, _, _ := startApproving(t, session.ApprovalConfig{Voters: &session.Client{Group: true, ID: 987654}})
-	if a.mayVote(audit.Peer{UID: 4711, GID: 4711}) || !a.mayVote(audit.Peer{UID: 4711, Groups: []uint32{987654}}) || !a.mayVote(audit.Peer{UID: 0}) {
+	if a.mayVote(audit.Peer{UID: 4711, GID: 4711}) || !a.mayVote(audit.Peer{UID: 4711, Groups: []uint32{987654}}) ||
+		!a.mayVote(audit.Peer{UID: 0}) {
 		t.Error("root and the group may vote, and no others")
 	}
 	reply := replyTo(session.ErrNotVoter, false)
@@ -159,7 +164,8 @@ func TestShutdownEndsApprovals(t *testing.T) {
 	if err := a.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := <-failed; err == nil || goclient.Details(err) == nil || goclient.Details(err).Details().Reason != "restarting" {
+	if err := <-failed; err == nil || goclient.Details(err) == nil ||
+		goclient.Details(err).Details().Reason != "restarting" {
 		t.Errorf("the client got %v", err)
 	}
 	if took := time.Since(begun); took > 30*time.Second {

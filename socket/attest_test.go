@@ -39,7 +39,8 @@ func TestAttest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if at.Session != sess.ID || at.KeyURI != sess.KeyURI || at.Protection != "resident" || !at.Verified || at.Detail != "made "+sess.KeyURI {
+		if at.Session != sess.ID || at.KeyURI != sess.KeyURI || at.Protection != "resident" || !at.Verified ||
+			at.Detail != "made "+sess.KeyURI {
 			t.Errorf("Attest(%q) = %+v", name, at)
 		}
 		first, rest := pem.Decode([]byte(at.Chain))

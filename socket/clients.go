@@ -19,7 +19,8 @@ func (s *Server) clients() []api.Client {
 		key := process{c.socket, c.peer.PID, c.peer.UID}
 		shown := byProcess[key]
 		if shown == nil {
-			shown = &api.Client{Socket: c.socket.name(), UID: c.peer.UID, GID: c.peer.GID, PID: c.peer.PID, Exe: c.peer.Exe, Since: c.since}
+			shown = &api.Client{Socket: c.socket.name(), UID: c.peer.UID, GID: c.peer.GID, PID: c.peer.PID, Exe: c.peer.Exe,
+				Since: c.since}
 			byProcess[key] = shown
 		}
 		shown.Connections++

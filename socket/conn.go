@@ -63,7 +63,8 @@ type conn struct {
 }
 
 func newConn(s *Server, e *endpoint, nc *net.UnixConn, peer audit.Peer) *conn {
-	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }, left: func() bool { return hungUp(nc) }}, server: s, nc: nc, since: time.Now(), gone: make(chan struct{})}
+	c := &conn{client: client{peer: peer, socket: e, cut: func() { nc.Close() }, left: func() bool { return hungUp(nc) }},
+		server: s, nc: nc, since: time.Now(), gone: make(chan struct{})}
 	c.drained.L = &c.mu
 	limits := &s.Now().limits
 	c.scan = scanner{

@@ -112,8 +112,8 @@ func (s *Server) answer(from *client, r *request) *answer {
 	return &reply
 }
 
-// call finds the method and calls it, if there is nothing against that. c is what was called, nil if the request did not get
-// that far.
+// call finds the method and calls it, if there is nothing against that. c is what was called, nil if the request did
+// not get that far.
 func (s *Server) call(from *client, r *request) (result json.RawMessage, c *call, err error) {
 	if from.refuse != nil {
 		return nil, nil, from.refuse

@@ -51,7 +51,8 @@ func TestFramingsOfBothSockets(t *testing.T) {
 // No time-out ends a connection that has nothing to do.
 func TestIdleConnectionStays(t *testing.T) {
 	const short = 20 * time.Millisecond
-	h := startServer(t, Limits{MessagePatience: short, WriteTimeout: short, RequestTimeout: short, refusedConnectionFor: short}, fakeMethods(nil, nil))
+	h := startServer(t, Limits{MessagePatience: short, WriteTimeout: short, RequestTimeout: short,
+		refusedConnectionFor: short}, fakeMethods(nil, nil))
 	fresh, used := dial(t, h.path), dial(t, h.path)
 	used.ask(echo)
 	time.Sleep(10 * short)
@@ -68,28 +69,33 @@ func TestDocumentedBounds(t *testing.T) {
 	l := Limits{}.withDefaults()
 	q := newQuota(l, func(audit.Peer) bool { return true })
 	for _, words := range []string{
-		fmt.Sprintf("a message of %d MiB, %d levels deep, a batch of %d, %d calls in flight of a connection and %d of all, %d connections,",
+		fmt.Sprintf("a message of %d MiB, %d levels deep, a batch of %d, %d calls in flight of a connection and %d of "+
+			"all, %d connections,",
 			l.MaxMessage>>20, l.MaxDepth, l.MaxBatch, l.MaxInFlightPerConn, l.MaxInFlight, l.MaxConnections),
 		fmt.Sprintf("%d MiB of requests larger than %d KiB", l.MaxInFlightBytes>>20, freeBuffer>>10),
 		fmt.Sprintf("%d MiB of answers that a user does not fetch", l.MaxPendingOutput>>20),
 		fmt.Sprintf("does not take its answer for %.0f s is cut off", l.WriteTimeout.Seconds()),
-		fmt.Sprintf("%d connections, %d calls, %d MiB of large requests", q.assured[connections], q.assured[callsInFlight], q.assured[bytesInFlight]>>20),
-		fmt.Sprintf("%.0f s from its first byte, and %.0f s for each 64 KiB", l.patienceFor(0).Seconds(), (l.patienceFor(64<<10) - l.patienceFor(0)).Seconds()),
+		fmt.Sprintf("%d connections, %d calls, %d MiB of large requests", q.assured[connections], q.assured[callsInFlight],
+			q.assured[bytesInFlight]>>20),
+		fmt.Sprintf("%.0f s from its first byte, and %.0f s for each 64 KiB", l.patienceFor(0).Seconds(),
+			(l.patienceFor(64<<10) - l.patienceFor(0)).Seconds()),
 	} {
 		if !strings.Contains(text, words) {
 			t.Errorf("docs/protocol.md does not say %q", words)
 		}
 	}
 	if q.share[connections]*4 != l.MaxConnections*3 {
-		t.Errorf("a user gets %d of %d connections, docs/protocol.md says three quarters", q.share[connections], l.MaxConnections)
+		t.Errorf("a user gets %d of %d connections, docs/protocol.md says three quarters", q.share[connections],
+			l.MaxConnections)
 	}
 	if strangersShare != 10 || clientShare != 4 {
-		t.Errorf("strangers get 1/%d of a processor and refused requests 1/%d, docs/protocol.md says a tenth and a quarter", strangersShare, clientShare)
+		t.Errorf("strangers get 1/%d of a processor and refused requests 1/%d, docs/protocol.md says a tenth and a quarter",
+			strangersShare, clientShare)
 	}
 }
 
-// A client that gives up does not cancel what it asked for. The same request again has the same signature, and is counted
-// once.
+// A client that gives up does not cancel what it asked for. The same request again has the same signature, and is
+// counted once.
 func TestGivenUpRequestIsSigned(t *testing.T) {
 	a, d, sess := touchableAgent(t)
 	gone := dial(t, a.appPath)

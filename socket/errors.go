@@ -26,7 +26,8 @@ var (
 	errNotOperator = errors.New("only the user that the agent runs as, and root, may use this socket")
 	errNoSession   = errors.New("no session that this client may use")
 	errInternal    = errors.New("internal error")
-	errLeft        = errors.New("the client closed its connection before the approval came; the approval is kept for the same request")
+	errLeft        = errors.New("the client closed its connection before the approval came; the approval is kept for " +
+		"the same request")
 )
 
 // paramError is a wrong parameter.
@@ -64,7 +65,8 @@ var replies = []struct {
 	data    api.ErrorData
 }{
 	// The same whether there is no such signer or the client may not use it.
-	{session.ErrUnknownSigner, api.CodeUnauthorized, session.ErrUnknownSigner.Error(), api.ErrorData{Reason: "unknownSigner"}},
+	{session.ErrUnknownSigner, api.CodeUnauthorized, session.ErrUnknownSigner.Error(),
+		api.ErrorData{Reason: "unknownSigner"}},
 	{errNoSession, api.CodeUnauthorized, "", api.ErrorData{Reason: "noSession"}},
 	{errNotOperator, api.CodeUnauthorized, "", api.ErrorData{Reason: "notOperator"}},
 	{session.ErrAmbiguous, api.CodeInvalidParams, "", api.ErrorData{Reason: "ambiguousSession", Path: "session"}},
@@ -75,12 +77,15 @@ var replies = []struct {
 	{session.ErrLocked, api.CodeUnavailable, "locked by the operator, who has to unlock it (keyward unlock)",
 		api.ErrorData{Reason: "lockedByOperator", Retryable: true, Hint: "keyward unlock"}},
 	{session.ErrClock, api.CodeUnavailable, session.ErrClock.Error(),
-		api.ErrorData{Reason: "clockSkew", Retryable: true, Hint: "set the host's clock right; keyward status says by how much it is off"}},
+		api.ErrorData{Reason: "clockSkew", Retryable: true,
+			Hint: "set the host's clock right; keyward status says by how much it is off"}},
 	{session.ErrRegistryStale, api.CodeUnavailable, session.ErrRegistryStale.Error(),
 		api.ErrorData{Reason: "registryStale", Retryable: true, Hint: "keyward status"}},
 	{chain.ErrNotFound, api.CodeInvalidParams, "", api.ErrorData{Reason: "notOnChain"}},
-	{chain.ErrWrongChain, api.CodeUnavailable, chain.ErrWrongChain.Error(), api.ErrorData{Reason: "wrongChainEndpoint", Hint: "keyward status"}},
-	{chain.ErrGarbled, api.CodeUnavailable, chain.ErrGarbled.Error(), api.ErrorData{Reason: "chainGarbled", Retryable: true, Hint: "keyward status"}},
+	{chain.ErrWrongChain, api.CodeUnavailable, chain.ErrWrongChain.Error(),
+		api.ErrorData{Reason: "wrongChainEndpoint", Hint: "keyward status"}},
+	{chain.ErrGarbled, api.CodeUnavailable, chain.ErrGarbled.Error(),
+		api.ErrorData{Reason: "chainGarbled", Retryable: true, Hint: "keyward status"}},
 	{chain.ErrReverted, api.CodeUnavailable, chain.ErrReverted.Error(), api.ErrorData{Reason: "chainReverted"}},
 	{chain.ErrUnavailable, api.CodeUnavailable, chain.ErrUnavailable.Error(),
 		api.ErrorData{Reason: "chainUnavailable", Retryable: true, Hint: "keyward status"}},
@@ -91,7 +96,8 @@ var replies = []struct {
 		api.ErrorData{Reason: "pinIncorrect", Hint: "keyward unlock"}},
 	{backends.ErrAdminPINNeeded, api.CodeUnavailable, "the device needs its admin PIN: the operator has to give it",
 		api.ErrorData{Reason: "deviceLocked", Retryable: true, Hint: "keyward unlock --backend NAME --admin-pin"}},
-	{backends.ErrLocked, api.CodeUnavailable, "the key's device is locked: the operator has to give its PIN (keyward unlock)",
+	{backends.ErrLocked, api.CodeUnavailable, "the key's device is locked: the operator has to give its PIN (keyward " +
+		"unlock)",
 		api.ErrorData{Reason: "deviceLocked", Retryable: true, Hint: "keyward unlock"}},
 	{backends.ErrKeyDamaged, api.CodeUnavailable, "what is stored of the session's key is damaged",
 		api.ErrorData{Reason: "keyDamaged", Hint: "put the key's file back from a backup"}},
@@ -103,9 +109,11 @@ var replies = []struct {
 		api.ErrorData{Reason: "keyAmbiguous", Hint: "keyward key list"}},
 	{backends.ErrRefused, api.CodeUnavailable, "the key's device refused: its operator has to change something there",
 		api.ErrorData{Reason: "deviceRefused", Hint: "keyward status"}},
-	{backends.ErrNotTouched, api.CodeUnavailable, "the key's device was not touched in time: send it again, and touch the device when it blinks",
+	{backends.ErrNotTouched, api.CodeUnavailable, "the key's device was not touched in time: send it again, and touch " +
+		"the device when it blinks",
 		api.ErrorData{Reason: "notTouched", Retryable: true, Hint: "touch the device when it blinks"}},
-	{backends.ErrBusy, api.CodeUnavailable, "the key's device is busy with other requests, or in use by another program: send it again",
+	{backends.ErrBusy, api.CodeUnavailable, "the key's device is busy with other requests, or in use by another " +
+		"program: send it again",
 		api.ErrorData{Reason: "deviceBusy", Retryable: true, Hint: "keyward status"}},
 	{backends.ErrUnavailable, api.CodeUnavailable, "the key's device is absent or does not answer",
 		api.ErrorData{Reason: "deviceUnavailable", Retryable: true, Hint: "keyward status"}},
@@ -115,10 +123,12 @@ var replies = []struct {
 
 	{session.ErrNotVoter, api.CodeUnauthorized, "", api.ErrorData{Reason: "notOperator"}},
 	{session.ErrNoApproval, api.CodeInvalidParams, "", api.ErrorData{Reason: "noApproval", Path: "id"}},
-	{session.ErrNotApproved, api.CodeUnavailable, "the guard rules changed while the request waited for an approval: send it again",
+	{session.ErrNotApproved, api.CodeUnavailable, "the guard rules changed while the request waited for an approval: " +
+		"send it again",
 		api.ErrorData{Reason: "rulesChanged", Retryable: true}},
 	{errLeft, api.CodeUnavailable, "", api.ErrorData{Reason: "clientLeft", Retryable: true}},
-	{session.ErrApprovalsFull, api.CodeLimited, "too many requests wait for an operator's approval: send it again in a moment",
+	{session.ErrApprovalsFull, api.CodeLimited, "too many requests wait for an operator's approval: send it again in a " +
+		"moment",
 		api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
 	{session.ErrOverloaded, api.CodeLimited, session.ErrOverloaded.Error() + ": send it again in a moment",
 		api.ErrorData{Reason: "tooManyRequests", Retryable: true}},
@@ -168,10 +178,12 @@ func replyToType(err error) *api.Error {
 		return invalidParams(param.path, err)
 	}
 	if method := new(unsupported); errors.As(err, &method) {
-		return &api.Error{Code: api.CodeUnsupported, Message: err.Error(), Data: encodeData(api.ErrorData{Reason: "unsupportedMethod"})}
+		return &api.Error{Code: api.CodeUnsupported, Message: err.Error(),
+			Data: encodeData(api.ErrorData{Reason: "unsupportedMethod"})}
 	}
 	if method := new(unknownMethod); errors.As(err, &method) {
-		return &api.Error{Code: api.CodeNoMethod, Message: err.Error(), Data: encodeData(api.ErrorData{Reason: "unknownMethod"})}
+		return &api.Error{Code: api.CodeNoMethod, Message: err.Error(),
+			Data: encodeData(api.ErrorData{Reason: "unknownMethod"})}
 	}
 	return nil
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/keyward/keyward/backends"
 )
 
-// A client that has a thousand requests waiting for the device holds up no other connection, also of the same user: what comes on
-// another one is served next, not last.
+// A client that has a thousand requests waiting for the device holds up no other connection, also of the same user:
+// what comes on another one is served next, not last.
 func TestOtherConnectionIsServedSoon(t *testing.T) {
 	const crowd = 1000
 	a := startAgent(t)

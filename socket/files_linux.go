@@ -12,9 +12,9 @@ const (
 	adminConnections = 32
 )
 
-// fitFiles lowers the connections of agent.sock to what the process may open beside the descriptors that are open, not counting
-// connections, and what is reserved. Connections beyond the bound, which are answered with an error, have a part of it. It reports whether there
-// are fewer than configured.
+// fitFiles lowers the connections of agent.sock to what the process may open beside the descriptors that are open, not
+// counting connections, and what is reserved. Connections beyond the bound, which are answered with an error, have a
+// part of it. It reports whether there are fewer than configured.
 func (l *Limits) fitFiles(open int) (fewer bool) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

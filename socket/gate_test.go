@@ -12,7 +12,8 @@ import (
 	"github.com/keyward/keyward/socket/api"
 )
 
-// TestGateWaitsForAll: a closed gate is empty when the last call has left, not the first, whoever waits and however often.
+// TestGateWaitsForAll: a closed gate is empty when the last call has left, not the first, whoever waits and however
+// often.
 func TestGateWaitsForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g gate

@@ -28,17 +28,20 @@ func TestGoEthereumRPC(t *testing.T) {
 	}
 	defer c.Close()
 	var signature string
-	if err := c.Call(&signature, "eth_signTypedData_v4", sess.Signer, typedData(nil)); err != nil || len(signature) != 132 {
+	if err := c.Call(&signature, "eth_signTypedData_v4", sess.Signer, typedData(nil)); err != nil ||
+		len(signature) != 132 {
 		t.Errorf("eth_signTypedData_v4 = %s, %v", signature, err)
 	}
 	err = c.Call(&signature, "eth_signTypedData_v4", sess.Signer, typedData(map[string]any{"to": asInteger(testOther)}))
 	var coded rpc.DataError
-	if !errors.As(err, &coded) || err.(rpc.Error).ErrorCode() != 4001 || coded.ErrorData().(map[string]any)["reason"] != "callNotAllowed" {
+	if !errors.As(err, &coded) || err.(rpc.Error).ErrorCode() != 4001 ||
+		coded.ErrorData().(map[string]any)["reason"] != "callNotAllowed" {
 		t.Errorf("denied: %v, want 4001 with a reason", err)
 	}
 	batch := make([]rpc.BatchElem, 50)
 	for i := range batch {
-		batch[i] = rpc.BatchElem{Method: "eth_signTypedData_v4", Args: []any{sess.Signer, typedData(nil)}, Result: new(string)}
+		batch[i] = rpc.BatchElem{Method: "eth_signTypedData_v4", Args: []any{sess.Signer, typedData(nil)},
+			Result: new(string)}
 	}
 	batch[49].Method = "eth_nothing"
 	if err := c.BatchCall(batch); err != nil {
@@ -60,10 +63,13 @@ func ethereumTransactions() map[string]types.TxData {
 	gwei := big.NewInt(10)
 	return map[string]types.TxData{
 		"legacy": &types.LegacyTx{Nonce: 1, GasPrice: gwei, Gas: 21000, To: &to, Value: big.NewInt(1)},
-		"access list": &types.AccessListTx{ChainID: big.NewInt(ethereumChain), Nonce: 2, GasPrice: gwei, Gas: 30000, To: &to, Value: big.NewInt(1),
+		"access list": &types.AccessListTx{ChainID: big.NewInt(ethereumChain), Nonce: 2, GasPrice: gwei, Gas: 30000, To: &to,
+			Value:      big.NewInt(1),
 			AccessList: types.AccessList{{Address: to, StorageKeys: []common.Hash{{1}}}}},
-		"empty access list": &types.AccessListTx{ChainID: big.NewInt(ethereumChain), Nonce: 3, GasPrice: gwei, Gas: 30000, To: &to, Value: big.NewInt(1)},
-		"dynamic fee":       &types.DynamicFeeTx{ChainID: big.NewInt(ethereumChain), Nonce: 4, GasTipCap: big.NewInt(1), GasFeeCap: gwei, Gas: 21000, To: &to, Value: big.NewInt(1)},
+		"empty access list": &types.AccessListTx{ChainID: big.NewInt(ethereumChain), Nonce: 3, GasPrice: gwei, Gas: 30000,
+			To: &to, Value: big.NewInt(1)},
+		"dynamic fee": &types.DynamicFeeTx{ChainID: big.NewInt(ethereumChain), Nonce: 4, GasTipCap: big.NewInt(1),
+			GasFeeCap: gwei, Gas: 21000, To: &to, Value: big.NewInt(1)},
 	}
 }
 
@@ -92,7 +98,8 @@ func TestGoEthereumExternalSigner(t *testing.T) {
 }
 
 // checkEthereum checks that signed is want, signed by from.
-func checkEthereum(t *testing.T, name string, signed *types.Transaction, err error, from common.Address, want *types.Transaction) {
+func checkEthereum(t *testing.T, name string, signed *types.Transaction, err error, from common.Address,
+	want *types.Transaction) {
 	t.Helper()
 	if err != nil {
 		t.Errorf("%s: %v", name, err)
@@ -121,15 +128,19 @@ func TestSigner(t *testing.T) {
 		t.Errorf("Status = %q, %v", status, err)
 	}
 	to := common.HexToAddress(testOther)
-	_, err := opts.Signer(address, types.NewTx(&types.DynamicFeeTx{ChainID: chain, Nonce: 9, GasFeeCap: big.NewInt(1), Gas: 21000, To: &to}))
-	if reply := goclient.Details(err); reply == nil || reply.Denial() == nil || reply.Denial().Reason != "transferNotAllowed" {
+	_, err := opts.Signer(address, types.NewTx(&types.DynamicFeeTx{ChainID: chain, Nonce: 9, GasFeeCap: big.NewInt(1),
+		Gas: 21000, To: &to}))
+	if reply := goclient.Details(err); reply == nil || reply.Denial() == nil ||
+		reply.Denial().Reason != "transferNotAllowed" {
 		t.Errorf("outside the policy: %v, want a denial", err)
 	}
-	_, err = opts.Signer(address, types.NewTx(&types.DynamicFeeTx{ChainID: chain, Nonce: 9, GasFeeCap: big.NewInt(1), Gas: 90000, Data: []byte{1}}))
+	_, err = opts.Signer(address, types.NewTx(&types.DynamicFeeTx{ChainID: chain, Nonce: 9, GasFeeCap: big.NewInt(1),
+		Gas: 90000, Data: []byte{1}}))
 	if reply := goclient.Details(err); reply == nil || reply.Code != 4001 {
 		t.Errorf("contract creation: %v, want 4001", err)
 	}
-	if _, err := opts.Signer(to, types.NewTx(ethereumTransactions()["legacy"])); !errors.Is(err, accounts.ErrUnknownAccount) {
+	if _, err := opts.Signer(to, types.NewTx(ethereumTransactions()["legacy"])); !errors.Is(err,
+		accounts.ErrUnknownAccount) {
 		t.Errorf("another account: %v, want ErrUnknownAccount", err)
 	}
 	if _, err := signer.SignText(signer.Accounts()[0], nil); !errors.Is(err, accounts.ErrNotSupported) {
@@ -137,7 +148,8 @@ func TestSigner(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := signer.SignTransaction(ctx, types.NewTx(ethereumTransactions()["legacy"]), chain); !errors.Is(err, context.Canceled) {
+	if _, err := signer.SignTransaction(ctx, types.NewTx(ethereumTransactions()["legacy"]), chain); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("cancelled: %v, want context.Canceled", err)
 	}
 }

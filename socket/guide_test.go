@@ -159,9 +159,10 @@ var denials = map[string]func(t *testing.T) *api.Denial{
 		a.mustSign(map[string]any{"data": mintOf(7, 1)})
 		return a.sign(map[string]any{"data": "0x40c10f19" + word(7) + strings.Repeat("f", 64), "nonce": 2})
 	},
-	"approvalBasedPaymaster": denied(map[string]any{"data": mintOf(7, 1), "paymaster": testGame, "paymasterInput": "0x949431dc"}),
-	"targetSelf":             denied(map[string]any{"to": testAccount}),
-	"targetValidator":        denied(map[string]any{"to": "0x34ca1501FAE231cC2ebc995CE013Dbe882d7d081"}),
+	"approvalBasedPaymaster": denied(map[string]any{"data": mintOf(7, 1), "paymaster": testGame,
+		"paymasterInput": "0x949431dc"}),
+	"targetSelf":      denied(map[string]any{"to": testAccount}),
+	"targetValidator": denied(map[string]any{"to": "0x34ca1501FAE231cC2ebc995CE013Dbe882d7d081"}),
 	"wrongChain": func(t *testing.T) *api.Denial {
 		return naming(t, denied(map[string]any{"chainId": 5})(t), "2741")
 	},
@@ -237,7 +238,8 @@ func naming(t *testing.T, d *api.Denial, name string) *api.Denial {
 func notCreated(spec string) func(t *testing.T) *api.Denial {
 	return func(t *testing.T) *api.Denial {
 		a := startAgent(t)
-		req := &api.CreateSession{Kind: "agw", Spec: json.RawMessage(spec), Chain: "abstract", Clients: []string{"uid:1"}, Account: new(policy.Address), Unchecked: true}
+		req := &api.CreateSession{Kind: "agw", Spec: json.RawMessage(spec), Chain: "abstract", Clients: []string{"uid:1"},
+			Account: new(policy.Address), Unchecked: true}
 		if err := req.Account.UnmarshalText([]byte(testAccount)); err != nil {
 			t.Fatal(err)
 		}
@@ -250,13 +252,16 @@ func notCreated(spec string) func(t *testing.T) *api.Denial {
 	}
 }
 
-// invalidSpec is what the chain would say of a spec. The agent refuses the file of one with an unknown enum before that.
+// invalidSpec is what the chain would say of a spec. The agent refuses the file of one with an unknown enum before
+// that.
 func invalidSpec(spec policy.Spec) func(t *testing.T) *api.Denial {
 	return func(t *testing.T) *api.Denial {
 		a := startAgent(t)
 		text := strings.Replace(testSpec, `"limitType":1`, `"limitType":3`, 1)
-		err := a.operator.Call(t.Context(), nil, "admin_createSession", map[string]any{"kind": "eoa", "chain": "other", "clients": []string{"uid:1"}, "spec": json.RawMessage(text)})
-		if reply := goclient.Details(err); reply == nil || reply.Code != api.CodeInvalidParams || !strings.HasSuffix(reply.Details().Path, "feeLimit.limitType") {
+		err := a.operator.Call(t.Context(), nil, "admin_createSession",
+			map[string]any{"kind": "eoa", "chain": "other", "clients": []string{"uid:1"}, "spec": json.RawMessage(text)})
+		if reply := goclient.Details(err); reply == nil || reply.Code != api.CodeInvalidParams ||
+			!strings.HasSuffix(reply.Details().Path, "feeLimit.limitType") {
 			t.Errorf("a session with limitType 3: %v, want -32602 at feeLimit.limitType", err)
 		}
 		denial := new(policy.Denial)
@@ -357,7 +362,8 @@ func TestGuideFeesAndNonces(t *testing.T) {
 		{"a cheaper replacement", map[string]any{"gas": 15_000, "maxFeePerGas": 10}, "200000"},
 		{"a dearer replacement", map[string]any{"gas": 20_000, "maxFeePerGas": 11}, "220000"},
 		{"three times the estimate", map[string]any{"gas": 60_000, "maxFeePerGas": 10, "nonce": 2}, "820000"},
-		{"a paymaster pays", map[string]any{"gas": 60_000, "nonce": 3, "paymaster": testGame, "paymasterInput": "0x8c5a3445"}, "820000"},
+		{"a paymaster pays", map[string]any{"gas": 60_000, "nonce": 3, "paymaster": testGame, "paymasterInput": "0x8c5a3445"},
+			"820000"},
 	}
 	for _, s := range steps {
 		s.changes["data"] = mintOf(7, 1)

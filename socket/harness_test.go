@@ -25,13 +25,20 @@ var medium = json.RawMessage(`"` + strings.Repeat("x", 64<<10) + `"`)
 func fakeMethods(block <-chan struct{}, started chan<- struct{}) []Method {
 	any3 := []Param{{Name: "a"}, {Name: "b"}, {Name: "c"}}
 	return []Method{
-		{Name: "test_echo", Params: any3, do: func(_ *Server, _ context.Context, c *call) (any, error) { return echoed(c.params), nil }},
-		{Name: "test_need", Params: []Param{{Name: "a", Required: true}}, do: func(*Server, context.Context, *call) (any, error) { return true, nil }},
+		{Name: "test_echo", Params: any3, do: func(_ *Server, _ context.Context, c *call) (any,
+			error) {
+			return echoed(c.params), nil
+		}},
+		{Name: "test_need", Params: []Param{{Name: "a", Required: true}},
+			do: func(*Server, context.Context, *call) (any, error) { return true, nil }},
 		{Name: "test_deny", do: func(*Server, context.Context, *call) (any, error) {
 			return nil, &policy.Denial{Reason: "no", Policy: -1, Constraint: -1}
 		}},
 		{Name: "test_panic", do: func(*Server, context.Context, *call) (any, error) { panic("on purpose") }},
-		{Name: "test_large", do: func(*Server, context.Context, *call) (any, error) { return strings.Repeat("x", 1<<20), nil }},
+		{Name: "test_large", do: func(*Server, context.Context, *call) (any, error) {
+			return strings.Repeat("x", 1<<20),
+				nil
+		}},
 		{Name: "test_medium", do: func(*Server, context.Context, *call) (any, error) { return medium, nil }},
 		{Name: "test_wait", do: func(_ *Server, ctx context.Context, _ *call) (any, error) {
 			if started != nil {
@@ -58,7 +65,8 @@ type harness struct {
 // startServer serves methods on an agent socket until the test ends.
 func startServer(t *testing.T, limits Limits, methods []Method) *harness {
 	t.Helper()
-	h := &harness{Server: New(Config{Limits: limits, Version: "test"}), path: filepath.Join(t.TempDir(), "agent.sock"), served: make(chan error, 1)}
+	h := &harness{Server: New(Config{Limits: limits, Version: "test"}), path: filepath.Join(t.TempDir(), "agent.sock"),
+		served: make(chan error, 1)}
 	h.agent.list, h.agent.methods = methods, methodTable(methods)
 	l, err := Listen(h.path, 0o600)
 	if err != nil {
@@ -83,7 +91,8 @@ func (h *harness) stop(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("Serve does not return after Shutdown")
 	}
-	for r, name := range map[resource]string{connections: "connections", callsInFlight: "calls", bytesInFlight: "bytes", bytesPending: "bytes of answers"} {
+	for r, name := range map[resource]string{connections: "connections", callsInFlight: "calls", bytesInFlight: "bytes",
+		bytesPending: "bytes of answers"} {
 		if n := h.agent.quota.inUse(r); n != 0 {
 			t.Errorf("%d %s are still counted after Shutdown", n, name)
 		}

@@ -31,7 +31,8 @@ func TestState(t *testing.T) {
 		{"locked locked", api.StateLocked, false, "no backend can sign: backend a is locked; backend b is locked"},
 		{"ready locked", api.StateDegraded, true, "backend b is locked"},
 		{"unavailable", api.StateDegraded, false, "no backend can sign: backend a is unavailable"},
-		{"locked unavailable", api.StateDegraded, false, "no backend can sign: backend a is locked; backend b is unavailable"},
+		{"locked unavailable", api.StateDegraded, false,
+			"no backend can sign: backend a is locked; backend b is unavailable"},
 		{"unavailable ready", api.StateDegraded, true, "backend a is unavailable"},
 	} {
 		a := startAgent(t)
@@ -41,7 +42,8 @@ func TestState(t *testing.T) {
 		}
 		st := a.Status(t.Context())
 		if st.State != test.want || st.Signs != test.signs || st.Detail != test.detail {
-			t.Errorf("backends %s: the agent is %s, signs %v, %q, want %s, %v, %q", test.backends, st.State, st.Signs, st.Detail, test.want, test.signs, test.detail)
+			t.Errorf("backends %s: the agent is %s, signs %v, %q, want %s, %v, %q", test.backends, st.State, st.Signs, st.Detail,
+				test.want, test.signs, test.detail)
 		}
 	}
 }

@@ -154,7 +154,8 @@ func (w *webServer) answer(rw http.ResponseWriter, r *http.Request, c *conn) {
 // readBody reads the one message of a request, with the bounds that a stream has.
 func (w *webServer) readBody(rw http.ResponseWriter, r *http.Request, c *conn) (*message, *badMessage) {
 	limits := &w.server.Now().limits
-	body := &patientBody{from: http.MaxBytesReader(rw, r.Body, int64(limits.MaxMessage)), rc: http.NewResponseController(rw), limits: limits, began: time.Now()}
+	body := &patientBody{from: http.MaxBytesReader(rw, r.Body, int64(limits.MaxMessage)),
+		rc: http.NewResponseController(rw), limits: limits, began: time.Now()}
 	text, err := io.ReadAll(body)
 	if !c.socket.work.known(c.peer) {
 		c.owe(time.Duration(len(text)) * costOfByte)

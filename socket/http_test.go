@@ -28,7 +28,8 @@ func TestHTTP(t *testing.T) {
 		status                   int
 		want                     string // the answer's id and code, or its beginning
 	}{
-		{"as curl -d sends it", "POST", "/", echo, [2]string{"Content-Type", "application/x-www-form-urlencoded"}, 200, "1 0"},
+		{"as curl -d sends it", "POST", "/", echo, [2]string{"Content-Type", "application/x-www-form-urlencoded"}, 200,
+			"1 0"},
 		{"without a type", "POST", "/any/path?x=1", echo, [2]string{}, 200, "1 0"},
 		{"denied", "POST", "/", `{"jsonrpc":"2.0","id":2,"method":"test_deny"}`, [2]string{}, 200, "2 4001"},
 		{"batch", "POST", "/", "[" + echo + "]", [2]string{}, 200, `[{"jsonrpc":"2.0","id":1,"result":[]}]`},
@@ -36,7 +37,8 @@ func TestHTTP(t *testing.T) {
 		{"cut short", "POST", "/", `{"jsonrpc":"2.0","id":3,`, [2]string{}, 200, "3 -32700"},
 		{"two messages", "POST", "/", echo + echo, [2]string{}, 200, "1 -32600"},
 		{"empty", "POST", "/", "", [2]string{}, 200, "null -32600"},
-		{"too long", "POST", "/", `{"jsonrpc":"2.0","id":9,"method":"test_echo","params":["` + strings.Repeat("x", 4<<10) + `"]}`, [2]string{}, 200, "9 -32600"},
+		{"too long", "POST", "/", `{"jsonrpc":"2.0","id":9,"method":"test_echo","params":["` + strings.Repeat("x", 4<<10) +
+			`"]}`, [2]string{}, 200, "9 -32600"},
 		{"notification", "POST", "/", `{"jsonrpc":"2.0","method":"test_echo"}`, [2]string{}, 204, ""},
 		{"GET", "GET", "/", "", [2]string{}, 405, "null -32600"},
 		{"from a web page", "POST", "/", echo, [2]string{"Origin", "https://example.org"}, 403, "null -32600"},
@@ -95,7 +97,8 @@ func TestHTTPShutdown(t *testing.T) {
 	h := startServer(t, Limits{}, fakeMethods(block, started))
 	answered := make(chan string, 1)
 	go func() {
-		resp, err := httpClient(h.path).Post("http://keyward/", "", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"test_wait"}`))
+		resp, err := httpClient(h.path).Post("http://keyward/", "",
+			strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"test_wait"}`))
 		if err != nil {
 			answered <- err.Error()
 			return

@@ -11,14 +11,15 @@ import (
 // Each socket has its own: what clients of agent.sock take is never missing on
 // admin.sock. A [quota] says how clients share them.
 type Limits struct {
-	MaxMessage           int           // bytes of a JSON document or HTTP body; default 1 MiB
-	MaxDepth             int           // nested brackets in a document; default 64
-	MaxBatch             int           // requests in a batch; default 100
-	MaxConnections       int           // default 16384; one more gets one answer, an error
-	MaxInFlight          int           // calls at once; default 4096
-	MaxInFlightPerConn   int           // default 1024
-	MaxInFlightBytes     int           // of requests of more than 16 KiB being read or run; default 64 MiB
-	MaxPendingOutput     int           // bytes of answers that a user does not fetch, over all its connections; default 16 MiB
+	MaxMessage         int // bytes of a JSON document or HTTP body; default 1 MiB
+	MaxDepth           int // nested brackets in a document; default 64
+	MaxBatch           int // requests in a batch; default 100
+	MaxConnections     int // default 16384; one more gets one answer, an error
+	MaxInFlight        int // calls at once; default 4096
+	MaxInFlightPerConn int // default 1024
+	MaxInFlightBytes   int // of requests of more than 16 KiB being read or run; default 64 MiB
+	// bytes of answers that a user does not fetch, over all its connections; default 16 MiB
+	MaxPendingOutput     int
 	MessagePatience      time.Duration // for a client to send a message, plus a second for each 64 KiB of it; default 10 s
 	WriteTimeout         time.Duration // for a client to take an answer, else its connection ends; default 30 s
 	RequestTimeout       time.Duration // of a call; default 60 s
@@ -110,7 +111,8 @@ func (q *quota) setLimits(l Limits) {
 	}
 	q.share[bytesPending] = l.MaxPendingOutput
 	q.assured = [resources]int{
-		min(16, l.MaxConnections/16), min(64, l.MaxInFlight/16), min(4*l.MaxMessage, l.MaxInFlightBytes/4), l.MaxPendingOutput,
+		min(16, l.MaxConnections/16), min(64, l.MaxInFlight/16), min(4*l.MaxMessage, l.MaxInFlightBytes/4),
+		l.MaxPendingOutput,
 	}
 }
 

@@ -124,7 +124,8 @@ func TestSlowReader(t *testing.T) {
 	const n = 2000
 	sent := make(chan error, 1)
 	go func() {
-		_, err := io.WriteString(c, strings.Repeat(`{"jsonrpc":"2.0","id":1,"method":"test_echo","params":["`+strings.Repeat("x", 1000)+`"]}`, n))
+		_, err := io.WriteString(c, strings.Repeat(`{"jsonrpc":"2.0","id":1,"method":"test_echo","params":["`+
+			strings.Repeat("x", 1000)+`"]}`, n))
 		sent <- err
 	}()
 	for i := range n {
@@ -169,7 +170,8 @@ func TestInFlight(t *testing.T) {
 				c.send(large)
 				<-started
 			}
-			got := c.ask(`[{"jsonrpc":"2.0","id":"one more","method":"test_wait"},{"jsonrpc":"2.0","method":"test_wait"` + pad + `}]`)
+			got := c.ask(`[{"jsonrpc":"2.0","id":"one more","method":"test_wait"},{"jsonrpc":"2.0","method":"test_wait"` + pad +
+				`}]`)
 			if !strings.HasPrefix(got, `[{"jsonrpc":"2.0","id":"one more","error":{"code":-32005,`) {
 				t.Errorf("one more: %s, want -32005", got)
 			}
@@ -186,7 +188,8 @@ func TestInFlight(t *testing.T) {
 
 // One connection too many is told so, under its own id, and closed.
 func TestTooManyConnections(t *testing.T) {
-	h := startServer(t, Limits{MaxConnections: 4, refusedConnectionFor: 50 * time.Millisecond, maxRefusedConns: 1}, fakeMethods(nil, nil))
+	h := startServer(t, Limits{MaxConnections: 4, refusedConnectionFor: 50 * time.Millisecond, maxRefusedConns: 1},
+		fakeMethods(nil, nil))
 	for range 3 { // a user gets three quarters
 		c := dial(t, h.path)
 		c.ask(echo)
@@ -230,7 +233,8 @@ func TestQuota(t *testing.T) {
 		{stranger, callsInFlight, 13, false}, {stranger, callsInFlight, 12, true}, // three quarters of a quarter
 		{other, callsInFlight, 5, false}, {other, callsInFlight, 4, true}, // strangers have a quarter together
 		{client, callsInFlight, 49, false}, {client, callsInFlight, 48, true}, {client, callsInFlight, 1, false},
-		{second, callsInFlight, 5, false}, {second, callsInFlight, 4, true}, {second, callsInFlight, 1, false}, // what is assured
+		// what is assured
+		{second, callsInFlight, 5, false}, {second, callsInFlight, 4, true}, {second, callsInFlight, 1, false},
 
 		{stranger, bytesPending, 17, false}, {stranger, bytesPending, 16, true}, {other, bytesPending, 1, false},
 		{client, bytesPending, 17, false}, {client, bytesPending, 16, true}, {second, bytesPending, 16, true},

@@ -152,8 +152,8 @@ func TestFileListener(t *testing.T) {
 	}
 }
 
-// dialWithGroups connects, as root from a thread of its own that has two more groups, and returns the groups that the other end should
-// see: the kernel notes those of the thread that connects (SO_PEERGROUPS).
+// dialWithGroups connects, as root from a thread of its own that has two more groups, and returns the groups that the
+// other end should see: the kernel notes those of the thread that connects (SO_PEERGROUPS).
 func dialWithGroups(path string) (conn net.Conn, groups []int, err error) {
 	if os.Getuid() != 0 {
 		if groups, err = os.Getgroups(); err == nil {
@@ -166,7 +166,8 @@ func dialWithGroups(path string) (conn net.Conn, groups []int, err error) {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends with its groups
 		gids := []uint32{4711, 4712}
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(gids)), uintptr(unsafe.Pointer(&gids[0])), 0); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(gids)), uintptr(unsafe.Pointer(&gids[0])),
+			0); errno != 0 {
 			err = errno
 			return
 		}

@@ -42,7 +42,8 @@ func TestLockThatIsNotDurable(t *testing.T) {
 	if err := os.MkdirAll(a.lockPath()+"/x", 0o700); err != nil { // which no file can be renamed over
 		t.Fatal(err)
 	}
-	if _, err := a.operator.Lock(t.Context(), api.Lock{}); err == nil || !strings.Contains(err.Error(), "could not be made durable") {
+	if _, err := a.operator.Lock(t.Context(), api.Lock{}); err == nil ||
+		!strings.Contains(err.Error(), "could not be made durable") {
 		t.Errorf("Lock = %v, want that it is not durable", err)
 	}
 	if got := a.ask("eth_signTypedData_v4", sess.Signer, typedData(nil)); got != "-32000 lockedByOperator" {
@@ -57,7 +58,8 @@ func TestLockedMakesNoKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	req := &api.CreateSession{Kind: "eoa", Spec: json.RawMessage(testSpec), Chain: "abstract", Clients: []string{"uid:1"}}
-	if _, err := a.operator.CreateSession(t.Context(), req); err == nil || !strings.Contains(err.Error(), "locked by its operator") {
+	if _, err := a.operator.CreateSession(t.Context(), req); err == nil ||
+		!strings.Contains(err.Error(), "locked by its operator") {
 		t.Errorf("CreateSession = %v, want that the agent is locked", err)
 	}
 	keys, err := a.device.Keys(t.Context(), "")

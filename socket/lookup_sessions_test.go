@@ -24,7 +24,8 @@ func (a *agent) pending(change ...func(*session.CreateRequest)) *session.Session
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	req := &session.CreateRequest{Kind: session.AGW, Spec: spec, ChainID: testChain, Validator: a.validator, Clients: []session.Client{us}, Unchecked: true}
+	req := &session.CreateRequest{Kind: session.AGW, Spec: spec, ChainID: testChain, Validator: a.validator,
+		Clients: []session.Client{us}, Unchecked: true}
 	if err := req.Account.UnmarshalText([]byte(testAccount)); err != nil {
 		a.t.Fatal(err)
 	}

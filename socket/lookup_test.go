@@ -32,10 +32,14 @@ func TestOnlyWhatCanSignIsMeant(t *testing.T) {
 	a.pending(forClients(them))
 	a.active(forClients(them))
 	a.wantMeant("with those of another client", byAccount, string(first.ID))
-	a.wantMeant("the pending one by id", named("session", waiting.ID), "4001 sessionNotActive", string(waiting.ID), "pending")
+	a.wantMeant("the pending one by id", named("session", waiting.ID), "4001 sessionNotActive", string(waiting.ID),
+		"pending")
 	a.wantMeant("the ended one by id", named("session", ended.ID), "4001 sessionNotActive", string(ended.ID), "revoked")
 
-	soon := a.pending(func(r *session.CreateRequest) { r.Spec.ExpiresAt = *uint256.NewInt(uint64(time.Now().Unix()) + 3600) })
+	soon := a.pending(func(r *session.CreateRequest) {
+		r.Spec.ExpiresAt = *uint256.NewInt(uint64(time.Now().Unix()) +
+			3600)
+	})
 	a.revoke(first)
 	a.activate(soon)
 	a.wantMeant("the first revoked", byAccount, string(soon.ID))
@@ -68,7 +72,8 @@ func TestSeveralSessionsFit(t *testing.T) {
 	a := startAgent(t)
 	sessions := []*session.Session{a.active(), a.active()}
 	hidden := []*session.Session{a.pending(), a.active(forClients(them))}
-	a.wantMeant("two", byAccount, "-32602 ambiguousSession", testAccountName, string(sessions[0].ID)+", "+string(sessions[1].ID), `"session"`)
+	a.wantMeant("two", byAccount, "-32602 ambiguousSession", testAccountName, string(sessions[0].ID)+", "+
+		string(sessions[1].ID), `"session"`)
 	got := a.meant(byAccount)
 	for _, sess := range hidden {
 		if strings.Contains(got, string(sess.ID)) {
@@ -129,7 +134,8 @@ func TestRenewedSessionIsMeant(t *testing.T) {
 	again := a.renew(old)
 	a.revoke(old)
 	a.wantMeant("its successor pending", byAccount, "4001 sessionNotActive", string(again.ID), "pending")
-	a.wantMeant("its successor pending, by id", named("session", old.ID), "4001 sessionNotActive", string(old.ID), "revoked")
+	a.wantMeant("its successor pending, by id", named("session", old.ID), "4001 sessionNotActive", string(old.ID),
+		"revoked")
 	a.activate(again)
 	a.wantMeant("renewed once it had ended", named("session", old.ID), string(again.ID))
 }
@@ -143,7 +149,8 @@ func TestBlockedSessionIsNotMeant(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	a.Signer.Watcher = session.NewWatcher(a.Signer.Sessions, session.WatchConfig{Interval: time.Millisecond, RegistryInterval: time.Millisecond},
+	a.Signer.Watcher = session.NewWatcher(a.Signer.Sessions,
+		session.WatchConfig{Interval: time.Millisecond, RegistryInterval: time.Millisecond},
 		[]session.WatchedChain{{Client: client, Validator: a.validator, Registry: true}})
 	onNode := onChain(chaintest.ChainID)
 	transfersOnly := func(r *session.CreateRequest) { r.Spec.CallPolicies = nil }
@@ -169,7 +176,8 @@ func TestBlockedSessionIsNotMeant(t *testing.T) {
 	blocked(calls)
 	transfer := map[string]any{"chainId": chaintest.ChainID, "data": "0x", "value": 1}
 	a.wantMeant("one of two", transfer, string(transfers.ID))
-	a.wantMeant("the blocked one by its signer", map[string]any{"chainId": chaintest.ChainID, "signer": calls.Signer()}, "4001 blockedByRegistry")
+	a.wantMeant("the blocked one by its signer", map[string]any{"chainId": chaintest.ChainID, "signer": calls.Signer()},
+		"4001 blockedByRegistry")
 	next := a.activate(a.pending(onNode, func(r *session.CreateRequest) { r.Predecessor = transfers.ID }))
 	blocked(next) // unlike the one that it renews
 	a.wantMeant("renewed by one that is blocked", transfer, string(transfers.ID))
@@ -223,7 +231,8 @@ func TestWrongChain(t *testing.T) {
 		"account_signTypedData": {sess.Signer(), data},
 		"account_signData":      {"data/typed", sess.Signer(), api.Bytes(text)},
 	} {
-		if got := errorText(a.app.Call(t.Context(), nil, name, params...)); !strings.HasPrefix(got, "4001 wrongChain: ") || !strings.Contains(got, says) {
+		if got := errorText(a.app.Call(t.Context(), nil, name, params...)); !strings.HasPrefix(got, "4001 wrongChain: ") ||
+			!strings.Contains(got, says) {
 			t.Errorf("%s: %s, want wrongChain", name, got)
 		}
 	}
@@ -232,7 +241,8 @@ func TestWrongChain(t *testing.T) {
 	// What other clients have on that chain stays theirs.
 	a.active(forClients(them), onChain(5), func(r *session.CreateRequest) { r.Account = policy.Address{1} })
 	a.wantMeant("another client's account", map[string]any{"chainId": 77, "from": policy.Address{1}}, "4100 unknownSigner")
-	a.wantMeant("another client's account on its chain", map[string]any{"chainId": 5, "from": policy.Address{1}}, "4100 unknownSigner")
+	a.wantMeant("another client's account on its chain", map[string]any{"chainId": 5, "from": policy.Address{1}},
+		"4100 unknownSigner")
 }
 
 func TestTwoChains(t *testing.T) {
@@ -243,26 +253,32 @@ func TestTwoChains(t *testing.T) {
 	a.wantMeant("pending on the other chain", noChain, string(here.ID))
 	a.wantMeant("pending on the chain that is named", named("chainId", 5), "4001 sessionNotActive", string(there.ID))
 	a.activate(there)
-	a.wantMeant("active on both", noChain, "-32602 ambiguousSession", string(here.ID)+" on chain 2741, "+string(there.ID)+" on chain 5", `"chainId"`)
+	a.wantMeant("active on both", noChain, "-32602 ambiguousSession", string(here.ID)+" on chain 2741, "+string(there.ID)+
+		" on chain 5", `"chainId"`)
 	a.wantMeant("on one", named("chainId", testChain), string(here.ID))
 	a.wantMeant("on the other", named("chainId", 5), string(there.ID))
 	a.active(forClients(them), onChain(8)) // which this client is not told of
-	a.wantMeant("on neither", named("chainId", 6), "4001 wrongChain", "the sessions are for the chains 5, 2741, the transaction for chain 6")
-	a.wantMeant("on neither, by id", map[string]any{"chainId": 6, "session": there.ID}, "4001 wrongChain", "the session is for chain 5, the transaction for chain 6")
+	a.wantMeant("on neither", named("chainId", 6), "4001 wrongChain",
+		"the sessions are for the chains 5, 2741, the transaction for chain 6")
+	a.wantMeant("on neither, by id", map[string]any{"chainId": 6, "session": there.ID}, "4001 wrongChain",
+		"the session is for chain 5, the transaction for chain 6")
 	a.wantMeant("by id, without a chain", map[string]any{"chainId": nil, "session": there.ID}, string(there.ID))
-	a.wantMeant("by id, with the other's chain", map[string]any{"chainId": testChain, "session": there.ID}, "4001 wrongChain")
+	a.wantMeant("by id, with the other's chain", map[string]any{"chainId": testChain, "session": there.ID},
+		"4001 wrongChain")
 	a.revoke(here)
 	a.wantMeant("ended on one, without a chain", noChain, string(there.ID))
 	a.wantMeant("ended on one, which is named", named("chainId", testChain), "4001 sessionNotActive", string(here.ID))
 }
 
-// from is the account. In its place the signer's address is what several clients send: the answer says what belongs there.
+// from is the account. In its place the signer's address is what several clients send: the answer says what belongs
+// there.
 func TestFromIsTheSigner(t *testing.T) {
 	a := startAgent(t)
 	sess := a.active()
 	says := "give the session's account there, " + testAccountName
 	a.wantMeant("from alone", named("from", sess.Signer()), "4001 wrongAccount", sess.Signer().String(), says)
-	a.wantMeant("with the signer", map[string]any{"from": sess.Signer(), "signer": sess.Signer()}, "4001 wrongAccount", says)
+	a.wantMeant("with the signer", map[string]any{"from": sess.Signer(), "signer": sess.Signer()}, "4001 wrongAccount",
+		says)
 	a.wantMeant("with the id", map[string]any{"from": sess.Signer(), "session": sess.ID}, "4001 wrongAccount", says)
 	a.wantMeant("without a chain", map[string]any{"from": sess.Signer(), "chainId": nil}, "4001 wrongAccount", says)
 	data := typedData(named("from", asInteger(sess.Signer().String())))
@@ -280,7 +296,8 @@ func TestFromIsTheSigner(t *testing.T) {
 	a.wantMeant("an ended one's", named("from", sess.Signer()), "4001 wrongAccount", says)
 	theirs := a.active(forClients(them))
 	a.wantMeant("another client's", named("from", theirs.Signer()), "4100 unknownSigner")
-	a.wantMeant("another account with the id", map[string]any{"from": testOther, "session": waiting.ID}, "4001 wrongAccount",
+	a.wantMeant("another account with the id", map[string]any{"from": testOther, "session": waiting.ID},
+		"4001 wrongAccount",
 		"for account "+testAccountName, "from "+policy.Address{19: 0xaa}.String())
 	eoa := a.session("eoa", testSpec)
 	a.wantMeant("an eoa session's", named("from", eoa.Signer), eoa.ID)
@@ -289,8 +306,10 @@ func TestFromIsTheSigner(t *testing.T) {
 func TestNamesInTransactions(t *testing.T) {
 	a := startAgent(t)
 	sess, other := a.active(), a.active()
-	a.wantMeant("null names", map[string]any{"session": sess.ID, "signer": json.RawMessage("null"), "hooks": json.RawMessage("null")}, string(sess.ID))
-	a.wantMeant("null session", map[string]any{"session": json.RawMessage("null"), "signer": other.Signer()}, string(other.ID))
+	a.wantMeant("null names", map[string]any{"session": sess.ID, "signer": json.RawMessage("null"),
+		"hooks": json.RawMessage("null")}, string(sess.ID))
+	a.wantMeant("null session", map[string]any{"session": json.RawMessage("null"), "signer": other.Signer()},
+		string(other.ID))
 	a.wantMeant("hooks", map[string]any{"session": sess.ID, "hooks": []any{testOther, a.validator}}, string(sess.ID))
 	both := "-32602 invalidParams"
 	for name, changes := range map[string]map[string]any{
@@ -322,7 +341,8 @@ func TestNamesInTransactions(t *testing.T) {
 	}
 	renewed := a.activate(a.renew(sess))
 	var shown api.Session
-	if err := a.app.Call(t.Context(), &shown, "session_get", sess.ID); err != nil || shown.ID != string(sess.ID) || shown.Successor != string(renewed.ID) {
+	if err := a.app.Call(t.Context(), &shown, "session_get", sess.ID); err != nil || shown.ID != string(sess.ID) ||
+		shown.Successor != string(renewed.ID) {
 		t.Errorf("session_get of a renewed session = %+v, %v, want that very session", shown, err)
 	}
 	theirs := a.active(forClients(them))

@@ -41,8 +41,8 @@ type message struct {
 	size     int // bytes
 }
 
-// parseMessage reads one document strictly: a member that a request knows is there once. Members that it does not know, which
-// some clients add to the envelope, are passed over.
+// parseMessage reads one document strictly: a member that a request knows is there once. Members that it does not know,
+// which some clients add to the envelope, are passed over.
 func parseMessage(doc []byte, maxBatch int) (*message, *badMessage) {
 	v, err := policy.ParseJSON(doc)
 	if err != nil {
@@ -67,7 +67,8 @@ func parseMessage(doc []byte, maxBatch int) (*message, *badMessage) {
 }
 
 func badBatch(found string, maxBatch int) *badMessage {
-	return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("a batch of %s requests; want 1 to %d", found, maxBatch)}
+	return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("a batch of %s requests; want 1 to %d", found,
+		maxBatch)}
 }
 
 var requestMembers = []string{"jsonrpc", "id", "method", "params"}

@@ -22,9 +22,11 @@ func TestMessagesThatRulesAllow(t *testing.T) {
 	set, err := rules.Compile([]rules.Rule{
 		{Name: "logins", Then: rules.Allow, Type: rules.PersonalType, When: `message.text.startsWith("login")`},
 		{
-			Name: "vouchers", Then: rules.Allow, Type: "Voucher(bytes32 channelId,uint96 cumulativeAmount)", Channel: "channelId",
-			Domain: map[string]string{"chainId": fmt.Sprint(ethereumChain), "verifyingContract": contract}, Count: "message.cumulativeAmount",
-			Per: "session", Limit: "100",
+			Name: "vouchers", Then: rules.Allow, Type: "Voucher(bytes32 channelId,uint96 cumulativeAmount)",
+			Channel: "channelId",
+			Domain:  map[string]string{"chainId": fmt.Sprint(ethereumChain), "verifyingContract": contract},
+			Count:   "message.cumulativeAmount",
+			Per:     "session", Limit: "100",
 		},
 	})
 	if err != nil {
@@ -45,7 +47,8 @@ func TestMessagesThatRulesAllow(t *testing.T) {
 	}
 	a.Signer.Guard.Store(set)
 	for _, got := range []string{
-		a.ask("personal_sign", text, signer), a.ask("personal_sign", hexutil.Encode([]byte(text)), signer), a.ask("eth_sign", signer, text),
+		a.ask("personal_sign", text, signer), a.ask("personal_sign", hexutil.Encode([]byte(text)), signer),
+		a.ask("eth_sign", signer, text),
 	} {
 		sig, err := hexutil.Decode(strings.Trim(got, `"`))
 		if err != nil {
@@ -61,7 +64,8 @@ func TestMessagesThatRulesAllow(t *testing.T) {
 		{"another text", a.ask("personal_sign", "pay", signer), "4001 messageNotAllowed"},
 		{"a digest", a.ask("eth_sign", signer, "0x"+strings.Repeat("ab", 32)), "4001 messageNotAllowed"},
 		{"no hex", a.ask("personal_sign", "0x0", signer), "-32602 invalidParams"},
-		{"another mime type", a.ask("account_signData", "text/plain", signer, hexutil.Encode([]byte(text))), "4001 messageNotAllowed"},
+		{"another mime type", a.ask("account_signData", "text/plain", signer, hexutil.Encode([]byte(text))),
+			"4001 messageNotAllowed"},
 		{"nobody's signer", a.ask("personal_sign", text, contract), "4100 unknownSigner"},
 		{"over budget", a.ask("eth_signTypedData_v4", signer, voucher(101)), "4001 guardRule"},
 		{"another type", a.ask("eth_signTypedData_v4", signer, typedDataOfAnother(voucher(1))), "4001 messageNotAllowed"},

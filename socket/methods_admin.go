@@ -77,23 +77,28 @@ func agentStateMethods() []Method {
 		Name: "admin_clients", Summary: "Who is connected",
 		Result: Result{"clients", "Clients", "one for each process and socket"}, do: adminClients,
 	}, {
-		Name: "admin_reload", Summary: "Put the configuration into effect as it is on disk now; after an error, the one before stays",
-		Result: Result{"reloaded", "Reloaded", "changed names the sections that differ from before, unlock the backends that wait for the operator to type their PIN"}, do: adminReload,
+		Name: "admin_reload", Summary: "Put the configuration into effect as it is on disk now; after an error, the one " +
+			"before stays",
+		Result: Result{"reloaded", "Reloaded", "changed names the sections that differ from before, unlock the backends " +
+			"that wait for the operator to type their PIN"}, do: adminReload,
 	}, {
 		Name: "admin_status", Summary: "State of the agent",
 		Result: Result{"status", "Status", ""}, do: adminStatus,
 	}, {
 		Name: "admin_auditHead", Summary: "The audit trail's last record",
-		Result: Result{"head", "AuditHead", "keep it elsewhere: the trail can't be cut back beyond it unnoticed"}, do: adminAuditHead,
+		Result: Result{"head", "AuditHead", "keep it elsewhere: the trail can't be cut back beyond it unnoticed"},
+		do:     adminAuditHead,
 	}, {
 		Name: "admin_copyLedger", Summary: "Copy the ledger while the agent runs, for a backup",
 		Result: Result{"copied", "Copied", "a directory in the agent's state, which the caller deletes"}, do: adminCopyLedger,
 	}, {
-		Name: "admin_trailArchived", Summary: "Record that the first segments of the audit trail were archived, before they are deleted",
+		Name: "admin_trailArchived", Summary: "Record that the first segments of the audit trail were archived, before " +
+			"they are deleted",
 		Params: []Param{{"request", true, "TrailArchived", "records and hash are of the last record that goes"}},
 		Result: Result{"done", "Done", ""}, do: adminTrailArchived,
 	}, {
-		Name: "admin_trailErased", Summary: "Seal the audit trail's newest segment, and record that personal data of earlier records is deleted",
+		Name: "admin_trailErased", Summary: "Seal the audit trail's newest segment, and record that personal data of " +
+			"earlier records is deleted",
 		Params: []Param{{"request", true, "TrailErased", "what chooses the records, without personal data"}},
 		Result: Result{"done", "Done", ""}, do: adminTrailErased,
 	}}
@@ -130,7 +135,8 @@ func (s *Server) createRequest(params *api.CreateSession) (*session.CreateReques
 	if err != nil {
 		return nil, fmt.Errorf("spec: %w", err)
 	}
-	req := &session.CreateRequest{Kind: session.Kind(params.Kind), Spec: spec, Backend: params.Backend, Unchecked: params.Unchecked}
+	req := &session.CreateRequest{Kind: session.Kind(params.Kind), Spec: spec, Backend: params.Backend,
+		Unchecked: params.Unchecked}
 	if req.Kind == "" {
 		req.Kind = session.AGW
 	}
@@ -172,7 +178,8 @@ func (s *Server) chainNamed(name string) (Chain, error) {
 			return chain, nil
 		}
 	}
-	return Chain{}, badParam("chain", "no chain %q in the configuration%s", shorten(name), suggest.DidYouMean(shorten(name), slices.Sorted(maps.Keys(s.Chains))))
+	return Chain{}, badParam("chain", "no chain %q in the configuration%s", shorten(name),
+		suggest.DidYouMean(shorten(name), slices.Sorted(maps.Keys(s.Chains))))
 }
 
 // lifecycle reads a session's id, has step done with it, and shows the session.
@@ -242,7 +249,8 @@ func adminReload(s *Server, ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the configuration stays as it was: %w", err)
 	}
-	if _, err := s.done(ctx, c, audit.AgentReloaded, map[string]any{"changed": append([]string{}, result.Changed...)}); err != nil {
+	if _, err := s.done(ctx, c, audit.AgentReloaded, map[string]any{"changed": append([]string{},
+		result.Changed...)}); err != nil {
 		return nil, err
 	}
 	return result, nil
@@ -268,7 +276,8 @@ func (s *Server) Status(ctx context.Context) *api.Status {
 		Version: s.Version, PID: os.Getpid(), StartedAt: s.Started,
 		Sessions: make(map[string]int), Backends: s.backendStates(ctx), Chains: s.chainStates(),
 		Connections: s.agent.quota.inUse(connections), InFlight: s.agent.quota.inUse(callsInFlight),
-		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(), Confined: append([]string{}, s.Confined...),
+		Granted: counts.Granted, Denied: counts.Denied, Failed: counts.Failed, AuditHead: s.auditHead(),
+		Confined: append([]string{}, s.Confined...),
 	}
 	for state, n := range s.Signer.Sessions.Counts() {
 		status.Sessions[string(state)] = n

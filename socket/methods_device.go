@@ -36,7 +36,8 @@ func deviceMethods() []Method {
 	}, {
 		Name: "admin_rewrapKey", Summary: "Encrypt a key that is stored outside of its device with the device key of now",
 		Params: []Param{{"request", true, "RewrapKey", "key: a session's ID or signer, or its key's URI"}},
-		Result: Result{"key", "RewrappedKey", "rewrapped is false if that device key encrypts it already; after an error the key is usable as before"},
+		Result: Result{"key", "RewrappedKey", "rewrapped is false if that device key encrypts it already; after an error " +
+			"the key is usable as before"},
 		Errors: []int{api.CodeUnavailable}, do: adminRewrapKey,
 	}, {
 		Name: "admin_backends", Summary: "The configured backends and how they are",
@@ -44,15 +45,20 @@ func deviceMethods() []Method {
 	}, {
 		Name: "admin_checkBackend", Summary: "Have a backend make a throw-away key, find it, sign and destroy it",
 		Params: []Param{{"request", true, "CheckBackend", "backend: its name in the configuration"}},
-		Result: Result{"test", "BackendCheck", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable}, signs: true, do: adminCheckBackend,
+		Result: Result{"test", "BackendCheck", "what failed is in the steps"}, Errors: []int{api.CodeUnavailable},
+		signs: true, do: adminCheckBackend,
 	}, {
-		Name: "admin_lock", Summary: "Stop signing until admin_unlock, also over a restart, and have the devices forget their PINs",
+		Name: "admin_lock", Summary: "Stop signing until admin_unlock, also over a restart, and have the devices forget " +
+			"their PINs",
 		Params: []Param{{"request", false, "Lock", "wait: until the devices have logged out; else the answer comes within 2 s"}},
-		Result: Result{"locked", "Locked", "no signature is released any more; backends: loggedOut, busy (logs out when its call ends) or an error, by name"},
+		Result: Result{"locked", "Locked", "no signature is released any more; backends: loggedOut, busy (logs out when " +
+			"its call ends) or an error, by name"},
 		Errors: []int{api.CodeUnavailable}, do: adminLock,
 	}, {
 		Name: "admin_unlock", Summary: "Sign again; give devices their PINs",
-		Params: []Param{{"request", false, "Unlock", "pin is tried once; without it the configured source is asked. With adminPin it waits for the next key that is made or destroyed, and nothing is unlocked. The agent's own lock ends without backend, or with its only one, even if a device fails; agent: ends it and touches no device"}},
+		Params: []Param{{"request", false, "Unlock", "pin is tried once; without it the configured source is asked. With " +
+			"adminPin it waits for the next key that is made or destroyed, and nothing is unlocked. The agent's own lock " +
+			"ends without backend, or with its only one, even if a device fails; agent: ends it and touches no device"}},
 		Result: Result{"done", "Done", ""}, Errors: []int{api.CodeUnavailable}, do: adminUnlock,
 	}}
 }
@@ -72,7 +78,8 @@ func (s *Server) backendStates(ctx context.Context) []api.Backend {
 	var probes sync.WaitGroup
 	for i, name := range names {
 		backend := s.Backends[name]
-		states[i] = api.Backend{Name: name, Type: backend.Type, State: "ready", Protection: string(backend.Protection), Can: abilities(backend.Backend), Foreign: counts[name].Foreign, WentBack: counts[name].WentBack}
+		states[i] = api.Backend{Name: name, Type: backend.Type, State: "ready", Protection: string(backend.Protection),
+			Can: abilities(backend.Backend), Foreign: counts[name].Foreign, WentBack: counts[name].WentBack}
 		if prober, ok := backend.Backend.(backends.Prober); ok {
 			probes.Go(func() {
 				status := prober.Status(ctx)
@@ -87,7 +94,8 @@ func (s *Server) backendStates(ctx context.Context) []api.Backend {
 	return states
 }
 
-// A card has slots for two keys, which other programs can overwrite. So each key of a session is looked for, as a signature would.
+// A card has slots for two keys, which other programs can overwrite. So each key of a session is looked for, as a
+// signature would.
 const (
 	cardType     = "openpgp"
 	lostPatience = 2 * time.Second // with a card that is in use
@@ -103,7 +111,8 @@ func (s *Server) stateLost(ctx context.Context, state *api.Backend) {
 		}
 		if _, err := s.Backends[state.Name].Backend.Key(ctx, sess.KeyURI); errors.Is(err, backends.ErrKeyNotFound) {
 			state.State = "unavailable"
-			state.Detail = fmt.Sprintf("the key of session %s is lost: the card does not have it any more; revoke the session on chain; %s", sess.ID, state.Detail)
+			state.Detail = fmt.Sprintf("the key of session %s is lost: the card does not have it any more; revoke the "+
+				"session on chain; %s", sess.ID, state.Detail)
 		}
 	}
 }
@@ -141,9 +150,11 @@ func adminCheckBackend(s *Server, ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	shown := &api.BackendCheck{Backend: test.Backend, OK: test.OK(), Protection: string(test.Protection), KeyURI: test.KeyURI}
+	shown := &api.BackendCheck{Backend: test.Backend, OK: test.OK(), Protection: string(test.Protection),
+		KeyURI: test.KeyURI}
 	for _, step := range test.Steps {
-		shown.Steps = append(shown.Steps, api.BackendCheckStep{Name: step.Name, Millis: float64(step.Took.Microseconds()) / 1000, Error: step.Error})
+		shown.Steps = append(shown.Steps, api.BackendCheckStep{Name: step.Name,
+			Millis: float64(step.Took.Microseconds()) / 1000, Error: step.Error})
 	}
 	return shown, nil
 }
@@ -174,7 +185,8 @@ func (s *Server) backendNames(name string) ([]string, error) {
 		return slices.Sorted(maps.Keys(s.Backends)), nil
 	}
 	if _, ok := s.Backends[name]; !ok {
-		return nil, badParam("backend", "no backend %q in the configuration%s", shorten(name), suggest.DidYouMean(shorten(name), slices.Sorted(maps.Keys(s.Backends))))
+		return nil, badParam("backend", "no backend %q in the configuration%s", shorten(name),
+			suggest.DidYouMean(shorten(name), slices.Sorted(maps.Keys(s.Backends))))
 	}
 	return []string{name}, nil
 }

@@ -35,13 +35,15 @@ func ethMethods() []Method {
 		Name: "web3_clientVersion", Summary: "Name and version of the agent",
 		Result: Result{"version", "String", `"Keyward/" and its version`}, do: clientVersion,
 	}, {
-		Name: "eth_signTypedData_v4", Summary: "Sign a ZKsync transaction given as EIP-712 typed data, or other typed data that a guard rule allows",
+		Name: "eth_signTypedData_v4", Summary: "Sign a ZKsync transaction given as EIP-712 typed data, or other typed " +
+			"data that a guard rule allows",
 		Params: typedDataParams(),
 		Result: signature, Errors: signingErrors, signs: true, do: signTypedData,
 	}, {
 		Name: "eth_signTransaction", Summary: "Sign a transaction, and give it complete",
 		Params: []Param{transactionParam},
-		Result: Result{"raw", "Bytes", "the raw transaction: of an agw session type 0x71 with its customSignature, of an eoa session type 0, 1 or 2"},
+		Result: Result{"raw", "Bytes", "the raw transaction: of an agw session type 0x71 with its customSignature, of an " +
+			"eoa session type 0, 1 or 2"},
 		Errors: signingErrors, signs: true, do: signRaw,
 	}, {
 		Name: "personal_sign", Summary: "Sign a text by EIP-191, if a guard rule allows it",
@@ -71,7 +73,8 @@ func typedDataParams() []Param {
 
 // transactionParam is that of every method that signs or tries a transaction.
 var transactionParam = Param{"transaction", true, "Transaction",
-	"from is the account; chainId may be left out if the session is clear without it; session (an id or a signer; or signer, an address) names the session, " +
+	"from is the account; chainId may be left out if the session is clear without it; session (an id or a signer; or " +
+		"signer, an address) names the session, " +
 		"and hooks the account's validation hooks (default: the session's validator alone)"}
 
 func listSigners(s *Server, _ context.Context, c *call) (any, error) {
@@ -119,7 +122,8 @@ func signTypedData(s *Server, ctx context.Context, c *call) (any, error) {
 }
 
 // signTypedData signs typed data that is a ZKsync transaction, and has anything else refused.
-func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data policy.JSONValue) (any, error) {
+func (s *Server) signTypedData(ctx context.Context, c *call, signer policy.Address, data policy.JSONValue) (any,
+	error) {
 	tx, err := zktx.ParseTypedData(data)
 	switch {
 	case errors.Is(err, zktx.ErrForeign):
@@ -155,7 +159,8 @@ func ethSign(s *Server, ctx context.Context, c *call) (any, error) {
 	return s.signPersonal(ctx, c, 1, 0)
 }
 
-// signPersonal has a text signed by EIP-191, which a guard rule has to allow. messageAt and signerAt are the positions of the parameters.
+// signPersonal has a text signed by EIP-191, which a guard rule has to allow. messageAt and signerAt are the positions
+// of the parameters.
 func (s *Server) signPersonal(ctx context.Context, c *call, messageAt, signerAt int) (any, error) {
 	const what = "a message (EIP-191)"
 	if !s.Signer.Guard.Load().AllowsMessages() { // the message is not looked at
@@ -179,7 +184,8 @@ func (s *Server) signPersonal(ctx context.Context, c *call, messageAt, signerAt 
 }
 
 // signMessage has a message signed, if a guard rule allows it.
-func (s *Server) signMessage(ctx context.Context, c *call, signer policy.Address, what string, m *rules.Message) (any, error) {
+func (s *Server) signMessage(ctx context.Context, c *call, signer policy.Address, what string, m *rules.Message) (any,
+	error) {
 	if !s.Signer.Guard.Load().AllowsMessages() {
 		return nil, s.refuseMessage(ctx, c, signer, what)
 	}

@@ -57,8 +57,8 @@ type deviceLogout struct {
 	err  error
 }
 
-// Lock locks the agent until admin_unlock: no signature is released any more, and the devices log out as soon as their calls
-// have ended, which it does not wait for. It takes effect even if the error says that the lock is not durable.
+// Lock locks the agent until admin_unlock: no signature is released any more, and the devices log out as soon as their
+// calls have ended, which it does not wait for. It takes effect even if the error says that the lock is not durable.
 func (s *Server) Lock() error {
 	s.signing.Shut()
 	s.lockMu.Lock()
@@ -85,7 +85,8 @@ func (s *Server) beginLogoutLocked() {
 	s.logout = round
 }
 
-// lastLock returns the version of the last lock, for [session.Signer.Unlock], and its log-out; nil if there was no lock.
+// lastLock returns the version of the last lock, for [session.Signer.Unlock], and its log-out; nil if there was no
+// lock.
 func (s *Server) lastLock() (version uint64, round *logout) {
 	s.lockMu.Lock()
 	defer s.lockMu.Unlock()
@@ -185,8 +186,8 @@ func adminUnlock(s *Server, ctx context.Context, c *call) (any, error) {
 	return api.Done{OK: true}, nil
 }
 
-// lockedAgain is for an unlock during which the agent was locked. The lock wins: what the unlock logged in after the lock's
-// own log-out is logged out.
+// lockedAgain is for an unlock during which the agent was locked. The lock wins: what the unlock logged in after the
+// lock's own log-out is logged out.
 func (s *Server) lockedAgain() error {
 	s.lockMu.Lock()
 	defer s.lockMu.Unlock()
@@ -256,7 +257,8 @@ func (s *Server) unlockersFor(params *api.Unlock) (map[string]backends.Unlocker,
 	}
 	if params.Backend == "" {
 		if params.PIN != nil && len(all) != 1 {
-			return nil, badParam("backend", "%d backends have a PIN, %s: say which one this is for", len(all), strings.Join(namesOf[backends.Unlocker](s.Backends), " and "))
+			return nil, badParam("backend", "%d backends have a PIN, %s: say which one this is for", len(all),
+				strings.Join(namesOf[backends.Unlocker](s.Backends), " and "))
 		}
 		return all, nil
 	}

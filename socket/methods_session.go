@@ -28,7 +28,8 @@ func sessionMethods() []Method {
 	}, {
 		Name: "session_simulate", Summary: "The verdict that signing would get now; nothing is counted",
 		Params: []Param{transactionParam},
-		Result: Result{"verdict", "Verdict", "a denial is a result here, no error"}, Errors: []int{api.CodeUnauthorized}, do: simulate,
+		Result: Result{"verdict", "Verdict", "a denial is a result here, no error"}, Errors: []int{api.CodeUnauthorized},
+		do: simulate,
 	}, {
 		Name: "session_signTransaction", Summary: "Sign a transaction, and give all that there is to it",
 		Params: []Param{transactionParam},
@@ -49,7 +50,10 @@ func rpcMethods() []Method {
 }
 
 func sessionList(s *Server, _ context.Context, c *call) (any, error) {
-	page, err := s.page(c, func(name session.Ref) (*session.Session, error) { return s.Signer.Sessions.GetFor(c.peer, name) })
+	page, err := s.page(c, func(name session.Ref) (*session.Session,
+		error) {
+		return s.Signer.Sessions.GetFor(c.peer, name)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +124,8 @@ func (s *Server) showWhole(sess *session.Session) (*api.Session, error) {
 	}
 	for _, u := range usage {
 		shown.Limits = append(shown.Limits, api.Limit{
-			Tracker: u.Tracker, Limit: u.Limit, Used: u.Used, Remaining: u.Remaining, ChainUsed: u.Chain, RunsOut: given(u.RunsOut),
+			Tracker: u.Tracker, Limit: u.Limit, Used: u.Used, Remaining: u.Remaining, ChainUsed: u.Chain,
+			RunsOut: given(u.RunsOut),
 		})
 	}
 	outstanding, err := s.Signer.Sessions.Outstanding(sess.ID)

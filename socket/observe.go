@@ -63,13 +63,15 @@ func (s *Server) tell(from *client, r *request, c *call, begun time.Time, err er
 	if signs {
 		s.recent.add(time.Now(), time.Since(begun))
 	}
-	refused := signs && refusal != nil && refusal.Code != api.CodeUnavailable // what the agent could not do, logFailure tells
+	// what the agent could not do, logFailure tells
+	refused := signs && refusal != nil && refusal.Code != api.CodeUnavailable
 	debug := s.log.Enabled(s.base, slog.LevelDebug)
 	if s.Observe == nil && !refused && !debug {
 		return
 	}
 	seen := Request{
-		Admin: from.socket.admin, Method: OtherMethod, Signs: signs, UID: from.peer.UID, Known: from.socket.quota.known(from.peer),
+		Admin: from.socket.admin, Method: OtherMethod, Signs: signs, UID: from.peer.UID,
+		Known:   from.socket.quota.known(from.peer),
 		Verdict: verdictOf(refusal), Took: time.Since(begun),
 	}
 	number := session.RecordOf(err)
@@ -96,15 +98,15 @@ func (s *Server) tell(from *client, r *request, c *call, begun time.Time, err er
 	}
 }
 
-// Lines in the log that clients cause with each request: so many a second, and so many that come together, of clients with
-// a session, and half of that of all others.
+// Lines in the log that clients cause with each request: so many a second, and so many that come together, of clients
+// with a session, and half of that of all others.
 const (
 	linesPerSecond = 20
 	linesBurst     = 200
 )
 
-// requestLog writes a line for a request, unless there are too many. A line has words of the agent's own and numbers only:
-// nothing that a client wrote.
+// requestLog writes a line for a request, unless there are too many. A line has words of the agent's own and numbers
+// only: nothing that a client wrote.
 type requestLog struct {
 	to      *slog.Logger
 	classes [2]struct { // others, known
@@ -131,7 +133,8 @@ func (l *requestLog) log(level slog.Level, msg string, seen *Request, pid int32,
 		class.skipped.Add(1)
 		return
 	}
-	attrs := []slog.Attr{slog.String("method", seen.Method), slog.Uint64("uid", uint64(seen.UID)), slog.Int64("pid", int64(pid)),
+	attrs := []slog.Attr{slog.String("method", seen.Method), slog.Uint64("uid", uint64(seen.UID)),
+		slog.Int64("pid", int64(pid)),
 		slog.String("verdict", string(seen.Verdict))}
 	if seen.Reason != "" {
 		attrs = append(attrs, slog.String("reason", seen.Reason))

@@ -28,7 +28,8 @@ func TestClosedConnectionsDontFillTheLog(t *testing.T) {
 // A web page is refused however its origin is written.
 func TestOriginIsRefused(t *testing.T) {
 	h := startServer(t, Limits{}, fakeMethods(nil, nil))
-	for _, origin := range []string{"Origin: https://x", "Origin:", "Origin:\r\nOrigin: https://x", "origin: null", "Origin: https://x\r\nOrigin:"} {
+	for _, origin := range []string{"Origin: https://x", "Origin:", "Origin:\r\nOrigin: https://x", "origin: null",
+		"Origin: https://x\r\nOrigin:"} {
 		c := dial(t, h.path)
 		c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\n%s\r\nContent-Length: %d\r\n\r\n%s", origin, len(echo), echo))
 		resp, err := http.ReadResponse(c.r, nil)

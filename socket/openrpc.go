@@ -114,7 +114,8 @@ func Markdown() string {
 	}
 	b.WriteString("\n### Methods on admin.sock\n\n`rpc_modules`, `rpc_discover` and `rpc_notifyWaiting` as above, and:\n\n")
 	writeMethods(&b, adminMethods())
-	b.WriteString("\n### Methods on approve.sock\n\n`rpc_modules`, `rpc_discover` and `rpc_notifyWaiting` as above, and:\n\n")
+	b.WriteString("\n### Methods on approve.sock\n\n`rpc_modules`, `rpc_discover` and `rpc_notifyWaiting` as above, " +
+		"and:\n\n")
 	writeMethods(&b, approveMethods())
 	b.WriteString("\n### Codes\n\n| code | meaning |\n|---|---|\n")
 	for _, e := range errorMeanings {

@@ -142,7 +142,8 @@ func TestReference(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, string(got)); diff != "" {
-			t.Errorf("%s is not what the methods are; run go test ./socket -run TestReference -update (-want +got):\n%s", path, diff)
+			t.Errorf("%s is not what the methods are; run go test ./socket -run TestReference -update (-want +got):\n%s", path,
+				diff)
 		}
 	}
 }
@@ -167,7 +168,8 @@ func TestGuideHasEveryReason(t *testing.T) {
 			reasons := regexp.MustCompile(`(?m)^\s*(?:const )?Reason\w+\s*=\s*"(\w+)"|Reason: "(\w+)"|refuse\("(\w+)"`).FindAllStringSubmatch(string(source), -1)
 			for _, m := range reasons {
 				found++
-				if reason := m[1] + m[2] + m[3]; !strings.HasSuffix(file, "_test.go") && !strings.Contains(string(guide), "`"+reason+"`") {
+				if reason := m[1] + m[2] + m[3]; !strings.HasSuffix(file, "_test.go") &&
+					!strings.Contains(string(guide), "`"+reason+"`") {
 					t.Errorf("docs/app-guide.md lacks the reason %q of %s", reason, file)
 				}
 			}

@@ -16,7 +16,8 @@ const (
 )
 
 var pageParam = Param{"page", false, "Page", fmt.Sprintf(
-	"after: the id or signer of the last session of the page before; limit: at most this many, 1 to %d, default %d. A page with fewer is the last. Without this parameter: all",
+	"after: the id or signer of the last session of the page before; limit: at most this many, 1 to %d, default %d. A "+
+		"page with fewer is the last. Without this parameter: all",
 	maxPage, defaultPage)}
 
 // page reads the parameter of a list. find finds the session that after names.

@@ -64,7 +64,8 @@ func TestPages(t *testing.T) {
 			{"the first two", []any{map[string]any{"limit": 2}}, fmt.Sprint(list.ids[:2])},
 			{"after the second", []any{map[string]any{"after": list.ids[1], "limit": 2}}, fmt.Sprint(list.ids[2:4])},
 			{"after the second, without a limit", []any{map[string]any{"after": list.ids[1]}}, fmt.Sprint(list.ids[2:])},
-			{"after the first by signer", []any{map[string]any{"after": sessions[0].Signer(), "limit": 1}}, fmt.Sprint(list.ids[1:2])},
+			{"after the first by signer", []any{map[string]any{"after": sessions[0].Signer(), "limit": 1}},
+				fmt.Sprint(list.ids[1:2])},
 			{"after the last", []any{map[string]any{"after": list.ids[len(list.ids)-1]}}, "[]"},
 			{"limit 0", []any{map[string]any{"limit": 0}}, "-32602 invalidParams"},
 			{"limit below 0", []any{map[string]any{"limit": -1}}, "-32602 invalidParams"},
@@ -91,7 +92,8 @@ func TestPages(t *testing.T) {
 	}
 	// A session that ends between two pages leaves no gap.
 	a.revoke(sessions[1])
-	if got := pageOf(t, a.app, "session_list", api.Page{After: string(sessions[1].ID), Limit: 2}); got != fmt.Sprint(ours[2:4]) {
+	if got := pageOf(t, a.app, "session_list", api.Page{After: string(sessions[1].ID),
+		Limit: 2}); got != fmt.Sprint(ours[2:4]) {
 		t.Errorf("after one that has ended: %s, want %v", got, ours[2:4])
 	}
 }

@@ -42,9 +42,9 @@ func peerOfFD(fd int) (audit.Peer, error) {
 	return peer, nil
 }
 
-// exeOf is the file that the process which connected runs now, "" if that is not known. It is for the record only and never for
-// a decision: between connect(2) and here the process may have run another program, and the kernel keeps no note
-// of the one before. It is no other process's: a pid that was given to another one meanwhile is noticed by the
+// exeOf is the file that the process which connected runs now, "" if that is not known. It is for the record only and
+// never for a decision: between connect(2) and here the process may have run another program, and the kernel keeps no
+// note of the one before. It is no other process's: a pid that was given to another one meanwhile is noticed by the
 // pidfd of the one that connected (SO_PEERPIDFD, Linux 6.5).
 func exeOf(fd int, pid int32) string {
 	exe, err := os.Readlink("/proc/" + strconv.Itoa(int(pid)) + "/exe")

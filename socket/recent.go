@@ -12,7 +12,8 @@ const (
 	fineBits    = 4 // of a duration that tell buckets apart: they are 1/16 apart
 )
 
-// recent counts how long requests for a signature took in the last minute. Safe for concurrent use. The zero recent is empty.
+// recent counts how long requests for a signature took in the last minute. Safe for concurrent use. The zero recent is
+// empty.
 type recent struct {
 	mu    sync.Mutex
 	slots [recentSlots]recentCounts
@@ -50,8 +51,8 @@ func (r *recent) take(parts ...float64) (durations []time.Duration, n int) {
 	return quantilesOf(since, parts)
 }
 
-// quantiles returns how long that part of the requests of the last minute took at most, for each of parts, 0 to 1. n is how many requests there
-// were; if it is 0, so are the durations.
+// quantiles returns how long that part of the requests of the last minute took at most, for each of parts, 0 to 1. n is
+// how many requests there were; if it is 0, so are the durations.
 func (r *recent) quantiles(now time.Time, parts ...float64) (durations []time.Duration, n int) {
 	oldest := now.UnixNano()/int64(recentSlot) - recentSlots + 1
 	all := map[int]int{}

@@ -30,7 +30,8 @@ func TestRecent(t *testing.T) {
 func TestRecentBuckets(t *testing.T) {
 	for range 10000 {
 		d := time.Duration(rand.Uint64N(1<<rand.UintN(40))) * time.Microsecond
-		if end := endOf(bucketOf(d)); end < d || end > d+d/16 || bucketOf(end) != bucketOf(d) || bucketOf(end+time.Microsecond) != bucketOf(d)+1 {
+		if end := endOf(bucketOf(d)); end < d || end > d+d/16 || bucketOf(end) != bucketOf(d) ||
+			bucketOf(end+time.Microsecond) != bucketOf(d)+1 {
 			t.Fatalf("%v is in bucket %d, which ends at %v", d, bucketOf(d), end)
 		}
 	}

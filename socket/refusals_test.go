@@ -24,10 +24,11 @@ func TestTrailHasEveryRefusal(t *testing.T) {
 		return string(text)
 	}
 	kinds := []string{
-		request("eth_signTransaction", tx(map[string]any{"to": testOther})),                         // 4001
-		request("personal_sign", "0x00", sess.Signer),                                               // 4001
-		request("eth_signTransaction", tx(map[string]any{"from": testOther})),                       // 4100
-		request("eth_signTransaction", tx(map[string]any{"from": testOther, "chainId": nil})),       // 4100, and no complete transaction
+		request("eth_signTransaction", tx(map[string]any{"to": testOther})),   // 4001
+		request("personal_sign", "0x00", sess.Signer),                         // 4001
+		request("eth_signTransaction", tx(map[string]any{"from": testOther})), // 4100
+		// 4100, and no complete transaction
+		request("eth_signTransaction", tx(map[string]any{"from": testOther, "chainId": nil})),
 		request("eth_signTypedData_v4", testOther, typedData(nil)),                                  // 4100
 		request("session_signTransaction", tx(map[string]any{"session": strings.Repeat("x", 900)})), // 4100
 		request("eth_signTransaction", tx(map[string]any{"extra": 1})),                              // -32602

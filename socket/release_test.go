@@ -37,7 +37,8 @@ func (a *agent) slowDevice() (goOn func()) {
 // inDevice waits until the device works on n signatures of the session.
 func (a *agent) inDevice(id string, n int) {
 	a.t.Helper()
-	waitFor(a.t, fmt.Sprintf("%d signatures in the device", n), func() bool { return a.Signer.Sessions.InDevice(session.ID(id)) == n })
+	waitFor(a.t, fmt.Sprintf("%d signatures in the device", n),
+		func() bool { return a.Signer.Sessions.InDevice(session.ID(id)) == n })
 }
 
 // failures counts the sign.failed records by their verdict's reason.
@@ -239,7 +240,8 @@ func TestRevokeReachesQueuedAnswers(t *testing.T) {
 	}
 }
 
-// writeHangs reports whether a write to a client of agent.sock has found the kernel's buffer full. It goes on once the client reads.
+// writeHangs reports whether a write to a client of agent.sock has found the kernel's buffer full. It goes on once the
+// client reads.
 func (a *agent) writeHangs() bool {
 	stacks := make([]byte, 4<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]

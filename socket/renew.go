@@ -12,7 +12,8 @@ import (
 // Now returns the Server that handles the next request.
 func (s *Server) Now() *Server { return s.current.Load() }
 
-// enter returns the Server that handles a request which begins now. The caller calls users.Leave of it when the request is over.
+// enter returns the Server that handles a request which begins now. The caller calls users.Leave of it when the request
+// is over.
 func (s *Server) enter() *Server {
 	for {
 		if now := s.Now(); now.users.Enter() {
@@ -22,11 +23,12 @@ func (s *Server) enter() *Server {
 }
 
 // Renew replaces the configuration: requests that begin after it returns are handled with next, and those before with
-// what was current. Logger, Observe, Version, Started and Confined stay as they are. Bounds on what clients hold change for
-// what they take from now on.
+// what was current. Logger, Observe, Version, Started and Confined stay as they are. Bounds on what clients hold change
+// for what they take from now on.
 //
-// locks is what [session.Signer.LockVersion] returned before the devices of next were opened. If the agent was locked since,
-// Renew changes nothing and returns an error that wraps [session.ErrLocked], because the lock did not log these devices out.
+// locks is what [session.Signer.LockVersion] returned before the devices of next were opened. If the agent was locked
+// since, Renew changes nothing and returns an error that wraps [session.ErrLocked], because the lock did not log these
+// devices out.
 //
 // The Server that Renew returns is the one that was current; see [Server.Drain]. Calls of Renew must not overlap.
 func (s *Server) Renew(next Config, locks uint64) (old *Server, err error) {
@@ -36,7 +38,8 @@ func (s *Server) Renew(next Config, locks uint64) (old *Server, err error) {
 	if old.Signer.LockVersion() != locks {
 		return nil, fmt.Errorf("%w: it was locked while the configuration was read", session.ErrLocked)
 	}
-	next.Logger, next.Observe, next.Version, next.Started, next.Confined = old.Logger, old.Observe, old.Version, old.Started, old.Confined
+	next.Logger, next.Observe, next.Version, next.Started, next.Confined = old.Logger, old.Observe, old.Version,
+		old.Started, old.Confined
 	limits := next.Limits.withDefaults()
 	open := openFiles() - s.agent.quota.inUse(connections) - s.admin.quota.inUse(connections)
 	fewer := limits.fitFiles(open)
@@ -54,7 +57,8 @@ func (s *Server) Renew(next Config, locks uint64) (old *Server, err error) {
 // Drain waits until no request is handled by s any more, which another Server has replaced.
 func (s *Server) Drain(ctx context.Context) error { return s.users.Close(ctx) }
 
-// RecordLatency writes how long requests for a signature took since it was called last to the audit trail, if there were any.
+// RecordLatency writes how long requests for a signature took since it was called last to the audit trail, if there
+// were any.
 func (s *Server) RecordLatency(ctx context.Context) error {
 	took, n := s.recent.take(.5, .99)
 	if n == 0 {

@@ -28,8 +28,8 @@ func (a *agent) reconfigure(device backends.Backend, maxMessage int, locks uint6
 	return a.Renew(next, locks)
 }
 
-// A request that is at its device when the configuration is replaced is finished there. One that comes then goes to the new device,
-// which does not have the key. The old device is free when the first request is over, and not before.
+// A request that is at its device when the configuration is replaced is finished there. One that comes then goes to the
+// new device, which does not have the key. The old device is free when the first request is over, and not before.
 func TestRenewKeepsRequests(t *testing.T) {
 	a := startAgent(t)
 	sess := a.session("agw", testSpec)

@@ -34,8 +34,8 @@ type Config struct {
 	Signer   *session.Signer
 	Backends map[string]Backend // by name in the configuration
 	Chains   map[string]Chain   // by name in the configuration
-	// Reload puts the configuration into effect as it is on disk now. It runs within a request, so it must not wait for those that
-	// are being worked on.
+	// Reload puts the configuration into effect as it is on disk now. It runs within a request, so it must not wait for
+	// those that are being worked on.
 	Reload  func(ctx context.Context) (*api.Reloaded, error)
 	Version string
 	Started time.Time
@@ -62,8 +62,8 @@ type Chain struct {
 	Validator policy.Address // zero: no agw sessions on this chain
 }
 
-// Server serves the two sockets with one configuration. Make it with [New]; [Server.Renew] replaces the configuration. A request
-// is handled by the Server that was current when it began.
+// Server serves the two sockets with one configuration. Make it with [New]; [Server.Renew] replaces the configuration.
+// A request is handled by the Server that was current when it began.
 type Server struct {
 	Config
 	limits Limits // with defaults
@@ -152,12 +152,14 @@ func New(cfg Config) *Server {
 }
 
 func newEndpoint(admin bool, methods []Method, limits Limits, known func(audit.Peer) bool) *endpoint {
-	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits, known), work: newWork(known)}
+	return &endpoint{admin: admin, list: methods, methods: methodTable(methods), quota: newQuota(limits, known),
+		work: newWork(known)}
 }
 
 // hasSession reports whether peer is a client of a session.
 func (s *Server) hasSession(peer audit.Peer) bool {
-	return s.Signer == nil || s.Signer.Sessions.HasSession(peer) // without a Signer there are no sessions to be told apart by
+	// without a Signer there are no sessions to be told apart by
+	return s.Signer == nil || s.Signer.Sessions.HasSession(peer)
 }
 
 // Serve serves the sockets until [Server.Shutdown], which is nil here, or until a socket fails. When
@@ -219,7 +221,8 @@ func (s *Server) accept(l net.Listener, e *endpoint) error {
 			}
 		case errors.Is(err, net.ErrClosed):
 			return nil
-		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM):
+		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) ||
+			errors.Is(err, syscall.ENOMEM):
 			s.often.log(slog.LevelWarn, "can't accept a connection", "error", err)
 			select {
 			case <-time.After(pause):

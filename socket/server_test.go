@@ -25,8 +25,10 @@ func TestEnvelope(t *testing.T) {
 		{"null", `{"jsonrpc":"2.0","id":null,"method":"test_echo","params":[]}`, `{"jsonrpc":"2.0","id":null,"result":[]}`},
 		{"large id", `{"jsonrpc":"2.0","id":12345678901234567890.10e+2,"method":"test_echo","params":[]}`,
 			`{"jsonrpc":"2.0","id":12345678901234567890.10e+2,"result":[]}`},
-		{"odd id", `{"jsonrpc":"2.0","id":"<&>\u0041","method":"test_echo","params":[]}`, `{"jsonrpc":"2.0","id":"<&>\u0041","result":[]}`},
-		{"members in any order", `{"params":[2],"method":"test_echo","id":1,"jsonrpc":"2.0"}`, `{"jsonrpc":"2.0","id":1,"result":[2]}`},
+		{"odd id", `{"jsonrpc":"2.0","id":"<&>\u0041","method":"test_echo","params":[]}`,
+			`{"jsonrpc":"2.0","id":"<&>\u0041","result":[]}`},
+		{"members in any order", `{"params":[2],"method":"test_echo","id":1,"jsonrpc":"2.0"}`,
+			`{"jsonrpc":"2.0","id":1,"result":[2]}`},
 		{"no newline, no params", `{"method":"test_echo","id":1,"jsonrpc":"2.0"}`, `{"jsonrpc":"2.0","id":1,"result":null}`},
 		{"batch", `[{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[1]},{"jsonrpc":"2.0","method":"test_echo"},{"jsonrpc":"2.0","id":"b","method":"test_echo","params":[2]}]`,
 			`[{"jsonrpc":"2.0","id":1,"result":[1]},{"jsonrpc":"2.0","id":"b","result":[2]}]`},
@@ -37,7 +39,8 @@ func TestEnvelope(t *testing.T) {
 		{"no method", `{"jsonrpc":"2.0","id":1}`, `1 -32600`},
 		{"method null", `{"jsonrpc":"2.0","id":1,"method":null}`, `1 -32600`},
 		{"method empty", `{"jsonrpc":"2.0","id":1,"method":""}`, `1 -32600`},
-		{"unknown member", `{"jsonrpc":"2.0","id":1,"method":"test_echo","extra":1}`, `{"jsonrpc":"2.0","id":1,"result":null}`},
+		{"unknown member", `{"jsonrpc":"2.0","id":1,"method":"test_echo","extra":1}`,
+			`{"jsonrpc":"2.0","id":1,"result":null}`},
 		{"unknown member twice", `{"jsonrpc":"2.0","id":1,"method":"test_echo","extra":1,"\u0065xtra":2}`, `1 -32600`},
 		{"many unknown members", `{"jsonrpc":"2.0","id":1,"method":"test_echo"` + manyMembers(65) + `}`, `1 -32600`},
 		{"member in another case", `{"jsonrpc":"2.0","id":1,"Method":"test_echo"}`, `1 -32600`},
@@ -47,8 +50,10 @@ func TestEnvelope(t *testing.T) {
 		{"id is a boolean", `{"jsonrpc":"2.0","id":true,"method":"test_echo"}`, `null -32600`},
 		{"id too long", `{"jsonrpc":"2.0","id":"` + strings.Repeat("x", 300) + `","method":"test_echo"}`, `null -32600`},
 		{"params by name", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":{"a":1}}`, `1 -32602`},
-		{"params null", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":null}`, `{"jsonrpc":"2.0","id":1,"result":null}`},
-		{"far too many params", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[1` + strings.Repeat(",1", 99) + `]}`, `1 -32602`},
+		{"params null", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":null}`,
+			`{"jsonrpc":"2.0","id":1,"result":null}`},
+		{"far too many params", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[1` + strings.Repeat(",1", 99) + `]}`,
+			`1 -32602`},
 		{"too many params", `{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[1,2,3,4]}`, `1 -32602`},
 		{"too few params", `{"jsonrpc":"2.0","id":1,"method":"test_need","params":[]}`, `1 -32602`},
 		{"unknown method", `{"jsonrpc":"2.0","id":1,"method":"test_none"}`, `1 -32601`},
@@ -76,7 +81,8 @@ func TestEnvelope(t *testing.T) {
 				t.Errorf("answer to %s = %s, want %s", tt.request, got, tt.want)
 			}
 			// Whatever it was, the connection goes on.
-			if got, want := c.ask(`{"jsonrpc":"2.0","id":"after","method":"test_echo","params":[]}`), `{"jsonrpc":"2.0","id":"after","result":[]}`; got != want {
+			if got, want := c.ask(`{"jsonrpc":"2.0","id":"after","method":"test_echo","params":[]}`),
+				`{"jsonrpc":"2.0","id":"after","result":[]}`; got != want {
 				t.Errorf("afterwards %s, want %s", got, want)
 			}
 		})
@@ -115,7 +121,8 @@ func TestNotification(t *testing.T) {
 	h := startServer(t, Limits{}, fakeMethods(nil, started))
 	c := dial(t, h.path)
 	c.send(`{"jsonrpc":"2.0","method":"test_wait"}[{"jsonrpc":"2.0","method":"test_wait"}]`)
-	if got, want := c.ask(`{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[]}`), `{"jsonrpc":"2.0","id":1,"result":[]}`; got != want {
+	if got, want := c.ask(`{"jsonrpc":"2.0","id":1,"method":"test_echo","params":[]}`),
+		`{"jsonrpc":"2.0","id":1,"result":[]}`; got != want {
 		t.Errorf("after notifications %s, want %s", got, want)
 	}
 	if len(started) != 0 {
@@ -149,7 +156,8 @@ func TestParallel(t *testing.T) {
 	for range 20 {
 		<-started
 	}
-	if got, want := c.ask(`{"jsonrpc":"2.0","id":"fast","method":"test_echo"}`), `{"jsonrpc":"2.0","id":"fast","result":null}`; got != want {
+	if got, want := c.ask(`{"jsonrpc":"2.0","id":"fast","method":"test_echo"}`),
+		`{"jsonrpc":"2.0","id":"fast","result":null}`; got != want {
 		t.Errorf("beside 20 slow calls %s, want %s", got, want)
 	}
 	close(block)
@@ -225,7 +233,8 @@ func TestShutdown(t *testing.T) {
 	for !h.calls.Closed() {
 		time.Sleep(time.Millisecond)
 	}
-	if got := idle.ask(`{"jsonrpc":"2.0","id":2,"method":"test_echo"}`); code(t, got) != -32000 || !strings.Contains(got, `"retryable":true`) {
+	if got := idle.ask(`{"jsonrpc":"2.0","id":2,"method":"test_echo"}`); code(t, got) != -32000 ||
+		!strings.Contains(got, `"retryable":true`) {
 		t.Errorf("while it ends: %s, want -32000, retryable", got)
 	}
 	close(block)

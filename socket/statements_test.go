@@ -14,8 +14,8 @@ import (
 // false. A sentence that states no rule has "none" and the reason instead.
 const statementsFile = "testdata/statements.txt"
 
-// Each sentence and each table row of docs/protocol.md and docs/app-guide.md has a test, or states no rule. So no statement
-// is added or changed without a test for it being named.
+// Each sentence and each table row of docs/protocol.md and docs/app-guide.md has a test, or states no rule. So no
+// statement is added or changed without a test for it being named.
 func TestEveryStatementHasATest(t *testing.T) {
 	for document, named := range readStatements(t) {
 		found := statementsOf(t, document)

@@ -183,7 +183,8 @@ func (s *scanner) bound(c byte) *badMessage {
 	case s.next-s.start >= s.max: // and it goes on
 		return s.refuse(tooLarge(s.max, nil))
 	case s.depth > s.maxDepth && (c == '{' || c == '['):
-		return s.refuse(&badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("message nested deeper than %d levels", s.maxDepth)})
+		return s.refuse(&badMessage{code: api.CodeInvalidRequest,
+			msg: fmt.Sprintf("message nested deeper than %d levels", s.maxDepth)})
 	}
 	return nil
 }
@@ -289,7 +290,8 @@ func (s *scanner) Release() {
 
 // tooLarge refuses a message of which only the beginning was looked at.
 func tooLarge(max int, beginning []byte) *badMessage {
-	return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("message larger than %d bytes", max), id: leadingID(beginning)}
+	return &badMessage{code: api.CodeInvalidRequest, msg: fmt.Sprintf("message larger than %d bytes", max),
+		id: leadingID(beginning)}
 }
 
 // onlyDocument returns the one document that body holds. It may overwrite body.

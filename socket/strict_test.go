@@ -85,8 +85,10 @@ func TestStrictness(t *testing.T) {
 		{"typed data: another version", domain("version", "1"), "domain.version"},
 		{"typed data: a contract in the domain", domain("verifyingContract", testGame), "domain.verifyingContract"},
 		{"typed data: chain 0", domain("chainId", 0), "domain.chainId"},
-		{"typed data: fields in another order", types(func(f []map[string]string) { f[0], f[1] = f[1], f[0] }), "types.Transaction[0].name"},
-		{"typed data: a field of another type", types(func(f []map[string]string) { f[1]["type"] = "address" }), "types.Transaction[1].type"},
+		{"typed data: fields in another order", types(func(f []map[string]string) { f[0], f[1] = f[1], f[0] }),
+			"types.Transaction[0].name"},
+		{"typed data: a field of another type", types(func(f []map[string]string) { f[1]["type"] = "address" }),
+			"types.Transaction[1].type"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			call := []any{"session_signTransaction", tt.bad}

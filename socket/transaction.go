@@ -54,8 +54,8 @@ func (s *Server) parseTransaction(ctx context.Context, c *call) (*transactionReq
 	return req, err
 }
 
-// readOwn reads the members that are ours, and what else says which session the request means. What is wrong with chainId the
-// parser says, in its own words.
+// readOwn reads the members that are ours, and what else says which session the request means. What is wrong with
+// chainId the parser says, in its own words.
 func (r *transactionRequest) readOwn(fields *zktx.Request) (ref session.Ref, err error) {
 	name, signer := fields.Get("session"), fields.Get("signer")
 	switch {

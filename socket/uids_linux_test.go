@@ -62,7 +62,8 @@ func startOpenServer(t *testing.T, limits Limits) *harness {
 // startServerFor is startOpenServer where known says of whom there is a session.
 func startServerFor(t *testing.T, limits Limits, known func(audit.Peer) bool) *harness {
 	t.Helper()
-	h := &harness{Server: New(Config{Limits: limits, Version: "test"}), path: filepath.Join(openDir(t), "agent.sock"), served: make(chan error, 1)}
+	h := &harness{Server: New(Config{Limits: limits, Version: "test"}), path: filepath.Join(openDir(t), "agent.sock"),
+		served: make(chan error, 1)}
 	methods := fakeMethods(nil, nil)
 	h.agent.list, h.agent.methods = methods, methodTable(methods)
 	h.agent.quota.known, h.agent.work.known = known, known
@@ -124,7 +125,8 @@ func TestAClientDoesNotHoldAnothersMemory(t *testing.T) {
 	}
 	waitFor(t, "the memory to be held", func() bool { return h.agent.quota.inUse(bytesInFlight) > 12<<20 })
 	client := dialAs(t, h.path, clientUID)
-	if got := client.ask(`{"jsonrpc":"2.0","id":1,"method":"test_echo","params":["` + strings.Repeat("x", 1<<20-100) + `"]}`); code(t, got) != 0 {
+	if got := client.ask(`{"jsonrpc":"2.0","id":1,"method":"test_echo","params":["` + strings.Repeat("x", 1<<20-100) +
+		`"]}`); code(t, got) != 0 {
 		t.Errorf("a large message: %.200s", got)
 	}
 }
@@ -203,7 +205,8 @@ func TestConnectionsFollowTheFileLimit(t *testing.T) {
 	}
 	open := openFiles()
 	for _, files := range []uint64{uint64(open) + 300, 4096, 1} {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: max(files, uint64(open)+8), Max: limit.Max}); err != nil {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: max(files, uint64(open)+8),
+			Max: limit.Max}); err != nil {
 			t.Fatal(err)
 		}
 		l := Limits{}.withDefaults()
@@ -213,7 +216,8 @@ func TestConnectionsFollowTheFileLimit(t *testing.T) {
 		}
 		all := l.MaxConnections + l.maxRefusedConns
 		if !fewer || l.MaxConnections < 1 || l.maxRefusedConns < 1 || files > 1 && all+open+reservedFiles > int(files) {
-			t.Errorf("of %d files, %d open: %d connections and %d that are refused", files, open, l.MaxConnections, l.maxRefusedConns)
+			t.Errorf("of %d files, %d open: %d connections and %d that are refused", files, open, l.MaxConnections,
+				l.maxRefusedConns)
 		}
 	}
 	if l := (Limits{MaxConnections: 10, maxRefusedConns: 1}); l.fitFiles(openFiles()) || l.MaxConnections != 10 {

@@ -12,7 +12,8 @@ import (
 const waitingMethod = "keyward_waiting"
 
 // whyHTTP is why a client over HTTP is not told.
-const whyHTTP = "over HTTP there is no way to tell: use the raw stream on this socket, or ask for the session meanwhile, which says it in waiting"
+const whyHTTP = "over HTTP there is no way to tell: use the raw stream on this socket, or ask for the session " +
+	"meanwhile, which says it in waiting"
 
 // notifyMethod lets a client ask for notifications, which it gets of what it asks afterwards on this connection.
 func notifyMethod() Method {

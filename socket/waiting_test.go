@@ -132,7 +132,8 @@ func TestWaitingOverHTTP(t *testing.T) {
 	a := startAgent(t)
 	web := httpClient(a.appPath)
 	defer web.CloseIdleConnections()
-	resp, err := web.Post("http://keyward/", "application/json", strings.NewReader(requestLine(t, "1", "rpc_notifyWaiting")))
+	resp, err := web.Post("http://keyward/", "application/json",
+		strings.NewReader(requestLine(t, "1", "rpc_notifyWaiting")))
 	if err != nil {
 		t.Fatal(err)
 	}

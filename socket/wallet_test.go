@@ -100,8 +100,10 @@ func TestRefusals4001And4100(t *testing.T) {
 		params []any
 		want   string
 	}{
-		{"not allowed", "eth_signTypedData_v4", []any{sess.Signer, typedData(map[string]any{"to": asInteger(testOther)})}, "4001 callNotAllowed"},
-		{"another account", "eth_signTypedData_v4", []any{sess.Signer, typedData(map[string]any{"from": asInteger(testOther)})}, "4001"},
+		{"not allowed", "eth_signTypedData_v4", []any{sess.Signer, typedData(map[string]any{"to": asInteger(testOther)})},
+			"4001 callNotAllowed"},
+		{"another account", "eth_signTypedData_v4", []any{sess.Signer,
+			typedData(map[string]any{"from": asInteger(testOther)})}, "4001"},
 		{"from the signer itself", "eth_signTransaction", []any{tx(map[string]any{"from": sess.Signer})}, "4001"},
 		{"foreign typed data", "eth_signTypedData_v4", []any{sess.Signer, foreign}, "4001 messageNotAllowed"},
 		{"foreign typed data, Clef", "account_signTypedData", []any{sess.Signer, foreign}, "4001 messageNotAllowed"},
@@ -109,7 +111,8 @@ func TestRefusals4001And4100(t *testing.T) {
 		{"message with a password", "personal_sign", []any{"0x00", sess.Signer, "x"}, "4001 messageNotAllowed"},
 		{"message, old style", "eth_sign", []any{sess.Signer, "0x" + strings.Repeat("00", 32)}, "4001 messageNotAllowed"},
 		{"message, Clef", "account_signData", []any{"text/plain", sess.Signer, "0x00"}, "4001 messageNotAllowed"},
-		{"clique header", "account_signData", []any{"application/x-clique-header", sess.Signer, "0x00"}, "4001 messageNotAllowed"},
+		{"clique header", "account_signData", []any{"application/x-clique-header", sess.Signer, "0x00"},
+			"4001 messageNotAllowed"},
 		{"contract creation", "eth_signTransaction", []any{tx(map[string]any{"to": nil})}, "4001 refusedType"},
 		{"blob", "eth_signTransaction", []any{tx(map[string]any{"type": "0x3"})}, "4001 refusedType"},
 		{"set code", "session_signTransaction", []any{tx(map[string]any{"authorizationList": []any{}})}, "4001 refusedType"},
@@ -117,9 +120,11 @@ func TestRefusals4001And4100(t *testing.T) {
 		{"unknown signer", "eth_signTypedData_v4", []any{testOther, typedData(nil)}, "4100 unknownSigner"},
 		{"unknown signer, message", "personal_sign", []any{"0x00", testOther}, "4100 unknownSigner"},
 		{"unknown account", "eth_signTransaction", []any{tx(map[string]any{"from": testOther})}, "4100 unknownSigner"},
-		{"unknown account, not even complete", "eth_signTransaction", []any{map[string]any{"from": testOther}}, "4100 unknownSigner"},
+		{"unknown account, not even complete", "eth_signTransaction", []any{map[string]any{"from": testOther}},
+			"4100 unknownSigner"},
 		{"unknown session", "session_get", []any{"0123456789abcdef"}, "4100 unknownSigner"},
-		{"unknown session, signing", "session_signTransaction", []any{tx(map[string]any{"session": "0123456789abcdef"})}, "4100 unknownSigner"},
+		{"unknown session, signing", "session_signTransaction", []any{tx(map[string]any{"session": "0123456789abcdef"})},
+			"4100 unknownSigner"},
 		{"other chain", "eth_signTransaction", []any{tx(map[string]any{"chainId": 5})}, "4001 wrongChain"},
 
 		{"no address", "eth_signTypedData_v4", []any{nil, typedData(nil)}, "-32602 invalidParams"},
@@ -129,15 +134,21 @@ func TestRefusals4001And4100(t *testing.T) {
 		{"typed data a number", "eth_signTypedData_v4", []any{sess.Signer, 7}, "-32602 invalidParams"},
 		{"typed data in bad hex", "account_signData", []any{"data/typed", sess.Signer, "0xz"}, "-32602 invalidParams"},
 		{"mime missing", "account_signData", []any{7, sess.Signer, "0x"}, "-32602 invalidParams"},
-		{"dirty address", "eth_signTypedData_v4", []any{sess.Signer, typedData(map[string]any{"to": "0x01" + strings.Repeat("00", 20)})}, "-32602 invalidParams"},
-		{"factoryDeps [null]", "eth_signTypedData_v4", []any{sess.Signer, typedData(map[string]any{"factoryDeps": []any{nil}})}, "-32602 invalidParams"},
+		{"dirty address", "eth_signTypedData_v4", []any{sess.Signer,
+			typedData(map[string]any{"to": "0x01" + strings.Repeat("00", 20)})}, "-32602 invalidParams"},
+		{"factoryDeps [null]", "eth_signTypedData_v4", []any{sess.Signer,
+			typedData(map[string]any{"factoryDeps": []any{nil}})}, "-32602 invalidParams"},
 		{"unknown field", "eth_signTransaction", []any{tx(map[string]any{"extra": 1})}, "-32602 invalidParams"},
-		{"duplicate field", "eth_signTransaction", []any{json.RawMessage(`{"from":"` + testAccount + `","from":"` + testOther + `"}`)}, "-32602 invalidParams"},
+		{"duplicate field", "eth_signTransaction", []any{json.RawMessage(`{"from":"` + testAccount + `","from":"` +
+			testOther + `"}`)}, "-32602 invalidParams"},
 		{"no object", "eth_signTransaction", []any{"0x00"}, "-32602 invalidParams"},
-		{"hooks without the validator", "session_signTransaction", []any{tx(map[string]any{"hooks": []string{testOther}})}, "-32602 invalidParams"},
-		{"hooks twice", "session_signTransaction", []any{tx(map[string]any{"hooks": []any{a.validator, a.validator}})}, "-32602 invalidParams"},
+		{"hooks without the validator", "session_signTransaction", []any{tx(map[string]any{"hooks": []string{testOther}})},
+			"-32602 invalidParams"},
+		{"hooks twice", "session_signTransaction", []any{tx(map[string]any{"hooks": []any{a.validator, a.validator}})},
+			"-32602 invalidParams"},
 		{"no hooks", "session_signTransaction", []any{tx(map[string]any{"hooks": []any{}})}, "-32602 invalidParams"},
-		{"session and signer", "session_signTransaction", []any{tx(map[string]any{"session": sess.ID, "signer": sess.Signer})}, "-32602 invalidParams"},
+		{"session and signer", "session_signTransaction",
+			[]any{tx(map[string]any{"session": sess.ID, "signer": sess.Signer})}, "-32602 invalidParams"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := a.ask(tt.method, tt.params...); got != tt.want && !(len(tt.want) == 4 && strings.HasPrefix(got, tt.want)) {
@@ -188,7 +199,8 @@ func TestSignTransactionAGW(t *testing.T) {
 		}
 	}
 	for name, session := range map[string]any{"id": sess.ID, "signer": sess.Signer} {
-		if again, err := a.app.SignTransaction(t.Context(), tx(map[string]any{"session": session})); err != nil || again.Raw.String() != signed.Raw.String() {
+		if again, err := a.app.SignTransaction(t.Context(), tx(map[string]any{"session": session})); err != nil ||
+			again.Raw.String() != signed.Raw.String() {
 			t.Errorf("by the session's %s: %v, %v, want the same", name, again, err)
 		}
 	}
@@ -228,7 +240,8 @@ func TestSimulate(t *testing.T) {
 	}
 	transfer["nonce"] = 2
 	verdict, err := a.app.Simulate(t.Context(), tx(transfer))
-	if err != nil || verdict.Allow || verdict.Reason != policy.ReasonLifetimeExceeded || verdict.Denial == nil || verdict.Denial.Remaining == nil {
+	if err != nil || verdict.Allow || verdict.Reason != policy.ReasonLifetimeExceeded || verdict.Denial == nil ||
+		verdict.Denial.Remaining == nil {
 		t.Errorf("Simulate = %+v, %v, want denied by the lifetime limit", verdict, err)
 	}
 	shown, err := a.app.Session(t.Context(), sess.ID)
@@ -243,7 +256,8 @@ func TestSimulate(t *testing.T) {
 		t.Errorf("by signer: %+v, %v", bySigner, err)
 	}
 	list, err := a.app.Sessions(t.Context())
-	if err != nil || len(list) != 1 || list[0].ID != sess.ID || list[0].Validator == nil || *list[0].Validator != a.validator {
+	if err != nil || len(list) != 1 || list[0].ID != sess.ID || list[0].Validator == nil ||
+		*list[0].Validator != a.validator {
 		t.Errorf("Sessions = %v, %v", list, err)
 	}
 }

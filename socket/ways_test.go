@@ -13,9 +13,15 @@ import (
 // ways are all ways to hand in one transaction: as typed data and as a request.
 func (a *agent) ways(signer any, inTypedData, inRequest map[string]any) map[string]func() string {
 	return map[string]func() string{
-		"typed data":               func() string { return a.detail("eth_signTypedData_v4", signer, typedData(inTypedData)) },
-		"Clef's typed data":        func() string { return a.detail("account_signTypedData", signer, typedData(inTypedData)) },
-		"Clef's data":              func() string { return a.detail("account_signData", "data/typed", signer, typedData(inTypedData)) },
+		"typed data": func() string { return a.detail("eth_signTypedData_v4", signer, typedData(inTypedData)) },
+		"Clef's typed data": func() string {
+			return a.detail("account_signTypedData", signer,
+				typedData(inTypedData))
+		},
+		"Clef's data": func() string {
+			return a.detail("account_signData", "data/typed", signer,
+				typedData(inTypedData))
+		},
 		"eth_signTransaction":      func() string { return a.detail("eth_signTransaction", tx(inRequest)) },
 		"account_signTransaction":  func() string { return a.detail("account_signTransaction", tx(inRequest)) },
 		"session_signTransaction":  func() string { return a.detail("session_signTransaction", tx(inRequest)) },
@@ -67,23 +73,31 @@ func TestOneRuleWhateverTheWayIn(t *testing.T) {
 			no("priorityFeeAboveMaxFee"), no("priorityFeeAboveMaxFee")},
 		{"gasPerPubdata 0", map[string]any{"gasPerPubdataByteLimit": "0"}, map[string]any{"gasPerPubdata": "0x00"},
 			no("gasPerPubdataZero"), "ok"}, // in a request 0 says nothing
-		{"gasPerPubdata above 32 bits", map[string]any{"gasPerPubdataByteLimit": "4294967296"}, map[string]any{"gasPerPubdata": "0x100000000"},
+		{"gasPerPubdata above 32 bits", map[string]any{"gasPerPubdataByteLimit": "4294967296"},
+			map[string]any{"gasPerPubdata": "0x100000000"},
 			no("gasPerPubdataSize"), no("gasPerPubdataSize")},
-		{"little gas", map[string]any{"gasLimit": "14069"}, map[string]any{"gas": 14069}, no("intrinsicGas"), no("intrinsicGas")},
-		{"much gas", map[string]any{"gasLimit": "1125899906842625", "maxFeePerGas": "0"}, map[string]any{"gas": "0x4000000000001", "maxFeePerGas": 0},
+		{"little gas", map[string]any{"gasLimit": "14069"}, map[string]any{"gas": 14069}, no("intrinsicGas"),
+			no("intrinsicGas")},
+		{"much gas", map[string]any{"gasLimit": "1125899906842625", "maxFeePerGas": "0"},
+			map[string]any{"gas": "0x4000000000001", "maxFeePerGas": 0},
 			no("batchGasLimit"), no("batchGasLimit")},
-		{"a nonce above 32 bits", map[string]any{"nonce": "4294967296"}, map[string]any{"nonce": "0x100000000"}, no("nonceSize"), no("nonceSize")},
+		{"a nonce above 32 bits", map[string]any{"nonce": "4294967296"}, map[string]any{"nonce": "0x100000000"},
+			no("nonceSize"), no("nonceSize")},
 		{"an input without a paymaster", map[string]any{"paymasterInput": "0x8c5a344500"},
-			map[string]any{"paymaster": "0x" + strings.Repeat("00", 20), "paymasterInput": "0x8c5a344500"}, no("paymasterInput"), no("paymasterInput")},
-		{"gas above what a transaction is given", map[string]any{"gasLimit": "90000000"}, map[string]any{"gas": 90_000_000}, "ok", "ok"},
-		{"gasPerPubdata above the default", map[string]any{"gasPerPubdataByteLimit": "50001"}, map[string]any{"gasPerPubdata": 50001}, "ok", "ok"},
+			map[string]any{"paymaster": "0x" + strings.Repeat("00", 20), "paymasterInput": "0x8c5a344500"}, no("paymasterInput"),
+			no("paymasterInput")},
+		{"gas above what a transaction is given", map[string]any{"gasLimit": "90000000"}, map[string]any{"gas": 90_000_000},
+			"ok", "ok"},
+		{"gasPerPubdata above the default", map[string]any{"gasPerPubdataByteLimit": "50001"},
+			map[string]any{"gasPerPubdata": 50001}, "ok", "ok"},
 	} {
 		for way, ask := range a.ways(sess.Signer, tt.typed, tt.request) {
 			want := tt.inRequest
 			if strings.Contains(way, "data") {
 				want = tt.inTyped
 			}
-			if strings.Contains(way, "meta") && tt.request["paymaster"] != nil || strings.Contains(way, "eip712Meta") && tt.request["paymaster"] != nil {
+			if strings.Contains(way, "meta") && tt.request["paymaster"] != nil || strings.Contains(way, "eip712Meta") &&
+				tt.request["paymaster"] != nil {
 				continue // the node's API has a paymaster in another member
 			}
 			if got := ask(); got != want {
@@ -109,16 +123,20 @@ func TestNotIncludableNamesTheField(t *testing.T) {
 	} {
 		const code = "-32602 notIncludable "
 		for _, method := range []string{"eth_signTypedData_v4", "account_signTypedData"} {
-			if got, want := a.refusal(method, sess.Signer, typedData(map[string]any{tt.typed: tt.value})), code+"message."+tt.typed; got != want {
+			if got, want := a.refusal(method, sess.Signer, typedData(map[string]any{tt.typed: tt.value})), code+"message."+
+				tt.typed; got != want {
 				t.Errorf("%s of %s: %s, want %s", method, tt.typed, got, want)
 			}
 		}
-		if got, want := a.refusal("eth_signTransaction", tx(map[string]any{tt.request: tt.value})), code+tt.request; got != want {
+		if got, want := a.refusal("eth_signTransaction", tx(map[string]any{tt.request: tt.value})), code+
+			tt.request; got != want {
 			t.Errorf("a request: %s, want %s", got, want)
 		}
 	}
 	err := a.app.Call(t.Context(), nil, "eth_signTypedData_v4", sess.Signer, typedData(map[string]any{"gasLimit": "1"}))
-	if reply := goclient.Details(err); reply == nil || reply.Message != "no node can include this transaction: message.gasLimit: 1 is below what every transaction costs, 14070" {
+	if reply := goclient.Details(err); reply == nil ||
+		reply.Message != "no node can include this transaction: message.gasLimit: 1 is below what every transaction "+
+			"costs, 14070" {
 		t.Errorf("%v: want the message's field, once", err)
 	}
 }
@@ -153,13 +171,16 @@ func TestForeignTypedDataSaysWhatDiffers(t *testing.T) {
 		data map[string]any
 		want []string
 	}{
-		{foreign(func(d map[string]any) { d["domain"].(map[string]any)["name"] = "zksync" }), []string{`domain.name is "zksync", want "zkSync"`}},
+		{foreign(func(d map[string]any) { d["domain"].(map[string]any)["name"] = "zksync" }),
+			[]string{`domain.name is "zksync", want "zkSync"`}},
 		{foreign(func(d map[string]any) {
 			d["domain"].(map[string]any)["name"] = "zksync"
 			d["domain"].(map[string]any)["version"] = "1"
 		}), []string{`domain.name is "zksync"`, `domain.version is "1", want "2"`}},
-		{foreign(func(d map[string]any) { d["primaryType"] = "Mail" }), []string{`primaryType is "Mail", want "Transaction"`}},
-		{foreign(func(d map[string]any) { d["domain"] = map[string]any{} }), []string{"domain.name is missing", "domain.version is missing"}},
+		{foreign(func(d map[string]any) { d["primaryType"] = "Mail" }),
+			[]string{`primaryType is "Mail", want "Transaction"`}},
+		{foreign(func(d map[string]any) { d["domain"] = map[string]any{} }),
+			[]string{"domain.name is missing", "domain.version is missing"}},
 	} {
 		err := a.app.Call(t.Context(), nil, "eth_signTypedData_v4", sess.Signer, tt.data)
 		for _, want := range tt.want {
@@ -196,7 +217,8 @@ func TestDocumentedForms(t *testing.T) {
 		}
 	}
 	if counts["taken"] < 10 || counts["refused"] < 10 {
-		t.Errorf("the document lists %d forms that are taken and %d that are refused, want 10 of each at least", counts["taken"], counts["refused"])
+		t.Errorf("the document lists %d forms that are taken and %d that are refused, want 10 of each at least",
+			counts["taken"], counts["refused"])
 	}
 }
 
@@ -223,7 +245,8 @@ func (a *agent) sendForm(t *testing.T, form string) string {
 		t.Fatal(err)
 	}
 	c := dial(t, a.appPath)
-	c.send(fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"eth_signTransaction","params":[%s]}`+"\n", strings.TrimSuffix(string(text), "}")+","+extra+"}"))
+	c.send(fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"eth_signTransaction","params":[%s]}`+"\n",
+		strings.TrimSuffix(string(text), "}")+","+extra+"}"))
 	if got := outcome(t, []byte(c.line())); !strings.HasPrefix(got, `"0x71`) {
 		return got
 	}

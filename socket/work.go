@@ -98,8 +98,8 @@ func (c *conn) oweMessage(requests, size int, out *output) {
 	}
 }
 
-// settle waits until the client's share covers what it owes, its connection is lost, or the server ends. It returns how long
-// that took.
+// settle waits until the client's share covers what it owes, its connection is lost, or the server ends. It returns how
+// long that took.
 func (c *conn) settle() time.Duration {
 	owed := c.owed.Swap(0)
 	if owed == 0 {

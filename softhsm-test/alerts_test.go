@@ -24,7 +24,8 @@ import (
 )
 
 // make watch-test has all of them fire.
-var alertsToFire = flag.String("alerts", "KeywardDown,KeywardLocked,KeywardLimitRunsOut", "names of the alerts that TestAlerts has fire, or all")
+var alertsToFire = flag.String("alerts", "KeywardDown,KeywardLocked,KeywardLimitRunsOut",
+	"names of the alerts that TestAlerts has fire, or all")
 
 func dialerTo(socket string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -100,7 +101,8 @@ var provocations = map[string]func(t *testing.T) *prometheus{
 	},
 	"KeywardBackendDown": func(t *testing.T) *prometheus {
 		_, p := watchedAgent(t, t.TempDir(), func(a *Agent) {
-			a.appendConfig("[backends.away]\ntype = \"pkcs11\"\nmodule = \"/usr/lib/softhsm/libsofthsm2.so\"\ntoken = \"away\"\npin_prompt = true\n")
+			a.appendConfig("[backends.away]\ntype = \"pkcs11\"\nmodule = \"/usr/lib/softhsm/libsofthsm2.so\"\ntoken = " +
+				"\"away\"\npin_prompt = true\n")
 		})
 		return p
 	},
@@ -131,7 +133,8 @@ var provocations = map[string]func(t *testing.T) *prometheus{
 	"KeywardSlowDisk": func(t *testing.T) *prometheus {
 		a, p := watchedAgent(t, t.TempDir(), nil)
 		sess := a.ActiveSession(transferSpec(1000), userAccount)
-		slow := exec.Command("strace", "-f", "-q", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:delay_enter=800000",
+		slow := exec.Command("strace", "-f", "-q", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e",
+			"inject=fdatasync,fsync:delay_enter=800000",
 			"-p", fmt.Sprint(a.cmd.Process.Pid)) // µs
 		if err := slow.Start(); err != nil {
 			t.Fatal(err)

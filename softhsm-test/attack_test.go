@@ -61,7 +61,8 @@ func (a *Agent) signsAll(session string, first uint64, n int) (longest time.Dura
 	return longest
 }
 
-// TestFewDescriptors: an agent that may open 4,096 files serves its clients and its operator beside 5,000 connections of others.
+// TestFewDescriptors: an agent that may open 4,096 files serves its clients and its operator beside 5,000 connections
+// of others.
 func TestFewDescriptors(t *testing.T) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Max < 6000 {
@@ -85,8 +86,8 @@ func TestFewDescriptors(t *testing.T) {
 	t.Logf("beside %d connections a signature took at most %v", status.Connections, longest)
 }
 
-// TestUnreadAnswersOfAnAgent: connections that ask and do not read, of strangers and of a client, cost the agent a bounded amount of
-// memory. They were worth 1.1 GB once.
+// TestUnreadAnswersOfAnAgent: connections that ask and do not read, of strangers and of a client, cost the agent a
+// bounded amount of memory. They were worth 1.1 GB once.
 func TestUnreadAnswersOfAnAgent(t *testing.T) {
 	a := newOpenAgent(t, 1<<14)
 	sess := a.ActiveSession(transferSpec(1000), userAccount)

@@ -12,8 +12,9 @@ import (
 	"github.com/keyward/keyward/socket/client"
 )
 
-// The agent is backed up three times under load, and signs more after each. Then its state is damaged or lost, and a backup is restored, with each of the
-// words for the time since. By the trail the limits count exactly what clients received; counted as spent, nothing more is signed.
+// The agent is backed up three times under load, and signs more after each. Then its state is damaged or lost, and a
+// backup is restored, with each of the words for the time since. By the trail the limits count exactly what clients
+// received; counted as spent, nothing more is signed.
 func TestBackupUnderLoad(t *testing.T) {
 	const limit = 1_000_000
 	a := NewPlainAgent(t, t.TempDir())
@@ -78,7 +79,8 @@ func TestBackupUnderLoad(t *testing.T) {
 	if used := a.usedAfterRestore(sess.ID); used < int(at[2]) || used > signed {
 		t.Errorf("the third backup counts %d; %d signatures had arrived before it, %d in all", used, at[2], signed)
 	}
-	if out := a.Keyward("audit", "tail", "--json", "--event", "state.restored"); !strings.Contains(out, `"since":"nothing"`) {
+	if out := a.Keyward("audit", "tail", "--json", "--event", "state.restored"); !strings.Contains(out,
+		`"since":"nothing"`) {
 		t.Errorf("the trail does not have the operator's word: %s", out)
 	}
 	t.Logf("%d signatures; backups after %v", signed, at)
@@ -107,7 +109,8 @@ func (a *Agent) replaceState(dir string) {
 	}
 }
 
-// usedAfterRestore starts the agent, which is locked, unlocks it, verifies the trail and returns what the session's limit counts.
+// usedAfterRestore starts the agent, which is locked, unlocks it, verifies the trail and returns what the session's
+// limit counts.
 func (a *Agent) usedAfterRestore(session string) int {
 	a.t.Helper()
 	a.Start()
@@ -116,7 +119,8 @@ func (a *Agent) usedAfterRestore(session string) int {
 	return a.transferred(session)
 }
 
-// checkRestored checks what the restored agent counts, that it signs what the limit has room for, and nothing beyond. It leaves no agent.
+// checkRestored checks what the restored agent counts, that it signs what the limit has room for, and nothing beyond.
+// It leaves no agent.
 func (a *Agent) checkRestored(session, how string, counted, limit int) {
 	a.t.Helper()
 	defer a.Kill()

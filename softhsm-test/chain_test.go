@@ -165,7 +165,8 @@ func TestLifecycleOnANode(t *testing.T) {
 		l := s.Limits[1]
 		return l.Used.String() == "2" && l.ChainUsed != nil && l.ChainUsed.String() == "1" && *s.Outstanding == 1
 	})
-	if out := a.Keyward("session", "show", sess.ID); !strings.Contains(out, "ON CHAIN") || !strings.Contains(out, "Active, settled at block") {
+	if out := a.Keyward("session", "show", sess.ID); !strings.Contains(out, "ON CHAIN") ||
+		!strings.Contains(out, "Active, settled at block") {
 		t.Errorf("session show printed %s", out)
 	}
 	if out := a.Keyward("status"); !strings.Contains(out, "chain abstract") || !strings.Contains(out, "ready, block ") {
@@ -200,7 +201,8 @@ func TestLifecycleOnANode(t *testing.T) {
 		}
 	}
 	text := strings.Join(seen, " ")
-	for _, event := range []string{"session.activated", "session.reconciled", "session.blocked", "session.unblocked", "session.succeeded", "session.closed"} {
+	for _, event := range []string{"session.activated", "session.reconciled", "session.blocked", "session.unblocked",
+		"session.succeeded", "session.closed"} {
 		if !strings.Contains(text, event) {
 			t.Errorf("the trail has %s, and no %s", text, event)
 		}
@@ -233,7 +235,8 @@ func TestProductionRulesOnANode(t *testing.T) {
 		a.node.SetRegistry(q, policy.Allowed)
 	}
 	out := a.Keyward(create...)
-	for _, want := range []string{"What it can lose at most:", "total ETH", "await agwClient.createSession({ session: {", "expiresAt\":" + spec.ExpiresAt.Dec() + "n"} {
+	for _, want := range []string{"What it can lose at most:", "total ETH", "await agwClient.createSession({ session: {",
+		"expiresAt\":" + spec.ExpiresAt.Dec() + "n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("session create printed %s, want %q in it", out, want)
 		}
@@ -258,7 +261,8 @@ func TestProductionRulesOnANode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	if status, err := client.SessionStatus(t.Context(), a.account, sess.SessionHash); err != nil || status != chain.Closed {
+	if status, err := client.SessionStatus(t.Context(), a.account, sess.SessionHash); err != nil ||
+		status != chain.Closed {
 		t.Errorf("after revokeKeys the session is %v (%v), want Closed", status, err)
 	}
 
@@ -304,7 +308,8 @@ func TestImportOnANode(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Start()
-	sess := a.session("session", "import", "--from-chain", "--chain", "abstract", "--account", a.account.String(), "--session-hash", old.SessionHash.String())
+	sess := a.session("session", "import", "--from-chain", "--chain", "abstract", "--account", a.account.String(),
+		"--session-hash", old.SessionHash.String())
 	if sess.Signer != old.Signer || sess.SessionHash != old.SessionHash || sess.Status != "active" {
 		t.Fatalf("imported %+v, want the session of %v, active", sess, old.Signer)
 	}
@@ -312,7 +317,8 @@ func TestImportOnANode(t *testing.T) {
 	if _, err := a.Client().SignTransaction(t.Context(), a.tx(sess.ID, nonce+1)); err != nil {
 		t.Errorf("signing with the imported session: %v", err)
 	}
-	if _, err := a.try("session", "import", "--from-chain", "--chain", "abstract", "--account", a.account.String(), "--session-hash", old.SessionHash.String()); err == nil {
+	if _, err := a.try("session", "import", "--from-chain", "--chain", "abstract", "--account", a.account.String(),
+		"--session-hash", old.SessionHash.String()); err == nil {
 		t.Error("the same session was imported twice")
 	}
 }

@@ -32,8 +32,10 @@ func TestChargesOfAnOpenPGPCard(t *testing.T) {
 	unlock := func() { card.Heal(); a.Keyward("unlock", "--backend", "yubi") }
 	failures := []failure{
 		{"no card", func() { pcscd.Remove(0); pcscd.AwaitEmpty(t, 0) }, insert, true},
-		{"no application", fails(card, cardsim.Fault{INS: insSelect, Do: cardsim.Status, SW: 0x6A82, Times: -1}), card.Heal, true},
-		{"the PIN is not checked", fails(card, cardsim.Fault{INS: insVerify, Do: cardsim.Status, SW: cardsim.SWInternal}), unlock, true},
+		{"no application", fails(card, cardsim.Fault{INS: insSelect, Do: cardsim.Status, SW: 0x6A82, Times: -1}), card.Heal,
+			true},
+		{"the PIN is not checked", fails(card, cardsim.Fault{INS: insVerify, Do: cardsim.Status, SW: cardsim.SWInternal}),
+			unlock, true},
 		{"61xx for ever", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Endless}), card.Heal, false},
 		{"half an answer", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Short}), card.Heal, false},
 		{"no status word", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.NoStatus}), card.Heal, false},
@@ -46,15 +48,16 @@ func TestChargesOfAnOpenPGPCard(t *testing.T) {
 		fault := fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Status, SW: sw, Times: -1})
 		failures = append(failures, failure{fmt.Sprintf("%04X", sw), fault, card.Heal, certain})
 	}
-	failures = append(failures, failure{"it hangs while it signs", fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Hang}),
+	failures = append(failures, failure{"it hangs while it signs",
+		fails(card, cardsim.Fault{INS: insPSO, Do: cardsim.Hang}),
 		func() { card.Heal(); pcscd.AwaitFree(t, 0); a.Keyward("unlock", "--backend", "yubi") }, false})
 	a.charges(t, a.activeSessionOn("yubi", transferSpec(100)), failures)
 }
 
 func fails(card *cardsim.Card, f cardsim.Fault) func() { return func() { card.Fail(f) } }
 
-// TestChargesOfASealingCard: a PIV card only opens the key, whatever goes wrong with that. (Of a card that hangs its process says so before
-// the agent stops waiting, unless the machine is busy: TestChildAnswersInTime.)
+// TestChargesOfASealingCard: a PIV card only opens the key, whatever goes wrong with that. (Of a card that hangs its
+// process says so before the agent stops waiting, unless the machine is busy: TestChildAnswersInTime.)
 func TestChargesOfASealingCard(t *testing.T) {
 	pcscd := cardsim.StartPCSCD(t)
 	card := cardsim.NewYubiKey(cardsim.Firmware543, 4711)
@@ -69,7 +72,8 @@ func TestChargesOfASealingCard(t *testing.T) {
 	a.charges(t, a.activeSessionOn("yubikey", transferSpec(100)), []failure{
 		{"no card", func() { pcscd.Remove(0); pcscd.AwaitEmpty(t, 0) }, insert, true},
 		{"refused", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Status, SW: 0x6985, Times: -1}), heal, true},
-		{"an error of the card", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Status, SW: 0x6F00, Times: -1}), heal, true},
+		{"an error of the card", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Status, SW: 0x6F00, Times: -1}), heal,
+			true},
 		{"garbage", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Garbage, Times: -1}), heal, true},
 		{"half an answer", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.Short, Times: -1}), heal, true},
 		{"taken out while it opens the key", fails(card, cardsim.Fault{INS: insPIV, Do: cardsim.UnplugDuring}), insert, true},

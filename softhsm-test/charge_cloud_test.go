@@ -53,7 +53,8 @@ func newInternet(t *testing.T) *internet {
 	net := &internet{t: t, ca: ca, hosts: map[string]dialer{}}
 	server := httptest.NewServer(net)
 	t.Cleanup(server.Close)
-	net.env = []string{trustEnv + "=" + roots, "HTTPS_PROXY=" + server.URL, "https_proxy=", "NO_PROXY=", "no_proxy=", "SSL_CERT_DIR=", "AWS_CA_BUNDLE="}
+	net.env = []string{trustEnv + "=" + roots, "HTTPS_PROXY=" + server.URL, "https_proxy=", "NO_PROXY=", "no_proxy=",
+		"SSL_CERT_DIR=", "AWS_CA_BUNDLE="}
 	return net
 }
 
@@ -144,7 +145,8 @@ func (n *internet) aws(fake *kmsfake.Server) dialer {
 	server.StartTLS()
 	n.t.Cleanup(server.Close)
 	creds := kmsfake.DefaultCredentials
-	n.env = append(n.env, "AWS_ACCESS_KEY_ID="+creds.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+creds.SecretAccessKey, "AWS_SESSION_TOKEN=",
+	n.env = append(n.env, "AWS_ACCESS_KEY_ID="+creds.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+creds.SecretAccessKey,
+		"AWS_SESSION_TOKEN=",
 		"AWS_REGION=us-east-1", "AWS_PROFILE=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")
 	return to(server.Listener.Addr().String())
 }
@@ -184,7 +186,8 @@ func TestChargesOfAWS(t *testing.T) {
 	failures := []failure{
 		{"down", net.without(awsHost, nil), heal, true},
 		{"a stranger's TLS", net.without(awsHost, stranger(t)), heal, true},
-		{"throttled, then refused", order(kmsfake.Fault{Code: "ThrottlingException"}, kmsfake.Fault{Code: "LimitExceededException"}, refused), heal, true},
+		{"throttled, then refused", order(kmsfake.Fault{Code: "ThrottlingException"},
+			kmsfake.Fault{Code: "LimitExceededException"}, refused), heal, true},
 		{"500, then refused", order(kmsfake.Fault{Code: "KMSInternalException", Status: 500}, refused), heal, false},
 		{"503, then refused", order(kmsfake.Fault{Code: "DependencyTimeoutException", Status: 503}, refused), heal, false},
 		{"408, then refused", order(kmsfake.Fault{Code: "ThrottlingException", Status: 408}, refused), heal, false},
@@ -194,7 +197,8 @@ func TestChargesOfAWS(t *testing.T) {
 		{"a garbled success", order(kmsfake.Fault{Alter: func([]byte) []byte { return []byte("{}") }}, refused), heal, false},
 		{"another key's signature", order(kmsfake.Fault{OtherKey: true}, refused), heal, false},
 	}
-	for _, code := range []string{"AccessDeniedException", "DisabledException", "KMSInvalidStateException", "NotFoundException",
+	for _, code := range []string{"AccessDeniedException", "DisabledException", "KMSInvalidStateException",
+		"NotFoundException",
 		"ExpiredTokenException", "InvalidKeyUsageException"} {
 		failures = append(failures, failure{code, order(kmsfake.Fault{Code: code}), heal, true})
 	}
@@ -214,7 +218,8 @@ func TestChargesOfAnEndpoint(t *testing.T) {
 	net, fake := newInternet(t), &kmsfake.Server{}
 	real := net.aws(fake)
 	net.route(otherHost, real)
-	a := net.agent("[backends.kms]\ntype = \"awskms\"\nclass = \"resident\"\ntimeout = \"3s\"\nhost = \"web-1\"\nendpoint = \"https://" + otherHost + "\"\n")
+	a := net.agent("[backends.kms]\ntype = \"awskms\"\nclass = \"resident\"\ntimeout = \"3s\"\nhost = " +
+		"\"web-1\"\nendpoint = \"https://" + otherHost + "\"\n")
 	heal := func() { fake.Clear(); net.route(otherHost, real) }
 	a.charges(t, a.ActiveSession(transferSpec(100), userAccount), []failure{
 		{"down", net.without(otherHost, nil), heal, true},
@@ -228,15 +233,18 @@ func TestChargesOfASealingKMS(t *testing.T) {
 	net, fake := newInternet(t), &kmsfake.Server{}
 	real := net.aws(fake)
 	net.route(awsHost, real)
-	a := net.agent("[backends.kms]\ntype = \"awskms\"\nclass = \"sealed\"\ntimeout = \"3s\"\nkey = \"" + fake.NewWrappingKey() + "\"\n")
+	a := net.agent("[backends.kms]\ntype = \"awskms\"\nclass = \"sealed\"\ntimeout = \"3s\"\nkey = \"" +
+		fake.NewWrappingKey() + "\"\n")
 	heal := func() { fake.Clear(); net.route(awsHost, real) }
 	failures := []failure{{"down", net.without(awsHost, nil), heal, true}}
 	refused := kmsfake.Fault{Code: "AccessDeniedException"}
 	for name, f := range map[string]kmsfake.Fault{
-		"refused": refused, "500": {Code: "KMSInternalException", Status: 500}, "cut after it was opened": {Cut: true}, "cut": {CutHard: true},
+		"refused": refused, "500": {Code: "KMSInternalException", Status: 500}, "cut after it was opened": {Cut: true},
+		"cut":      {CutHard: true},
 		"too slow": {Delay: time.Minute}, "garbled": {Alter: func([]byte) []byte { return []byte("{}") }},
 	} {
-		failures = append(failures, failure{name, func() { orderFaults(fake, "Decrypt", []kmsfake.Fault{f, refused}) }, heal, true})
+		failures = append(failures, failure{name, func() { orderFaults(fake, "Decrypt", []kmsfake.Fault{f, refused}) }, heal,
+			true})
 	}
 	a.charges(t, a.ActiveSession(transferSpec(100), userAccount), failures)
 }
@@ -302,12 +310,14 @@ func TestChargesOfGoogle(t *testing.T) {
 	const host = "google"
 	real := to(fake.Endpoint)
 	net.route(host, real)
-	a := net.agent(fmt.Sprintf("[backends.ring]\ntype = \"gcpkms\"\nkey_ring = %q\ntimeout = \"3s\"\nendpoint = %q\n", ring, net.listen(host)))
+	a := net.agent(fmt.Sprintf("[backends.ring]\ntype = \"gcpkms\"\nkey_ring = %q\ntimeout = \"3s\"\nendpoint = %q\n",
+		ring, net.listen(host)))
 	heal := func() { fake.Fault("AsymmetricSign", nil); net.route(host, real) }
 	gone := func(dial dialer) func() {
 		return func() {
 			net.route(host, dial)
-			await(t, "the agent to see that its connection is gone", func() bool { return a.backendStatus("ring").State != "ready" })
+			await(t, "the agent to see that its connection is gone",
+				func() bool { return a.backendStatus("ring").State != "ready" })
 		}
 	}
 	refused := gcpfake.Fault{Err: status.Error(codes.PermissionDenied, "no")}
@@ -320,8 +330,10 @@ func TestChargesOfGoogle(t *testing.T) {
 		failures = append(failures, failure{name, func() { f := f; fake.Fault("AsymmetricSign", &f) }, heal, certain})
 	}
 	for code, certain := range map[codes.Code]bool{
-		codes.PermissionDenied: true, codes.NotFound: true, codes.FailedPrecondition: true, codes.InvalidArgument: true, codes.Unauthenticated: true,
-		codes.Unavailable: false, codes.DeadlineExceeded: false, codes.Canceled: false, codes.Internal: false, codes.Unknown: false,
+		codes.PermissionDenied: true, codes.NotFound: true, codes.FailedPrecondition: true, codes.InvalidArgument: true,
+		codes.Unauthenticated: true,
+		codes.Unavailable:     false, codes.DeadlineExceeded: false, codes.Canceled: false, codes.Internal: false,
+		codes.Unknown: false,
 		codes.Aborted: false, codes.DataLoss: false, codes.ResourceExhausted: false,
 	} {
 		add(code.String(), gcpfake.Fault{Err: status.Error(code, "as the service says")}, certain)

@@ -20,8 +20,8 @@ type failure struct {
 	certain bool   // no signature can exist: the limit is as before
 }
 
-// charges meets each failure with a request of its own. A request that certainly was not signed uses up nothing of the limit;
-// one in doubt stays charged, once, also when it is signed later.
+// charges meets each failure with a request of its own. A request that certainly was not signed uses up nothing of the
+// limit; one in doubt stays charged, once, also when it is signed later.
 func (a *Agent) charges(t *testing.T, sess *api.Session, failures []failure) {
 	t.Helper()
 	reverted := 0
@@ -102,19 +102,24 @@ func moduleFailures(a *Agent, faults *Faults, process string) []failure {
 		{"C_SignInit refuses", set("SignInit", Return, p11.CKR_KEY_FUNCTION_NOT_PERMITTED, always), clear, true},
 		{"C_SignInit: device error", set("SignInit", Return, p11.CKR_DEVICE_ERROR, always), clear, true},
 		{"C_SignInit: a vendor's error", set("SignInit", Return, p11.CKR_VENDOR_DEFINED+1, always), clear, true},
-		{"no connection", both(set("SignInit", Return, p11.CKR_DEVICE_REMOVED, 1), set("Initialize", Return, p11.CKR_DEVICE_ERROR, always)), clear, true},
-		{"no token", both(set("SignInit", Return, p11.CKR_TOKEN_NOT_PRESENT, 1), set("OpenSession", Return, p11.CKR_TOKEN_NOT_PRESENT, always)), clear, true},
+		{"no connection", both(set("SignInit", Return, p11.CKR_DEVICE_REMOVED, 1),
+			set("Initialize", Return, p11.CKR_DEVICE_ERROR, always)), clear, true},
+		{"no token", both(set("SignInit", Return, p11.CKR_TOKEN_NOT_PRESENT, 1),
+			set("OpenSession", Return, p11.CKR_TOKEN_NOT_PRESENT, always)), clear, true},
 		{"C_Sign refuses", set("Sign", Return, p11.CKR_FUNCTION_REJECTED, always), clear, false},
 		{"C_Sign: bad arguments", set("Sign", Return, p11.CKR_DATA_LEN_RANGE, always), clear, false},
 		{"C_Sign: not logged in", set("Sign", Return, p11.CKR_USER_NOT_LOGGED_IN, always), clear, false},
 		{"C_Sign: device error", set("Sign", Return, p11.CKR_DEVICE_ERROR, always), clear, false},
 		{"C_Sign: the answer is lost", set("Sign", Lose, p11.CKR_DEVICE_ERROR, always), clear, false},
-		{"C_Sign, then no connection", both(set("Sign", Return, p11.CKR_DEVICE_REMOVED, 1), set("Initialize", Return, p11.CKR_DEVICE_ERROR, always)), clear, false},
+		{"C_Sign, then no connection", both(set("Sign", Return, p11.CKR_DEVICE_REMOVED, 1),
+			set("Initialize", Return, p11.CKR_DEVICE_ERROR, always)), clear, false},
 		{"a flipped bit", func() { faults.SignFlip.Store(1) }, func() { faults.SignFlip.Store(0) }, false},
-		{"C_Sign hangs", func() { faults.Release.Store(0); faults.On("Sign").Set(Hang, 0, 1) }, func() { faults.Release.Store(1) }, false},
+		{"C_Sign hangs", func() { faults.Release.Store(0); faults.On("Sign").Set(Hang, 0, 1) },
+			func() { faults.Release.Store(1) }, false},
 	}
 	if process == "agent" {
-		failures = append(failures, failure{"C_SignInit hangs", func() { faults.Release.Store(0); faults.On("SignInit").Set(Hang, 0, 1) },
+		failures = append(failures, failure{"C_SignInit hangs",
+			func() { faults.Release.Store(0); faults.On("SignInit").Set(Hang, 0, 1) },
 			func() { faults.Release.Store(1) }, true})
 	} else {
 		failures = append(failures,
@@ -122,7 +127,8 @@ func moduleFailures(a *Agent, faults *Faults, process string) []failure {
 			failure{"the process crashes in C_Sign", set("Sign", SegFault, 0, 1), nil, false},
 			failure{"no process starts", both(set("Initialize", Abort, 0, always), a.killChildren), clear, true})
 	}
-	return append(failures, failure{"no login", both(set("SignInit", Return, p11.CKR_USER_NOT_LOGGED_IN, 1), set("Login", Return, p11.CKR_GENERAL_ERROR, always)),
+	return append(failures, failure{"no login", both(set("SignInit", Return, p11.CKR_USER_NOT_LOGGED_IN, 1),
+		set("Login", Return, p11.CKR_GENERAL_ERROR, always)),
 		func() { clear(); a.Keyward("unlock", "--backend", "faulty") }, true})
 }
 

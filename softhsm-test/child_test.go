@@ -52,7 +52,8 @@ func TestChildIsHardened(t *testing.T) {
 		t.Fatal("the agent has no child")
 	}
 	for _, pid := range append(children, fmt.Sprint(a.cmd.Process.Pid)) {
-		if limits := strings.Fields(afterLine(procFile(t, pid, "limits"), "Max core file size")); len(limits) < 2 || limits[0] != "0" || limits[1] != "0" {
+		if limits := strings.Fields(afterLine(procFile(t, pid, "limits"), "Max core file size")); len(limits) < 2 ||
+			limits[0] != "0" || limits[1] != "0" {
 			t.Errorf("process %s may dump core: %v", pid, limits)
 		}
 		if mask := strings.TrimSpace(afterLine(procFile(t, pid, "status"), "Umask:")); mask != "0077" {
@@ -129,7 +130,8 @@ func unprivileged(t *testing.T, program string) string {
 		setpriv = "setpriv --bounding-set -sys_ptrace "
 	}
 	script := filepath.Join(t.TempDir(), "run")
-	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nexec %s%s \"$@\"\n", setpriv, program), 0o700); err != nil {
+	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nexec %s%s \"$@\"\n", setpriv, program),
+		0o700); err != nil {
 		t.Fatal(err)
 	}
 	return script

@@ -8,14 +8,16 @@ import (
 	"testing"
 )
 
-// TestConfined: a library that was taken over, in a process of its own or in the agent's, changes no file but its token's, starts
-// no program, and reaches no other process and nothing of the system. Without confinement the same tries succeed.
+// TestConfined: a library that was taken over, in a process of its own or in the agent's, changes no file but its
+// token's, starts no program, and reaches no other process and nothing of the system. Without confinement the same
+// tries succeed.
 func TestConfined(t *testing.T) {
 	for _, tt := range []struct {
 		process  string
 		confined bool
 	}{{"own", true}, {"agent", true}, {"own", false}} {
-		t.Run(fmt.Sprintf("process %s, confined %t", tt.process, tt.confined), func(t *testing.T) { testConfined(t, tt.process, tt.confined) })
+		t.Run(fmt.Sprintf("process %s, confined %t", tt.process, tt.confined),
+			func(t *testing.T) { testConfined(t, tt.process, tt.confined) })
 	}
 }
 
@@ -23,18 +25,21 @@ func testConfined(t *testing.T, process string, confined bool) {
 	a := NewAgent(t)
 	a.Stop()
 	out := t.TempDir()
-	files := []string{"/etc/shadow", filepath.Join(out, "file"), filepath.Join(a.Dir, "config.toml"), "/usr/lib/keyward-test"}
+	files := []string{"/etc/shadow", filepath.Join(out, "file"), filepath.Join(a.Dir, "config.toml"),
+		"/usr/lib/keyward-test"}
 	if process == "own" { // the agent itself changes its state
 		files = append(files, filepath.Join(a.Dir, "state", "audit.jsonl"), filepath.Join(a.Dir, "state", "locked"))
 	}
 	if !confined { // of these, only what a test may change
-		files = []string{filepath.Join(out, "file"), filepath.Join(a.Dir, "config.toml"), filepath.Join(a.Dir, "state", "audit.jsonl")}
+		files = []string{filepath.Join(out, "file"), filepath.Join(a.Dir, "config.toml"),
+			filepath.Join(a.Dir, "state", "audit.jsonl")}
 	}
 	faults := a.addFaulty(fmt.Sprintf("process = %q", process))
 	config := filepath.Join(a.Dir, "config.toml")
 	data, err := os.ReadFile(config)
 	a.must(err)
-	text := strings.Replace(string(data), `"FAULT_CONTROL"`, fmt.Sprintf(`"FAULT_FILES" = %q, "FAULT_CONTROL"`, strings.Join(files, " ")), 1)
+	text := strings.Replace(string(data), `"FAULT_CONTROL"`,
+		fmt.Sprintf(`"FAULT_FILES" = %q, "FAULT_CONTROL"`, strings.Join(files, " ")), 1)
 	a.must(os.WriteFile(config, []byte(text), 0o600))
 	if !confined {
 		a.configureIn("confine", "files = false\nsystem_calls = false")
@@ -52,7 +57,8 @@ func testConfined(t *testing.T, process string, confined bool) {
 	const calls = 3 // programs, signals and keys: what every user may do
 	possible := uint64(1)<<(len(files)+calls) - 1
 	if confined && did != 0 {
-		t.Errorf("tries %b of %v, a program, a signal, keyctl, userfaultfd, a packet socket, ptrace, mount, bpf, unshare succeeded", did, files)
+		t.Errorf("tries %b of %v, a program, a signal, keyctl, userfaultfd, a packet socket, ptrace, mount, bpf, unshare "+
+			"succeeded", did, files)
 	}
 	if !confined && did&possible != possible {
 		t.Errorf("unconfined, tries %b succeeded, want at least %b: the tries are wrong", did, possible)

@@ -17,13 +17,14 @@ import (
 // make kills sets it to 1,000.
 var kills = flag.Int("kills", 50, "of TestKilledUnderLoad")
 
-// The agent is killed at 50 random moments under load, of which a third are replacements: the same nonce, another transaction. After
-// each start: every signature that a client received is charged and in the audit trail, nothing under-counts, and the
-// trail verifies.
+// The agent is killed at 50 random moments under load, of which a third are replacements: the same nonce, another
+// transaction. After each start: every signature that a client received is charged and in the audit trail, nothing
+// under-counts, and the trail verifies.
 func TestKilledUnderLoad(t *testing.T) {
 	const workers = 8
 	a := NewPlainAgent(t, t.TempDir())
-	sess := a.ActiveSession(strings.Replace(transferSpec(1_000_000_000), `"maxValuePerUse": "1"`, `"maxValuePerUse": "2"`, 1), userAccount)
+	sess := a.ActiveSession(strings.Replace(transferSpec(1_000_000_000), `"maxValuePerUse": "1"`, `"maxValuePerUse": "2"`,
+		1), userAccount)
 	var nonces, first [workers]uint64 // each worker has its own range, below 2^32: no node takes a nonce beyond it
 	for w := range nonces {
 		first[w] = uint64(w) << 24
@@ -115,7 +116,8 @@ func (a *Agent) checkNothingLost(when, session string, received map[string]bool)
 		a.t.Errorf("%s: %d signatures of 1 wei each arrived, %d wei are counted", when, len(received), used)
 	}
 	if used != charged || charged != len(inTrail) {
-		a.t.Errorf("%s: ledger counts %d wei, the trail's charges are %d for %d transactions", when, used, charged, len(inTrail))
+		a.t.Errorf("%s: ledger counts %d wei, the trail's charges are %d for %d transactions", when, used, charged,
+			len(inTrail))
 	}
 }
 

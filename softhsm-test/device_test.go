@@ -28,8 +28,8 @@ var (
 	mendFlag   = flag.String("mend", "", "a command that starts it again")
 )
 
-// TestDevice is the backends' suite and the whole agent on one device: create a session, sign, give a wrong PIN, lock and unlock, lose
-// the device's daemon, be killed, destroy the key. The device needs a user PIN and room for ten keys.
+// TestDevice is the backends' suite and the whole agent on one device: create a session, sign, give a wrong PIN, lock
+// and unlock, lose the device's daemon, be killed, destroy the key. The device needs a user PIN and room for ten keys.
 func TestDevice(t *testing.T) {
 	conf := *deviceFlag
 	if conf == "" {
@@ -151,8 +151,8 @@ func deviceSteps(t *testing.T, conf, pinFile string) {
 	})
 }
 
-// newDeviceAgent starts an agent with that configuration and keys that are destroyed when their session ends. A PKCS#11 module is behind the
-// fault module, which counts what is asked of it; faults is nil for other devices.
+// newDeviceAgent starts an agent with that configuration and keys that are destroyed when their session ends. A PKCS#11
+// module is behind the fault module, which counts what is asked of it; faults is nil for other devices.
 func newDeviceAgent(t *testing.T, conf string) (a *Agent, faults *Faults) {
 	t.Helper()
 	text, err := os.ReadFile(conf)
@@ -167,7 +167,8 @@ func newDeviceAgent(t *testing.T, conf string) (a *Agent, faults *Faults) {
 		a.bin, a.server = *agentFlag, *agentFlag
 	}
 	a.must(os.Mkdir(a.Dir, 0o700))
-	a.must(os.WriteFile(filepath.Join(a.Dir, "config.toml"), append([]byte("session.key_grace = \"0s\"\n"), text...), 0o600))
+	a.must(os.WriteFile(filepath.Join(a.Dir, "config.toml"), append([]byte("session.key_grace = \"0s\"\n"), text...),
+		0o600))
 	a.Start()
 	t.Cleanup(a.finish)
 	return a, faults
@@ -198,7 +199,8 @@ func behindFaults(t *testing.T, conf string) ([]byte, *Faults) {
 	return []byte(conf), faults
 }
 
-// wrongPIN has the device be shown a wrong one: one try, which is refused, and none more by restarts and by what only looks. Then the right one.
+// wrongPIN has the device be shown a wrong one: one try, which is refused, and none more by restarts and by what only
+// looks. Then the right one.
 func (a *Agent) wrongPIN(t *testing.T, file string, faults *Faults) {
 	right, err := os.ReadFile(file)
 	a.must(err)

@@ -16,8 +16,9 @@ import (
 	"github.com/keyward/keyward/internal/secret"
 )
 
-// TestForeignSignatures: a program that has a card and its PIN signs with a session's key. Within a minute, status, log, trail and metrics say
-// so, also after a restart. What the agent itself signed, over restarts, a kill, a backup and a card that fails, says nothing.
+// TestForeignSignatures: a program that has a card and its PIN signs with a session's key. Within a minute, status,
+// log, trail and metrics say so, also after a restart. What the agent itself signed, over restarts, a kill, a backup
+// and a card that fails, says nothing.
 func TestForeignSignatures(t *testing.T) {
 	const userPIN, adminPIN = "472911", "83920175"
 	credentials := t.TempDir()
@@ -39,7 +40,10 @@ func TestForeignSignatures(t *testing.T) {
 
 	a.must(sign())
 	restart()
-	await(t, "the first reading", func() bool { return strings.Contains(a.Keyward("audit", "tail", "-n", "50"), "device.counted") })
+	await(t, "the first reading", func() bool {
+		return strings.Contains(a.Keyward("audit", "tail", "-n", "50"),
+			"device.counted")
+	})
 	a.must(sign())
 	card.Fail(cardsim.Fault{INS: 0x2A, Do: cardsim.Garbage})
 	if err := sign(); err == nil {
@@ -66,10 +70,12 @@ func TestForeignSignatures(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	t.Logf("known after %v", time.Since(began).Round(time.Second))
-	for what, text := range map[string]string{"status": a.Status(), "trail": a.Keyward("audit", "tail", "-n", "5"), "metrics": scrape(t, filepath.Join(a.Dir, "metrics.sock")), "log": a.log.String()} {
+	for what, text := range map[string]string{"status": a.Status(), "trail": a.Keyward("audit", "tail", "-n", "5"),
+		"metrics": scrape(t, filepath.Join(a.Dir, "metrics.sock")), "log": a.log.String()} {
 		want := map[string]string{
-			"status": "has made 2 signatures that this agent did not ask for", "trail": "device.externalUsage", "metrics": `keyward_foreign_signatures{backend="yubi"} 2`,
-			"log": "ALARM: a device has made signatures that this agent did not ask for",
+			"status": "has made 2 signatures that this agent did not ask for", "trail": "device.externalUsage",
+			"metrics": `keyward_foreign_signatures{backend="yubi"} 2`,
+			"log":     "ALARM: a device has made signatures that this agent did not ask for",
 		}[what]
 		if !strings.Contains(text, want) {
 			t.Errorf("%s does not say %q:\n%s", what, want, text)
@@ -85,7 +91,10 @@ func TestForeignSignatures(t *testing.T) {
 func signElsewhere(t *testing.T, pin, uri string, n int) {
 	t.Helper()
 	b, err := openpgp.Open(openpgp.Config{
-		Name: "elsewhere", Serial: "5555555", PIN: secret.NewKeeper(func(context.Context) (*secret.Buffer, error) { return secret.Take([]byte(pin)) }, 0),
+		Name: "elsewhere", Serial: "5555555", PIN: secret.NewKeeper(func(context.Context) (*secret.Buffer,
+			error) {
+			return secret.Take([]byte(pin))
+		}, 0),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -109,9 +118,10 @@ func signElsewhere(t *testing.T, pin, uri string, n int) {
 // scrape reads the metrics on a Unix socket.
 func scrape(t *testing.T, path string) string {
 	t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}}}
 	answer, err := c.Get("http://metrics/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -137,7 +137,8 @@ var faultModule = sync.OnceValues(func() (string, error) {
 	return module, os.Rename(mine, module)
 })
 
-// NewFaults puts the fault module before the token's module: tok.Module and tok.Env() are the fault module's from now on.
+// NewFaults puts the fault module before the token's module: tok.Module and tok.Env() are the fault module's from now
+// on.
 func NewFaults(t testing.TB, tok *Token) *Faults {
 	t.Helper()
 	module, err := faultModule()

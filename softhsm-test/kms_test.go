@@ -37,11 +37,13 @@ func newKMSAgent(t *testing.T, class string) *kmsAgent {
 	creds := kmsfake.DefaultCredentials
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": creds.AccessKeyID, "AWS_SECRET_ACCESS_KEY": creds.SecretAccessKey, "AWS_SESSION_TOKEN": "",
-		"AWS_REGION": "us-east-1", "AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+		"AWS_REGION": "us-east-1", "AWS_PROFILE": "", "AWS_CONFIG_FILE": "/dev/null",
+		"AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 	} {
 		t.Setenv(name, value)
 	}
-	conf := fmt.Sprintf("session.key_grace = \"0s\"\n[backends.kms]\ntype = \"awskms\"\nclass = %q\nendpoint = %q\n", class, server.URL)
+	conf := fmt.Sprintf("session.key_grace = \"0s\"\n[backends.kms]\ntype = \"awskms\"\nclass = %q\nendpoint = %q\n",
+		class, server.URL)
 	if class == "sealed" {
 		a.operation, a.sealKey = "Decrypt", a.fake.NewWrappingKey()
 		conf += fmt.Sprintf("key = %q\n", a.sealKey)
@@ -125,8 +127,10 @@ func (a *kmsAgent) meetFaults(t *testing.T, c *client.Client, sess *api.Session)
 		before := used(t, c, sess)
 		if f.reason == "" {
 			a.signs(t, c, sess, nonce)
-		} else if _, err := c.SignTransaction(t.Context(), transferTx(sess.ID, nonce)); reason(err) != f.reason || retryable(err) != f.retryable {
-			t.Errorf("%s: %v with reason %q, retryable %v, want %q, %v", f.name, err, reason(err), retryable(err), f.reason, f.retryable)
+		} else if _, err := c.SignTransaction(t.Context(), transferTx(sess.ID, nonce)); reason(err) != f.reason ||
+			retryable(err) != f.retryable {
+			t.Errorf("%s: %v with reason %q, retryable %v, want %q, %v", f.name, err, reason(err), retryable(err), f.reason,
+				f.retryable)
 		} else if strings.Contains(err.Error(), "arn:") {
 			t.Errorf("%s: the app is told of KMS: %v", f.name, err)
 		}
@@ -200,7 +204,8 @@ func TestKMSKeyWithoutSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.fake.Inject("CreateKey", 1, kmsfake.Fault{Cut: true})
-	if out, err := a.try("session", "create", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet"); err == nil {
+	if out, err := a.try("session", "create", "--spec", spec, "--account", userAccount, "--chain",
+		"abstract-testnet"); err == nil {
 		t.Fatalf("session create succeeded: %s", out)
 	}
 	ids := a.fake.KeyIDs()

@@ -74,15 +74,16 @@ func (m *machine) restore() {
 	m.Start()
 }
 
-// TestPowerCutOfTheAgent: the power of a machine is cut at random moments, under load and while the operator acts, and its disk loses
-// what was not synced. After each start every signature that was received is charged and in the audit trail, and what the
-// operator was answered holds.
+// TestPowerCutOfTheAgent: the power of a machine is cut at random moments, under load and while the operator acts, and
+// its disk loses what was not synced. After each start every signature that was received is charged and in the audit
+// trail, and what the operator was answered holds.
 func TestPowerCutOfTheAgent(t *testing.T) {
 	t.Logf("seed %d", *lossSeed)
 	rng := rand.New(rand.NewPCG(*lossSeed, 1))
 	m := newMachine(t, rng)
 	m.Start()
-	m.session = m.ActiveSession(strings.Replace(transferSpec(1_000_000_000), `"maxValuePerUse": "1"`, `"maxValuePerUse": "2"`, 1), userAccount).ID
+	m.session = m.ActiveSession(strings.Replace(transferSpec(1_000_000_000), `"maxValuePerUse": "1"`,
+		`"maxValuePerUse": "2"`, 1), userAccount).ID
 	began, told := time.Now(), time.Now()
 	for n := range *cuts {
 		var load sync.WaitGroup
@@ -103,7 +104,8 @@ func TestPowerCutOfTheAgent(t *testing.T) {
 			t.Logf("[%4.0f s] %d cuts, %d signatures received", time.Since(began).Seconds(), n+1, len(m.received))
 		}
 	}
-	t.Logf("%d power cuts under load, %d signatures received, each with its charge and its record; by worker %v", *cuts, len(m.received), m.signed)
+	t.Logf("%d power cuts under load, %d signatures received, each with its charge and its record; by worker %v", *cuts,
+		len(m.received), m.signed)
 	if slices.Min(m.signed[:]) < *cuts/2 {
 		t.Errorf("a worker received fewer signatures than half the power cuts: %v", m.signed)
 	}
@@ -125,7 +127,8 @@ func (m *machine) startLoad(t *testing.T, load *sync.WaitGroup) {
 	}
 }
 
-// operate does what an operator does, each time something else, and returns what has to hold after the power cut that follows.
+// operate does what an operator does, each time something else, and returns what has to hold after the power cut that
+// follows.
 func (m *machine) operate(n int) (holds func(when string)) {
 	status := func(id, want string) func(string) {
 		return func(when string) {

@@ -49,7 +49,8 @@ func (a *Agent) addToken(tok *Token, name string, lines ...string) (faults *Faul
 	}
 	conf, err := os.OpenFile(filepath.Join(a.Dir, "config.toml"), os.O_APPEND|os.O_WRONLY, 0)
 	a.must(err)
-	_, err = fmt.Fprintf(conf, "\n[backends.%s]\ntype = \"pkcs11\"\nmodule = %q\ntoken = %q\npin_file = %q\nenv = { %s }\n%s\n",
+	_, err = fmt.Fprintf(conf, "\n[backends.%s]\ntype = \"pkcs11\"\nmodule = %q\ntoken = %q\npin_file = %q\nenv = { %s "+
+		"}\n%s\n",
 		name, tok.Module, tok.Label, tok.PINFile, strings.Join(env, ", "), strings.Join(lines, "\n"))
 	a.must(errors.Join(err, conf.Close()))
 	return faults, tok.Env()["FAULT_CONTROL"]
@@ -63,15 +64,16 @@ func wantRetryable(t *testing.T, what string, err error) {
 	}
 }
 
-// TestModuleFaults: a module that crashes, hangs, or closes descriptors that are not its own costs the requests that are
-// in it, which can be repeated. The agent, its connections and its other backend go on, and status and log say
+// TestModuleFaults: a module that crashes, hangs, or closes descriptors that are not its own costs the requests that
+// are in it, which can be repeated. The agent, its connections and its other backend go on, and status and log say
 // which module it was.
 func TestModuleFaults(t *testing.T) {
 	a := NewAgent(t)
 	a.Stop()
 	faults := a.addFaulty(`timeout = "3s"`) // a log-in has to fit into it on a busy machine
 	a.Start()
-	good, bad := a.activeSessionOn("softhsm", transferSpec(1_000_000)), a.activeSessionOn("faulty", transferSpec(1_000_000))
+	good, bad := a.activeSessionOn("softhsm", transferSpec(1_000_000)),
+		a.activeSessionOn("faulty", transferSpec(1_000_000))
 	stop := a.signAllAlong(t, good.ID)
 	app := a.Client() // one connection for all: it must outlive each fault
 	nonce := uint64(0)
@@ -89,7 +91,8 @@ func TestModuleFaults(t *testing.T) {
 		{"segmentation fault", SegFault, "crashed (SIGSEGV"},
 		// Three things can be the first to happen: the agent sees the connection break, the child ends because its
 		// connection is gone, or the child's runtime finds its epoll descriptor closed.
-		{"closes descriptors", CloseAll, "broke the connection to the agent|ended (exit status 0)|crashed (fatal error: runtime: "},
+		{"closes descriptors", CloseAll, "broke the connection to the agent|ended (exit status 0)|crashed (fatal error: " +
+			"runtime: "},
 		{"hang", Hang, "has not returned from the module"},
 	} {
 		if err := sign(); err != nil {

@@ -30,7 +30,8 @@ func TestOpenPGPCard(t *testing.T) {
 	a, app, card := agentWithCard(t, pcscd, userPIN, adminPIN, `admin_pin_credential = "yubi-admin-pin"`)
 
 	sess := a.activeSessionOn("yubi", transferSpec(3))
-	if !strings.HasPrefix(a.Keyward("key", "list", "--json"), "[") || !strings.Contains(a.Keyward("key", "list"), "openpgp:serial=05555555;slot=sig;signer=0x") {
+	if !strings.HasPrefix(a.Keyward("key", "list", "--json"), "[") ||
+		!strings.Contains(a.Keyward("key", "list"), "openpgp:serial=05555555;slot=sig;signer=0x") {
 		t.Errorf("key list: %s", a.Keyward("key", "list"))
 	}
 	c := a.Client()
@@ -97,8 +98,10 @@ func TestOpenPGPCard(t *testing.T) {
 	if err := os.WriteFile(spec, []byte(transferSpec(1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := a.try("session", "create", "--backend", "yubi", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet")
-	if text := fmt.Sprint(err); !strings.Contains(text, "no free slot") || !strings.Contains(text, "the key of session "+ended.ID+", which has ended") {
+	_, err := a.try("session", "create", "--backend", "yubi", "--spec", spec, "--account", userAccount, "--chain",
+		"abstract-testnet")
+	if text := fmt.Sprint(err); !strings.Contains(text, "no free slot") ||
+		!strings.Contains(text, "the key of session "+ended.ID+", which has ended") {
 		t.Errorf("session create with a full card says %v, want whose slot is freed", err)
 	}
 	if user, admin := app.Tries(); user != 3 || admin != 3 {
@@ -109,7 +112,8 @@ func TestOpenPGPCard(t *testing.T) {
 	}
 }
 
-// TestOpenPGPLostKey: a card that was reset has lost its key. status says so, as a signature does, also after a restart of the agent.
+// TestOpenPGPLostKey: a card that was reset has lost its key. status says so, as a signature does, also after a restart
+// of the agent.
 func TestOpenPGPLostKey(t *testing.T) {
 	credentials := t.TempDir()
 	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
@@ -161,8 +165,10 @@ func TestOpenPGPAdminPIN(t *testing.T) {
 	}
 	refused := func(what, says string, tries int) {
 		t.Helper()
-		_, err := a.try("session", "create", "--backend", "yubi", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet")
-		if text := fmt.Sprint(err); !strings.Contains(text, says) || !strings.Contains(text, "keyward unlock --backend yubi --admin-pin") {
+		_, err := a.try("session", "create", "--backend", "yubi", "--spec", spec, "--account", userAccount, "--chain",
+			"abstract-testnet")
+		if text := fmt.Sprint(err); !strings.Contains(text, says) ||
+			!strings.Contains(text, "keyward unlock --backend yubi --admin-pin") {
 			t.Errorf("%s: session create says %v, want %q and what to type", what, err, says)
 		}
 		if _, admin := app.Tries(); admin != tries {
@@ -209,7 +215,8 @@ func TestOpenPGPAdminPIN(t *testing.T) {
 }
 
 // agentWithCard starts an agent with a card as its backend "yubi". config says where the admin PIN is from.
-func agentWithCard(t *testing.T, pcscd *cardsim.PCSCD, userPIN, adminPIN, config string) (*Agent, *cardsim.OpenPGP, *cardsim.Card) {
+func agentWithCard(t *testing.T, pcscd *cardsim.PCSCD, userPIN, adminPIN, config string) (*Agent, *cardsim.OpenPGP,
+	*cardsim.Card) {
 	t.Helper()
 	app := cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: 5555555})
 	app.SetPINs(userPIN, adminPIN)
@@ -296,7 +303,8 @@ func (a *Agent) activeSessionOn(backend, spec string, more ...string) *api.Sessi
 		a.t.Fatal(err)
 	}
 	// $ keyward session create --backend yubi …
-	out := a.Keyward(append([]string{"session", "create", "--backend", backend, "--spec", file, "--account", userAccount, "--chain", "abstract-testnet", "--json"}, more...)...)
+	out := a.Keyward(append([]string{"session", "create", "--backend", backend, "--spec", file, "--account", userAccount,
+		"--chain", "abstract-testnet", "--json"}, more...)...)
 	sess := new(api.Session)
 	if err := json.Unmarshal([]byte(out), sess); err != nil {
 		a.t.Fatalf("session create printed %q: %v", out, err)

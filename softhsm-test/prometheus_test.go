@@ -55,7 +55,8 @@ func startPrometheus(t *testing.T, target string) *prometheus {
 	}
 	p := &prometheus{t, "http://" + freeAddress(t)}
 	log := &syncbuf.Buffer{}
-	cmd := exec.Command("prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+	cmd := exec.Command("prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+
+		filepath.Join(dir, "data"),
 		"--web.listen-address="+strings.TrimPrefix(p.url, "http://"))
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -134,14 +135,15 @@ func panels(t *testing.T) map[string][]string {
 	all := map[string][]string{}
 	for _, p := range dashboard.Panels {
 		for _, target := range p.Targets {
-			all[p.Title] = append(all[p.Title], strings.NewReplacer("$__rate_interval", "15s", "$instance", ".*").Replace(target.Expr))
+			all[p.Title] = append(all[p.Title], strings.NewReplacer("$__rate_interval", "15s", "$instance",
+				".*").Replace(target.Expr))
 		}
 	}
 	return all
 }
 
-// Each query of the dashboard has data, of an agent that signs, refuses, and can't read its chain. Prometheus scrapes the Unix socket
-// by way of a proxy, as that has the series of single sessions.
+// Each query of the dashboard has data, of an agent that signs, refuses, and can't read its chain. Prometheus scrapes
+// the Unix socket by way of a proxy, as that has the series of single sessions.
 func TestDashboard(t *testing.T) {
 	a := NewPlainAgent(t, t.TempDir())
 	a.Stop()
@@ -205,7 +207,8 @@ func proxyOf(t *testing.T, socket string) string {
 
 // The rules that are shipped are correct.
 func TestRules(t *testing.T) {
-	if out, err := exec.Command("promtool", "check", "rules", "../deploy/prometheus/keyward.rules.yml").CombinedOutput(); err != nil {
+	if out, err := exec.Command("promtool", "check", "rules",
+		"../deploy/prometheus/keyward.rules.yml").CombinedOutput(); err != nil {
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }

@@ -31,8 +31,8 @@ func (a *Agent) edit(pairs ...string) {
 	}
 }
 
-// Under load, the configuration is replaced again and again: limits, margins, chains, metrics, and the backend itself, which is opened again each
-// time. Bad files come between. No request is refused, and every signature is in the trail.
+// Under load, the configuration is replaced again and again: limits, margins, chains, metrics, and the backend itself,
+// which is opened again each time. Bad files come between. No request is refused, and every signature is in the trail.
 func TestReloadUnderLoad(t *testing.T) {
 	const workers, rounds = 4, 3
 	a := NewPlainAgent(t, t.TempDir())
@@ -69,7 +69,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	for i := range rounds {
 		before := signed.Load()
 		a.edit(fmt.Sprintf("timeout = \"%ds\"\n", 10+i), fmt.Sprintf("timeout = \"%ds\"\n", 11+i),
-			fmt.Sprintf("depth = %d", 64+i), fmt.Sprintf("depth = %d", 65+i), fmt.Sprintf("m%d.sock", i), fmt.Sprintf("m%d.sock", i+1))
+			fmt.Sprintf("depth = %d", 64+i), fmt.Sprintf("depth = %d", 65+i), fmt.Sprintf("m%d.sock", i),
+			fmt.Sprintf("m%d.sock", i+1))
 		if out := a.Keyward("reload", "--json"); !strings.Contains(out, `"changed":["backends.softhsm","limits","metrics"]`) {
 			t.Errorf("reload printed %s", out)
 		}
@@ -77,7 +78,8 @@ func TestReloadUnderLoad(t *testing.T) {
 			t.Errorf("round %d: the metrics' old socket is still there", i)
 		}
 		a.edit("[limits]\n", "[limits]\nnonsense = 1\n")
-		if out, err := a.try("reload"); err == nil || !strings.Contains(err.Error(), "config.toml:") || !strings.Contains(err.Error(), `unknown key "nonsense"`) {
+		if out, err := a.try("reload"); err == nil || !strings.Contains(err.Error(), "config.toml:") ||
+			!strings.Contains(err.Error(), `unknown key "nonsense"`) {
 			t.Errorf("a bad file: %s, %v, want its place and the key", out, err)
 		}
 		a.edit("[limits]\nnonsense = 1\n", "[limits]\n")
@@ -92,7 +94,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Logf("%d signatures over %d reloads", signed.Load(), rounds)
 }
 
-// What a running process can't change is refused as a whole, with its place and the reason, and so is a backend that is not what the file says.
+// What a running process can't change is refused as a whole, with its place and the reason, and so is a backend that is
+// not what the file says.
 func TestReloadRefuses(t *testing.T) {
 	a := NewAgent(t)
 	sess := a.ActiveSession(transferSpec(1000), userAccount)
@@ -111,13 +114,17 @@ func TestReloadRefuses(t *testing.T) {
 		replace []string
 		want    string
 	}{
-		"a socket":                     {[]string{"# socket = \"agent.sock\"", `socket = "other.sock"`}, "agent.socket: a change takes effect only when the agent is started again"},
-		"what it gave up":              {[]string{"# system_calls = true", "system_calls = false"}, "confine.system_calls: a change takes effect only"},
+		"a socket": {[]string{"# socket = \"agent.sock\"", `socket = "other.sock"`},
+			"agent.socket: a change takes effect only when the agent is started again"},
+		"what it gave up": {[]string{"# system_calls = true", "system_calls = false"},
+			"confine.system_calls: a change takes effect only"},
 		"a backend with live sessions": {[]string{section, "[backends.other]\n"}, sess.ID},
 		"a token that is not there":    {[]string{"token = ", "token = \"nowhere\"\n# "}, `backend "softhsm": `},
 		"a wrong PIN":                  {[]string{"pin_file = \"", "pin_file = \"wrong-"}, `backend "softhsm": `},
-		"a PIN from the environment":   {[]string{section, "[backends.second]\n" + strings.Replace(own, "pin_file", "pin_env", 1) + "\n\n" + section}, "backends.second.pin_env"},
-		"a library it gave up":         {[]string{section, "[backends.second]\ntype = \"pkcs11\"\nmodule = \"" + library + "\"\ntoken = \"x\"\npin_prompt = true\n\n" + section}, "gave up"},
+		"a PIN from the environment": {[]string{section, "[backends.second]\n" +
+			strings.Replace(own, "pin_file", "pin_env", 1) + "\n\n" + section}, "backends.second.pin_env"},
+		"a library it gave up": {[]string{section, "[backends.second]\ntype = \"pkcs11\"\nmodule = \"" + library +
+			"\"\ntoken = \"x\"\npin_prompt = true\n\n" + section}, "gave up"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(a.Dir, "wrong-pin"), []byte("000000\n"), 0o600); err != nil {
@@ -160,14 +167,16 @@ func TestReloadAddsAndRemovesABackend(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sess api.Session
-	out := a.Keyward("session", "create", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet", "--backend", "second", "--json")
+	out := a.Keyward("session", "create", "--spec", spec, "--account", userAccount, "--chain", "abstract-testnet",
+		"--backend", "second", "--json")
 	if err := json.Unmarshal([]byte(out), &sess); err != nil || sess.Backend != "second" {
 		t.Fatalf("session create printed %s: %v", out, err)
 	}
 	if err := os.WriteFile(filepath.Join(a.Dir, "config.toml"), config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.try("reload"); err == nil || !strings.Contains(err.Error(), `backend "second" is missing, and 1 sessions`) {
+	if _, err := a.try("reload"); err == nil || !strings.Contains(err.Error(),
+		`backend "second" is missing, and 1 sessions`) {
 		t.Errorf("removing a backend with a session: %v", err)
 	}
 	a.Keyward("session", "revoke", sess.ID)

@@ -13,8 +13,8 @@ import (
 	"github.com/keyward/keyward/socket/api"
 )
 
-// sharedCard is an agent with three backends on one YubiKey: two of its PIV slots, "yubikey", for which setup is given, and
-// "second", and its OpenPGP application, "openpgp". Each has a process of its own.
+// sharedCard is an agent with three backends on one YubiKey: two of its PIV slots, "yubikey", for which setup is given,
+// and "second", and its OpenPGP application, "openpgp". Each has a process of its own.
 func sharedCard(t *testing.T, setup ...string) (*Agent, *cardsim.PCSCD, *cardsim.Card) {
 	t.Helper()
 	const serial, userPIN, adminPIN = 4711, "472911", "83920175"
@@ -41,8 +41,8 @@ admin_pin_file = "yubi-admin-pin"
 	return a, pcscd, card
 }
 
-// TestBackendsShareACard signs with three backends on one YubiKey at once, while somebody looks at the card. None gets in
-// another's way.
+// TestBackendsShareACard signs with three backends on one YubiKey at once, while somebody looks at the card. None gets
+// in another's way.
 func TestBackendsShareACard(t *testing.T) {
 	a, pcscd, card := sharedCard(t)
 	c := a.Client()
@@ -71,12 +71,14 @@ func TestBackendsShareACard(t *testing.T) {
 	pcscd.AwaitFree(t, 0)
 }
 
-// TestBackendsShareACardThatBlinks has one of them wait for a touch, which the others wait for as if the card was slow, and say so.
+// TestBackendsShareACardThatBlinks has one of them wait for a touch, which the others wait for as if the card was slow,
+// and say so.
 func TestBackendsShareACardThatBlinks(t *testing.T) {
 	a, pcscd, card := sharedCard(t, "--touch-policy", "always")
 	card.AutoTouch(true)
 	blinking := a.activeSessionOn("yubikey", transferSpec(1000))
-	others := []*api.Session{a.activeSessionOn("second", transferSpec(1000)), a.activeSessionOn("openpgp", transferSpec(1000))}
+	others := []*api.Session{a.activeSessionOn("second", transferSpec(1000)),
+		a.activeSessionOn("openpgp", transferSpec(1000))}
 	card.AutoTouch(false)
 	card.SetTouchTimeout(time.Minute)
 	c := a.Client()

@@ -35,13 +35,14 @@ type app struct {
 // newApp makes a session that may transfer limit wei, and its client.
 func (s *soak) newApp(backend string, limit int, options ...string) *app {
 	return &app{
-		session: s.a.activeSessionOn(backend, transferSpec(limit), options...), limit: limit, client: s.a.Client(), unlock: s.unlock,
+		session: s.a.activeSessionOn(backend, transferSpec(limit), options...), limit: limit, client: s.a.Client(),
+		unlock:   s.unlock,
 		received: map[policy.Hash]bool{}, errors: map[string]int{},
 	}
 }
 
-// signNext asks for the next transaction's signature until it arrives: through faults, restarts and queues that are full. It
-// returns an error for what should not happen.
+// signNext asks for the next transaction's signature until it arrives: through faults, restarts and queues that are
+// full. It returns an error for what should not happen.
 func (a *app) signNext(ctx context.Context) error {
 	a.mu.Lock()
 	nonce := a.nonce

@@ -53,10 +53,11 @@ func (s *soak) gauges() *gauges {
 // metric reads one of the agent's metrics, a whole number.
 func (a *Agent) metric(ctx context.Context, name string) int {
 	a.t.Helper()
-	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", filepath.Join(a.Dir, "metrics.sock"))
-	}}}
+	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", filepath.Join(a.Dir, "metrics.sock"))
+		}}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/metrics", nil)
 	a.must(err)
 	resp, err := web.Do(req)
@@ -145,7 +146,8 @@ func (s *soak) checkSums() {
 			trail[a.session.ID] = &sums{}
 		}
 		of, used := trail[a.session.ID], used[a.session.ID]
-		s.t.Logf("%s session on %s: %d signatures received, %d in the audit trail, %d wei charged there and %d in the ledger; %d beyond the limit; asked again after %v",
+		s.t.Logf("%s session on %s: %d signatures received, %d in the audit trail, %d wei charged there and %d in the "+
+			"ledger; %d beyond the limit; asked again after %v",
 			s.clock(), a.session.Backend, len(a.received), len(of.granted), of.charged, used, a.denied, a.errors)
 		if len(of.granted) != len(a.received) || of.charged != len(a.received) || used != len(a.received) {
 			s.t.Errorf("session on %s: the four numbers differ", a.session.Backend)

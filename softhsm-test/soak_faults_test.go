@@ -8,9 +8,11 @@ import (
 	"time"
 )
 
-// What the device of the faulty session does from time to time. A wrong PIN is not among it: the agent would not try again.
+// What the device of the faulty session does from time to time. A wrong PIN is not among it: the agent would not try
+// again.
 var (
-	faultyCalls = []string{"SignInit", "Sign", "Sign", "Sign", "OpenSession", "GetSessionInfo", "FindObjectsInit", "FindObjects", "GetAttributeValue", "GetTokenInfo", "GetSlotInfo"}
+	faultyCalls = []string{"SignInit", "Sign", "Sign", "Sign", "OpenSession", "GetSessionInfo", "FindObjectsInit",
+		"FindObjects", "GetAttributeValue", "GetTokenInfo", "GetSlotInfo"}
 	faultyCodes = []uint64{
 		0x02,  // CKR_HOST_MEMORY
 		0x05,  // CKR_GENERAL_ERROR
@@ -43,12 +45,13 @@ func (s *soak) injectUntil(ctx context.Context) {
 	s.faulty.Release.Store(1)
 }
 
-// unlock is the operator, who gives a device its PIN again. The agent does not try a PIN by itself that a process took with it in
-// C_Login: the device may have counted it.
+// unlock is the operator, who gives a device its PIN again. The agent does not try a PIN by itself that a process took
+// with it in C_Login: the device may have counted it.
 func (s *soak) unlock(backend string) {
 	s.operator.Lock()
 	defer s.operator.Unlock()
-	if _, err := s.a.try("unlock", "--backend", backend); err == nil { // it fails while the agent is down, or a fault is in the way
+	// it fails while the agent is down, or a fault is in the way
+	if _, err := s.a.try("unlock", "--backend", backend); err == nil {
 		s.unlocks++
 	}
 }

@@ -25,8 +25,9 @@ func (c *strangerCounts) check(t *testing.T) {
 	}
 }
 
-// attack runs the strangers at the agent's socket until ctx ends, and adds what they did to c. Their process has the lowest priority:
-// an honest client then waits for the work that they cause in the agent, and not for their own, which no agent can bound.
+// attack runs the strangers at the agent's socket until ctx ends, and adds what they did to c. Their process has the
+// lowest priority: an honest client then waits for the work that they cause in the agent, and not for their own, which
+// no agent can bound.
 func (c *strangerCounts) attack(ctx context.Context, socket, foreign, own string) error {
 	exe, err := os.Executable()
 	if err != nil {

@@ -25,7 +25,8 @@ const (
 	honestRate    = 40  // requests a second
 	maxSlowdown   = 3   // of the honest client's p99, beside strangers and faults
 	slowdownFloor = 100 * time.Millisecond
-	// A short run has too few requests for a p99, on a machine that does other things: it shows only that nobody is shut out.
+	// A short run has too few requests for a p99, on a machine that does other things: it shows only that nobody is shut
+	// out.
 	shortRun, shortFloor = 5 * time.Minute, 10 * time.Second
 )
 
@@ -49,12 +50,13 @@ type soak struct {
 	unlocks  int
 }
 
-// TestSoak: an agent with three tokens and honest clients lives among faults of a device, kills, restarts and strangers. At the end
-// every signature that was asked for has arrived, is charged once and is in the audit trail; no limit is passed; the agent
-// holds no more goroutines, descriptors, PKCS#11 sessions and memory than before; and the honest client was served nearly as fast as alone.
+// TestSoak: an agent with three tokens and honest clients lives among faults of a device, kills, restarts and
+// strangers. At the end every signature that was asked for has arrived, is charged once and is in the audit trail; no
+// limit is passed; the agent holds no more goroutines, descriptors, PKCS#11 sessions and memory than before; and the
+// honest client was served nearly as fast as alone.
 //
-// Quiet and noisy times take turns. In the first half of the noisy ones the agent is killed or stopped; in the second half one
-// process lives on, so that growth shows.
+// Quiet and noisy times take turns. In the first half of the noisy ones the agent is killed or stopped; in the second
+// half one process lives on, so that growth shows.
 func TestSoak(t *testing.T) {
 	s := startSoak(t)
 	a := s.a
@@ -87,8 +89,9 @@ func TestSoak(t *testing.T) {
 	s.checkLog()
 }
 
-// checkLog compares the log with what is bounded: 30 lines a second for refusals, with or without a session, one for each other kind of
-// trouble that clients make, and what a fault of the device causes, such as the stacks of a process that crashed.
+// checkLog compares the log with what is bounded: 30 lines a second for refusals, with or without a session, one for
+// each other kind of trouble that clients make, and what a fault of the device causes, such as the stacks of a process
+// that crashed.
 func (s *soak) checkLog() {
 	s.t.Helper()
 	size, most := len(s.a.log.String()), 1<<20+int(time.Since(s.began)/time.Second)*8<<10+s.broken*4<<10
@@ -102,7 +105,8 @@ func (s *soak) checkLog() {
 func failures(log string) string {
 	var b strings.Builder
 	for line := range strings.Lines(log) {
-		if strings.Contains(line, "level=ERROR") || strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "keyward: error") {
+		if strings.Contains(line, "level=ERROR") || strings.HasPrefix(line, "panic:") ||
+			strings.HasPrefix(line, "keyward: error") {
 			b.WriteString(line)
 		}
 	}
@@ -235,8 +239,11 @@ func (s *soak) settle() {
 // checkLatency compares the honest client's p99 beside the others with its p99 by itself.
 func (s *soak) checkLatency() {
 	alone, beside := s.quiet.Quantile(99), s.noisy.Quantile(99)
-	s.t.Logf("honest client: p50 %v, p99 %v by itself (%d requests); p50 %v, p99 %v beside %d faults and %v (%d requests), which is %.1f times as long; max. %v across %d kills and %d stops (%d requests); the operator unlocked a device %d times",
-		s.quiet.Quantile(50), alone, s.quiet.Done, s.noisy.Quantile(50), beside, s.broken, &s.strangers, s.noisy.Done, float64(beside)/float64(alone),
+	s.t.Logf("honest client: p50 %v, p99 %v by itself (%d requests); p50 %v, p99 %v beside %d faults and %v (%d "+
+		"requests), which is %.1f times as long; max. %v across %d kills and %d stops (%d requests); the operator "+
+		"unlocked a device %d times",
+		s.quiet.Quantile(50), alone, s.quiet.Done, s.noisy.Quantile(50), beside, s.broken, &s.strangers, s.noisy.Done,
+		float64(beside)/float64(alone),
 		s.killed.Quantile(100).Round(time.Millisecond), s.kills, s.stops, s.killed.Done, s.unlocks)
 	floor := slowdownFloor
 	if *soakFor < shortRun {

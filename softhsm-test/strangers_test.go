@@ -38,8 +38,10 @@ func (c *strangerCounts) all() []*atomic.Int64 {
 }
 
 func (c *strangerCounts) String() string {
-	return fmt.Sprintf("%d strangers' connections with %d unfinished and %d malformed messages, %d unread answers, %d requests for others' sessions and %d beyond their own, %d KB of garbage",
-		c.Connections.Load(), c.Unfinished.Load(), c.Malformed.Load(), c.Unread.Load(), c.Refused.Load(), c.Denied.Load(), c.Garbage.Load()>>10)
+	return fmt.Sprintf("%d strangers' connections with %d unfinished and %d malformed messages, %d unread answers, %d "+
+		"requests for others' sessions and %d beyond their own, %d KB of garbage",
+		c.Connections.Load(), c.Unfinished.Load(), c.Malformed.Load(), c.Unread.Load(), c.Refused.Load(), c.Denied.Load(),
+		c.Garbage.Load()>>10)
 }
 
 // ignore returns err unless it is the one that is expected.
@@ -50,8 +52,8 @@ func ignore(err, expected error) error {
 	return err
 }
 
-// beStrangers has users without a session, and one with a session, do what harms others, until standard input ends. It prints what
-// they did. What they must not get ends the process.
+// beStrangers has users without a session, and one with a session, do what harms others, until standard input ends. It
+// prints what they did. What they must not get ends the process.
 func beStrangers(socket, foreignSession, ownSession string) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	go func() {
@@ -105,8 +107,10 @@ func beStrangers(socket, foreignSession, ownSession string) error {
 // errGranted: a stranger got what the agent must refuse.
 var errGranted = errors.New("the agent did what it must refuse")
 
-// attackUntil connects as uid and attacks, again and again. The agent may end each connection, and be down: only [errGranted] is an error.
-func attackUntil(ctx context.Context, socket string, uid int, connections *atomic.Int64, attack func(nc net.Conn) error) error {
+// attackUntil connects as uid and attacks, again and again. The agent may end each connection, and be down: only
+// [errGranted] is an error.
+func attackUntil(ctx context.Context, socket string, uid int, connections *atomic.Int64,
+	attack func(nc net.Conn) error) error {
 	for ctx.Err() == nil {
 		if nc, err := dialAs(socket, uid); err == nil {
 			connections.Add(1)

@@ -152,7 +152,8 @@ func (v *terminal) shows(what string, patterns ...string) {
 	v.t.Helper()
 	for _, pattern := range patterns {
 		re := regexp.MustCompile(pattern)
-		waitFor(v.t, fmt.Sprintf("%s to show %q; it shows\n%s", what, pattern, v.screen()), func() bool { return re.MatchString(v.screen()) })
+		waitFor(v.t, fmt.Sprintf("%s to show %q; it shows\n%s", what, pattern, v.screen()),
+			func() bool { return re.MatchString(v.screen()) })
 	}
 }
 
@@ -167,8 +168,8 @@ const (
 	keyUp, keyDown, keyRight, keyLeft = "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D"
 )
 
-// keyward top on a terminal of 80 and of 160 characters: sessions and limits with bars, arrow keys into one session, its policy and its last
-// requests, and the terminal as it was at the end.
+// keyward top on a terminal of 80 and of 160 characters: sessions and limits with bars, arrow keys into one session,
+// its policy and its last requests, and the terminal as it was at the end.
 func TestTopOnATerminal(t *testing.T) {
 	a := NewPlainAgent(t, t.TempDir())
 	first, second := a.ActiveSession(transferSpec(10), userAccount), a.ActiveSession(transferSpec(10), userAccount)
@@ -201,13 +202,15 @@ func TestTopOnATerminal(t *testing.T) {
 			go func() { ended <- top.Wait() }()
 			t.Cleanup(func() { top.Process.Kill() })
 
-			v.shows("the list", `keyward .*: ready`, `backend softhsm +ready`, `sessions 2 active`, `p50 [0-9.]+ms`, first.ID+` active`, `value to 0x2222.* 70% 7 wei`, `[█▏▎▍▌▋▊▉]░`, `2[0-9]h \d+m`)
+			v.shows("the list", `keyward .*: ready`, `backend softhsm +ready`, `sessions 2 active`, `p50 [0-9.]+ms`, first.ID+
+				` active`, `value to 0x2222.* 70% 7 wei`, `[█▏▎▍▌▋▊▉]░`, `2[0-9]h \d+m`)
 			selected := func(id string) { v.shows("the list", `(?m)^> `+id) }
 			selected(first.ID)
 			v.types(keyDown)
 			selected(second.ID)
 			v.types(keyUp + keyDown + keyRight)
-			v.shows("the session", `What it may do`, `may transfer to 0x2222`, `Last requests`, `sign.denied`, `sign.granted`, `signer +`+second.Signer.String())
+			v.shows("the session", `What it may do`, `may transfer to 0x2222`, `Last requests`, `sign.denied`, `sign.granted`,
+				`signer +`+second.Signer.String())
 			if strings.Contains(v.screen(), first.ID) {
 				t.Errorf("the other session is shown as well:\n%s", v.screen())
 			}

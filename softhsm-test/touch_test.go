@@ -26,7 +26,8 @@ func TestTouchPIV(t *testing.T) {
 	a.Stop()
 	a.setUpYubiKey("--touch-policy", "always")
 	a.Start()
-	testTouch(t, a, card, "yubikey", "waiting for a touch of YubiKey 4711") // what does not open signs nothing, so the charge is taken back
+	// what does not open signs nothing, so the charge is taken back
+	testTouch(t, a, card, "yubikey", "waiting for a touch of YubiKey 4711")
 }
 
 // The same of its OpenPGP application.
@@ -105,7 +106,8 @@ func testTouch(t *testing.T, a *Agent, card *cardsim.Card, backend, want string)
 	card.SetTouchTimeout(time.Second)
 	sign(2)
 	reply := client.Details(<-signed)
-	if reply == nil || reply.Code != api.CodeUnavailable || reply.Details().Reason != "notTouched" || !reply.Details().Retryable {
+	if reply == nil || reply.Code != api.CodeUnavailable || reply.Details().Reason != "notTouched" ||
+		!reply.Details().Retryable {
 		t.Errorf("without a touch: %+v, want -32000, notTouched and retryable", reply)
 	}
 	if got := drain(told); len(got) != 2 || !strings.Contains(got[0], want) || got[1] != "" {

@@ -62,7 +62,8 @@ func TestTransit(t *testing.T) {
 		{"down", transitfake.Fault{CutHard: true}, -1, "deviceUnavailable", true},
 		{"sealed", transitfake.Fault{Status: 503, Errors: []string{"Vault is sealed"}}, -1, "deviceUnavailable", true},
 		{"denied", transitfake.Fault{Status: 403, Errors: []string{"permission denied"}}, -1, "deviceRefused", false},
-		{"key deleted", transitfake.Fault{Status: 400, Errors: []string{"encryption key not found"}}, -1, "keyNotFound", false},
+		{"key deleted", transitfake.Fault{Status: 400, Errors: []string{"encryption key not found"}}, -1, "keyNotFound",
+			false},
 		{"garbled", transitfake.Fault{Status: 200, Body: "{"}, -1, "deviceUnavailable", true},
 	} {
 		before := used(t, c, sess)
@@ -70,7 +71,8 @@ func TestTransit(t *testing.T) {
 		tx := transferTx(sess.ID, uint64(10+i))
 		_, err := c.SignTransaction(t.Context(), tx)
 		if reason(err) != f.reason || retryable(err) != f.retryable {
-			t.Errorf("%s: %v with reason %q, retryable %v, want %q, %v", f.name, err, reason(err), retryable(err), f.reason, f.retryable)
+			t.Errorf("%s: %v with reason %q, retryable %v, want %q, %v", f.name, err, reason(err), retryable(err), f.reason,
+				f.retryable)
 		}
 		charged := used(t, c, sess) - before
 		if want := map[bool]int{true: 1, false: 0}[f.reason == ""]; charged != want {
@@ -95,7 +97,8 @@ func TestTransit(t *testing.T) {
 // rotates has the transit key rotated, and the session's key sealed again.
 func (a *kmsAgent) rotates(t *testing.T, fake *transitfake.Server, sess *api.Session) {
 	t.Helper()
-	const none, one = "0 keys encrypted with the device key of now, 1 were already, 0 failed", "1 keys encrypted with the device key of now, 0 were already, 0 failed"
+	const none, one = "0 keys encrypted with the device key of now, 1 were already, 0 failed",
+		"1 keys encrypted with the device key of now, 0 were already, 0 failed"
 	for _, step := range []struct {
 		do   func()
 		want string

@@ -19,7 +19,8 @@ func TestWrappedKeys(t *testing.T) {
 	a := NewAgent(t)
 	a.Stop()
 	tok := NewToken(t)
-	kek := pkcs11.KEK{Module: tok.Module, Env: tok.Env(), Token: tok.Label, Label: "kek-1", Movable: true, SOPIN: secret.FromFile(tok.SOPINFile)}
+	kek := pkcs11.KEK{Module: tok.Module, Env: tok.Env(), Token: tok.Label, Label: "kek-1", Movable: true,
+		SOPIN: secret.FromFile(tok.SOPINFile)}
 	a.must(kek.Make(t.Context()))
 	kek.Label = "kek-2"
 	a.must(kek.Make(t.Context()))
@@ -72,7 +73,8 @@ func TestWrappedKeys(t *testing.T) {
 		}
 		faults.On(f.function).Set(Return, 0, 0)
 		if n := used(t, c, sess) - before; n != f.charged {
-			t.Errorf("C_%s, kind %d, 0x%x after %d calls: the limit afterwards has %d used more, want %d", f.function, f.kind, f.rv, f.pass, n, f.charged)
+			t.Errorf("C_%s, kind %d, 0x%x after %d calls: the limit afterwards has %d used more, want %d", f.function, f.kind,
+				f.rv, f.pass, n, f.charged)
 		}
 		waitFor(t, "the token to sign again", func() bool {
 			_, err := c.SignTransaction(t.Context(), transferTx(sess.ID, nonce))
@@ -88,7 +90,8 @@ func TestWrappedKeys(t *testing.T) {
 		signs(sess, 90)
 	}
 	a.Keyward("session", "revoke", sessions[0].ID)
-	file := filepath.Join(a.Dir, "state", "keys", "faulty", strings.TrimPrefix(sessions[0].KeyURI, "wrapped:signer=")+".key")
+	file := filepath.Join(a.Dir, "state", "keys", "faulty", strings.TrimPrefix(sessions[0].KeyURI, "wrapped:signer=")+
+		".key")
 	waitFor(t, "the key to be destroyed", func() bool { _, err := os.Stat(file); return os.IsNotExist(err) })
 }
 
@@ -99,13 +102,15 @@ func (a *Agent) rewrapsTo(kek string, sessions int) {
 	path := filepath.Join(a.Dir, "config.toml")
 	conf, err := os.ReadFile(path)
 	a.must(err)
-	a.must(os.WriteFile(path, []byte(strings.Replace(string(conf), `kek = "kek-1"`, fmt.Sprintf("kek = %q", kek), 1)), 0o600))
+	a.must(os.WriteFile(path, []byte(strings.Replace(string(conf), `kek = "kek-1"`, fmt.Sprintf("kek = %q", kek), 1)),
+		0o600))
 	a.Start()
 	want := fmt.Sprintf("%d keys encrypted with the device key of now, 0 were already, 0 failed", sessions)
 	if out := a.Keyward("key", "rewrap"); !strings.Contains(out, want) {
 		a.t.Errorf("key rewrap says %q, want %q", out, want)
 	}
-	if out := a.Keyward("backend", "check", "faulty"); !strings.Contains(out, "wrapped") || strings.Contains(out, "FAILED") {
+	if out := a.Keyward("backend", "check", "faulty"); !strings.Contains(out, "wrapped") ||
+		strings.Contains(out, "FAILED") {
 		a.t.Errorf("backend check says %q", out)
 	}
 }

@@ -99,7 +99,8 @@ func TestYubiKeySetupOfALargeSerial(t *testing.T) {
 			if key, err := piv.ParseAttestation(attestation, attestationRoots()); err != nil || key.Serial != serial {
 				t.Errorf("the attestation is of %v, %v, want serial %d", key, err, serial)
 			}
-			if out := b.Keyward("yubikey", "status"); !strings.Contains(out, fmt.Sprintf("YubiKey %d, ", serial)) || !strings.Contains(out, `backend "yubikey"`) {
+			if out := b.Keyward("yubikey", "status"); !strings.Contains(out, fmt.Sprintf("YubiKey %d, ", serial)) ||
+				!strings.Contains(out, `backend "yubikey"`) {
 				t.Errorf("yubikey status:\n%s", out)
 			}
 			b.works("yubikey")

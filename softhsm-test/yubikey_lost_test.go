@@ -11,8 +11,8 @@ import (
 	"github.com/keyward/keyward/internal/pcsc"
 )
 
-// TestYubiKeySetupGivesNoBackendUp: a key that is a backend's is overwritten only when the operator has removed that backend,
-// which the refusals say how to do.
+// TestYubiKeySetupGivesNoBackendUp: a key that is a backend's is overwritten only when the operator has removed that
+// backend, which the refusals say how to do.
 func TestYubiKeySetupGivesNoBackendUp(t *testing.T) {
 	b := newYubiKeyBench(t, cardsim.Firmware543)
 	file := filepath.Join(b.Dir, "config.toml")
@@ -25,8 +25,10 @@ func TestYubiKeySetupGivesNoBackendUp(t *testing.T) {
 		"remove [backends.yubikey] from " + file + " and the file " + attestation,
 	}
 	b.refuses(append(giveUp, `has a backend "yubikey" already`, "choose another name with --name"), "--replace")
-	b.refuses(append(giveUp, `backend "yubikey" has its key in slot 9d of YubiKey 4711`, "choose another slot with --slot"), "--name", "second", "--replace")
-	if stderr := b.refuses([]string{"choose another slot with --slot"}, "--name", "second"); strings.Contains(stderr, "give up") {
+	b.refuses(append(giveUp, `backend "yubikey" has its key in slot 9d of YubiKey 4711`,
+		"choose another slot with --slot"), "--name", "second", "--replace")
+	if stderr := b.refuses([]string{"choose another slot with --slot"}, "--name", "second"); strings.Contains(stderr,
+		"give up") {
 		t.Errorf("who has not said --replace is told how to lose a key:\n%s", stderr)
 	}
 
@@ -49,15 +51,18 @@ func TestYubiKeyStatusOfALostKey(t *testing.T) {
 	_, err = s.Generate(management, 0x82, piv.PINOnce, piv.TouchNever, true)
 	b.must(err)
 	const lost = `which is lost with all that is sealed to it`
-	if out := b.Keyward("yubikey", "status"); !strings.Contains(out, `ANOTHER KEY THAN THAT OF backend "yubikey", `+lost) || strings.Contains(out, `; backend "yubikey"`) {
+	if out := b.Keyward("yubikey", "status"); !strings.Contains(out, `ANOTHER KEY THAN THAT OF backend "yubikey", `+
+		lost) || strings.Contains(out, `; backend "yubikey"`) {
 		t.Errorf("yubikey status of a slot that was overwritten:\n%s", out)
 	}
 	if out := b.Keyward("yubikey", "status", "--json"); !strings.Contains(out, `"lost":["yubikey"]`) {
 		t.Errorf("yubikey status --json of a slot that was overwritten:\n%s", out)
 	}
-	b.refuses([]string{`slot 82 of YubiKey 4711 is that of backend "yubikey", whose key is lost`, "remove [backends.yubikey]"}, "--name", "second", "--slot", "82", "--adopt")
+	b.refuses([]string{`slot 82 of YubiKey 4711 is that of backend "yubikey", whose key is lost`,
+		"remove [backends.yubikey]"}, "--name", "second", "--slot", "82", "--adopt")
 	b.card.FactoryReset()
-	if out := b.Keyward("yubikey", "status"); !strings.Contains(out, "PIV slot 82") || !strings.Contains(out, `EMPTY; the key of backend "yubikey" is lost`) {
+	if out := b.Keyward("yubikey", "status"); !strings.Contains(out, "PIV slot 82") ||
+		!strings.Contains(out, `EMPTY; the key of backend "yubikey" is lost`) {
 		t.Errorf("yubikey status of a slot that is empty:\n%s", out)
 	}
 }
@@ -74,11 +79,13 @@ func TestYubiKeyInUse(t *testing.T) {
 	_, err = c.Open(cardsim.ReaderName + " 00 00")
 	b.must(err)
 
-	const both = "in use: by the agent, for one of its backends second, yubikey, or by another program (gpg's scdaemon, a browser)\n"
+	const both = "in use: by the agent, for one of its backends second, yubikey, or by another program (gpg's " +
+		"scdaemon, a browser)\n"
 	if out := b.Keyward("yubikey", "status"); !strings.Contains(out, both) || strings.Count(out, "in use: by") != 1 {
 		t.Errorf("yubikey status of a card that is in use:\n%s", out)
 	}
-	if stderr := b.refuses([]string{`00 00": ` + both, "keyward status"}, "--name", "third"); strings.Contains(stderr, "no YubiKey is plugged in") {
+	if stderr := b.refuses([]string{`00 00": ` + both, "keyward status"}, "--name", "third"); strings.Contains(stderr,
+		"no YubiKey is plugged in") {
 		t.Errorf("yubikey setup with a card that is in use:\n%s", stderr)
 	}
 
@@ -92,7 +99,8 @@ func TestYubiKeyInUse(t *testing.T) {
 	defer held.Close()
 	_, err = held.Open(cardsim.ReaderName + " 00 01")
 	b.must(err)
-	if out := b.Keyward("yubikey", "status"); !strings.Contains(out, "in use: by the agent, for its backend other, or by another program") {
+	if out := b.Keyward("yubikey", "status"); !strings.Contains(out,
+		"in use: by the agent, for its backend other, or by another program") {
 		t.Errorf("yubikey status with one of two cards in use:\n%s", out)
 	}
 }

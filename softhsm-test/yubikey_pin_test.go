@@ -14,7 +14,8 @@ func TestYubiKeySetupBlocked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newYubiKeyBench(t, firmware)
 			b.block(0x20, bytes.Repeat([]byte("9"), 8))
-			b.refusesUnplanned([]string{"error: YubiKey 4711: device locked: the PIN is blocked: unblock it with the PUK: ykman piv access unblock-pin"})
+			b.refusesUnplanned([]string{"error: YubiKey 4711: device locked: the PIN is blocked: unblock it with the PUK: " +
+				"ykman piv access unblock-pin"})
 		})
 	}
 	t.Run("the PUK", func(t *testing.T) {
@@ -38,7 +39,8 @@ func (b *yubiKeyBench) block(ins byte, wrong []byte) {
 	defer card.Close()
 	for _, cmd := range []pcsc.Command{
 		{INS: 0xa4, P1: 0x04, Data: []byte{0xa0, 0, 0, 3, 8}},
-		{INS: ins, P2: 0x80, Data: wrong, NoLe: true}, {INS: ins, P2: 0x80, Data: wrong, NoLe: true}, {INS: ins, P2: 0x80, Data: wrong, NoLe: true},
+		{INS: ins, P2: 0x80, Data: wrong, NoLe: true}, {INS: ins, P2: 0x80, Data: wrong, NoLe: true},
+		{INS: ins, P2: 0x80, Data: wrong, NoLe: true},
 	} {
 		_, _, err := card.Do(cmd)
 		b.must(err)

@@ -53,7 +53,8 @@ func attestationRoots() []byte {
 
 func (a *Agent) writeCardFiles() {
 	a.t.Helper()
-	for name, data := range map[string]string{"roots.pem": string(attestationRoots()), "piv-pin": pivPIN + "\n", "piv-puk": pivPUK + "\n"} {
+	for name, data := range map[string]string{"roots.pem": string(attestationRoots()), "piv-pin": pivPIN + "\n",
+		"piv-puk": pivPUK + "\n"} {
 		a.must(os.WriteFile(filepath.Join(a.Dir, name), []byte(data), 0o600))
 	}
 }
@@ -134,7 +135,8 @@ func (b *yubiKeyBench) works(backend string) {
 // TestYubiKeySetup takes a YubiKey from the factory to an attested session key.
 func TestYubiKeySetup(t *testing.T) {
 	b := newYubiKeyBench(t, cardsim.Firmware543)
-	if out := b.Keyward("yubikey", "status"); strings.Count(out, "THE FACTORY'S") != 3 || !strings.Contains(out, "YubiKey 4711, firmware 5.4.3") {
+	if out := b.Keyward("yubikey", "status"); strings.Count(out, "THE FACTORY'S") != 3 ||
+		!strings.Contains(out, "YubiKey 4711, firmware 5.4.3") {
 		t.Errorf("yubikey status of a new card:\n%s", out)
 	}
 	write := func(name, pin string) { b.must(os.WriteFile(filepath.Join(b.Dir, name), []byte(pin), 0o600)) }
@@ -148,17 +150,21 @@ func TestYubiKeySetup(t *testing.T) {
 		b.refuses([]string{" file " + filepath.Join(b.Dir, refused.file) + ": " + refused.says + "; nothing was changed\n"})
 		b.writeCardFiles()
 	}
-	b.refuses([]string{"not confirmed; nothing was changed", "CAN'T BE CHANGED LATER", "PIN policy once", "touch policy never"}, "--yes=false")
-	if inv := b.inventory(); !inv.PIN.Default || !inv.PUK.Default || !inv.ManagementKey.Default || len(inv.Slots) != 0 || len(b.card.PINTries()) != 0 {
+	b.refuses([]string{"not confirmed; nothing was changed", "CAN'T BE CHANGED LATER", "PIN policy once",
+		"touch policy never"}, "--yes=false")
+	if inv := b.inventory(); !inv.PIN.Default || !inv.PUK.Default || !inv.ManagementKey.Default || len(inv.Slots) != 0 ||
+		len(b.card.PINTries()) != 0 {
 		t.Errorf("the card was changed, or shown a PIN: %+v", inv)
 	}
 
 	b.setUpYubiKey("--pin-policy", "always", "--touch-policy", "cached")
 	inv := b.inventory()
-	if inv.PIN.Default || inv.PUK.Default || inv.ManagementKey.Default || len(inv.Slots) != 1 || inv.Slots[0].PIN != piv.PINAlways || inv.Slots[0].Touch != piv.TouchCached {
+	if inv.PIN.Default || inv.PUK.Default || inv.ManagementKey.Default || len(inv.Slots) != 1 ||
+		inv.Slots[0].PIN != piv.PINAlways || inv.Slots[0].Touch != piv.TouchCached {
 		t.Errorf("the card after the setup: %+v", inv)
 	}
-	if out := b.Keyward("yubikey", "status"); strings.Contains(out, "FACTORY") || !strings.Contains(out, `touch policy cached; backend "yubikey"`) {
+	if out := b.Keyward("yubikey", "status"); strings.Contains(out, "FACTORY") ||
+		!strings.Contains(out, `touch policy cached; backend "yubikey"`) {
 		t.Errorf("yubikey status:\n%s", out)
 	}
 	b.card.AutoTouch(true)
@@ -173,10 +179,12 @@ func TestYubiKeySetup(t *testing.T) {
 	}
 	at := new(api.Attestation)
 	b.must(json.Unmarshal([]byte(b.Keyward("key", "attest", "--json", sess.KeyURI)), at))
-	if !at.Verified || at.Chain != chain || at.Protection != "sealed" || !strings.Contains(at.Detail, "PIN policy always, touch policy cached") {
+	if !at.Verified || at.Chain != chain || at.Protection != "sealed" ||
+		!strings.Contains(at.Detail, "PIN policy always, touch policy cached") {
 		t.Errorf("key attest --json = %+v", at)
 	}
-	if out, err := b.try("key", "attest", b.activeSessionOn("softhsm", transferSpec(1000)).ID); err == nil || out != "" || !strings.Contains(err.Error(), `backend "softhsm" (pkcs11) makes no statements`) {
+	if out, err := b.try("key", "attest", b.activeSessionOn("softhsm", transferSpec(1000)).ID); err == nil || out != "" ||
+		!strings.Contains(err.Error(), `backend "softhsm" (pkcs11) makes no statements`) {
 		t.Errorf("key attest of a SoftHSM key: %q, %v", out, err)
 	}
 }
@@ -199,7 +207,8 @@ func TestYubiKeySetupInterrupted(t *testing.T) {
 		{"storing the management key", 0xdb, 0, false, "error: YubiKey 4711: storing the management key: the card was removed"},
 		{"setting the management key", 0xff, 0, false, "error: YubiKey 4711: setting the management key: the card was removed"},
 		{"generating", 0x47, 0, true, "error: YubiKey 4711: generating a key: the card was removed"},
-		{"attesting", 0xf9, 0, true, "error: YubiKey 4711: a key was generated, but not attested: attesting slot 9d: the card was removed"},
+		{"attesting", 0xf9, 0, true, "error: YubiKey 4711: a key was generated, but not attested: attesting slot 9d: the " +
+			"card was removed"},
 	} {
 		for _, do := range []cardsim.FaultKind{cardsim.UnplugBefore, cardsim.UnplugDuring} {
 			when := map[cardsim.FaultKind]string{cardsim.UnplugBefore: "before", cardsim.UnplugDuring: "during"}[do]
@@ -246,9 +255,11 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.refuses([]string{"slot 9d is empty: there is no key to adopt"}, "--adopt")
 	b.refuses([]string{"not to be trusted", "--attestation-roots"}, "--attestation-roots=") // Yubico's
 	noRoots := filepath.Join(b.Dir, "piv-pin")
-	b.refuses([]string{"error: " + noRoots + ": attestation roots: no certificate in there", "certificates in PEM"}, "--attestation-roots", noRoots)
+	b.refuses([]string{"error: " + noRoots + ": attestation roots: no certificate in there", "certificates in PEM"},
+		"--attestation-roots", noRoots)
 	b.refuses([]string{"/dev/full/agent"}, "--dir", "/dev/full/agent")
-	if inv := b.inventory(); !inv.PIN.Default || !inv.PUK.Default || !inv.ManagementKey.Default || len(inv.Slots) != 0 || len(b.card.PINTries()) != 0 {
+	if inv := b.inventory(); !inv.PIN.Default || !inv.PUK.Default || !inv.ManagementKey.Default || len(inv.Slots) != 0 ||
+		len(b.card.PINTries()) != 0 {
 		t.Errorf("the card was changed, or shown a PIN: %+v", inv)
 	}
 	b.setUpYubiKey()
@@ -263,7 +274,8 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	block, _ := pem.Decode(statement)
 	foreign := filepath.Join(b.Dir, "foreign.pem")
 	b.must(os.WriteFile(foreign, pem.EncodeToMemory(block), 0o600))
-	b.refuses([]string{"not to be trusted", "it leads to none of the certificates in " + foreign}, "--name", "second", "--slot", "82", "--attestation-roots", foreign)
+	b.refuses([]string{"not to be trusted", "it leads to none of the certificates in " + foreign}, "--name", "second",
+		"--slot", "82", "--attestation-roots", foreign)
 	b.testForeignUses()
 
 	// Another key in another slot, made by somebody else; then a wrong PIN.
@@ -281,8 +293,10 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.must(err)
 	slot85, _ := pivgo.RetiredKeyManagementSlot(0x85)
 	slot86, _ := pivgo.RetiredKeyManagementSlot(0x86)
-	b.must(yk.SetPrivateKeyInsecure(management, slot85, imported, pivgo.Key{Algorithm: pivgo.AlgorithmEC256, PINPolicy: pivgo.PINPolicyOnce, TouchPolicy: pivgo.TouchPolicyNever}))
-	_, err = yk.GenerateKey(management, slot86, pivgo.Key{Algorithm: pivgo.AlgorithmEC384, PINPolicy: pivgo.PINPolicyOnce, TouchPolicy: pivgo.TouchPolicyNever})
+	b.must(yk.SetPrivateKeyInsecure(management, slot85, imported,
+		pivgo.Key{Algorithm: pivgo.AlgorithmEC256, PINPolicy: pivgo.PINPolicyOnce, TouchPolicy: pivgo.TouchPolicyNever}))
+	_, err = yk.GenerateKey(management, slot86, pivgo.Key{Algorithm: pivgo.AlgorithmEC384, PINPolicy: pivgo.PINPolicyOnce,
+		TouchPolicy: pivgo.TouchPolicyNever})
 	b.must(err)
 	b.must(yk.Close())
 	b.refuses([]string{"the key in slot 85 was imported"}, "--name", "second", "--slot", "85", "--adopt")
@@ -292,7 +306,9 @@ func TestYubiKeySetupRefuses(t *testing.T) {
 	b.must(os.Chmod(filepath.Join(b.Dir, "piv-pin"), 0o644))
 	b.refuses([]string{"chmod 600"}, "--name", "second", "--slot", "82", "--adopt")
 	b.must(os.Chmod(filepath.Join(b.Dir, "piv-pin"), 0o600))
-	b.refuses([]string{"error: PIN file " + filepath.Join(b.Dir, "piv-pin") + ": YubiKey 4711: verifying the PIN: PIN incorrect: 2 tries are left; nothing was changed"}, "--name", "second", "--slot", "83")
+	b.refuses([]string{"error: PIN file " + filepath.Join(b.Dir, "piv-pin") +
+		": YubiKey 4711: verifying the PIN: PIN incorrect: 2 tries are left; nothing was changed"}, "--name", "second",
+		"--slot", "83")
 	if n := len(b.card.PINTries()) - mark; n != 1 {
 		t.Errorf("the card was shown %d PINs, want 1", n)
 	}
@@ -327,7 +343,8 @@ func (b *yubiKeyBench) testForeignUses() {
 
 // TestYubiKeySetupManagementKey: the management key is one that the card does not keep.
 func TestYubiKeySetupManagementKey(t *testing.T) {
-	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.2.7, which does not tell what is on it": {5, 2, 7}} {
+	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543,
+		"5.2.7, which does not tell what is on it": {5, 2, 7}} {
 		t.Run(name, func(t *testing.T) {
 			b := newYubiKeyBench(t, firmware)
 			s := &piv.Setup{Serial: pivSerial}
@@ -350,7 +367,8 @@ func TestYubiKeySetupManagementKey(t *testing.T) {
 				fmt.Sprintf("%x", bytes.Repeat([]byte{8}, 24)): "wrong management key",
 			} {
 				b.must(os.WriteFile(file, []byte(text), 0o600))
-				b.refuses([]string{"error: management key file " + file + ": ", says, "; nothing was changed"}, "--management-key-file", file)
+				b.refuses([]string{"error: management key file " + file + ": ", says, "; nothing was changed"},
+					"--management-key-file", file)
 			}
 			b.refuses([]string{"--management-key-file"})
 			b.must(os.WriteFile(file, []byte(hex.EncodeToString(key)+"\n"), 0o600))

@@ -104,7 +104,8 @@ func newClient(ctx context.Context, cfg Config) (*client, error) {
 		caller: kmscall.New(kmscall.Config{InFlight: cfg.InFlight, Timeout: cfg.Timeout, Classify: classify}),
 	}
 	httpClient := transport.Freeze().(*http.Client)
-	httpClient.Transport = kmscall.Transport{Base: httpClient.Transport} // of KMS alone: credentials come by another client
+	// of KMS alone: credentials come by another client
+	httpClient.Transport = kmscall.Transport{Base: httpClient.Transport}
 	c.idle = httpClient.CloseIdleConnections
 	c.api = kms.NewFromConfig(loaded, func(o *kms.Options) {
 		o.HTTPClient = httpClient

@@ -63,7 +63,8 @@ func TestTagsAndAlias(t *testing.T) {
 	b := openResident(t, fake.config())
 	k := backendtest.Generate(t, b, "keyward-00ff").(*key)
 	want := map[string]string{
-		"keyward:session": "keyward-00ff", "keyward:account": "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", "keyward:chain": "2741", "keyward:host": "host-1",
+		"keyward:session": "keyward-00ff", "keyward:account": "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049",
+		"keyward:chain": "2741", "keyward:host": "host-1",
 	}
 	if d := cmp.Diff(want, fake.Tags(k.arn)); d != "" {
 		t.Errorf("tags (-want +got):\n%s", d)
@@ -147,7 +148,8 @@ func TestGenerateHalfWay(t *testing.T) {
 			fake := newFake(t)
 			b := openResident(t, fake.config())
 			fake.Inject(step, -1, denied)
-			if _, err := b.Generate(t.Context(), attrs); !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "kms:"+step) {
+			if _, err := b.Generate(t.Context(), attrs); !errors.Is(err, ErrDenied) ||
+				!strings.Contains(err.Error(), "kms:"+step) {
 				t.Errorf("Generate = %v, want ErrDenied for kms:%s", err, step)
 			}
 			if ids := fake.KeyIDs(); len(ids) != 1 || fake.State(ids[0]) != kmsfake.PendingDeletion {
@@ -162,7 +164,8 @@ func TestGenerateHalfWay(t *testing.T) {
 		fake.Inject("ScheduleKeyDeletion", -1, denied)
 		_, err := b.Generate(t.Context(), attrs)
 		ids := fake.KeyIDs()
-		if len(ids) != 1 || err == nil || !strings.Contains(err.Error(), ids[0]) || !strings.Contains(err.Error(), "left behind") {
+		if len(ids) != 1 || err == nil || !strings.Contains(err.Error(), ids[0]) ||
+			!strings.Contains(err.Error(), "left behind") {
 			t.Errorf("Generate = %v, want it to say that %v is left behind", err, ids)
 		}
 	})
@@ -245,7 +248,8 @@ func TestWaitForSlot(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := k.SignDigest(ctx, [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := k.SignDigest(ctx, [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) ||
+		!errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("SignDigest = %v, want ErrUnavailable and DeadlineExceeded", err)
 	}
 	release()
@@ -339,7 +343,8 @@ func TestWrongRegion(t *testing.T) {
 	elsewhere := strings.Replace(k.URI(), "us-east-1", "eu-central-1", 1)
 	before := fake.Calls("")
 	for _, err := range []error{second(b.Key(t.Context(), elsewhere)), b.Destroy(t.Context(), elsewhere)} {
-		if !errors.Is(err, ErrRegion) || errors.Is(err, backends.ErrKeyNotFound) || !strings.Contains(err.Error(), "eu-central-1") {
+		if !errors.Is(err, ErrRegion) || errors.Is(err, backends.ErrKeyNotFound) ||
+			!strings.Contains(err.Error(), "eu-central-1") {
 			t.Errorf("a key of another region: %v, want ErrRegion", err)
 		}
 	}

@@ -38,7 +38,8 @@ func BenchmarkSign(b *testing.B) {
 	for _, class := range []string{"resident", "sealed", "sealed, cached"} {
 		for _, bm := range []struct{ sessions, inFlight int }{{1, 32}, {8, 32}, {32, 32}, {128, 32}, {128, 8}} {
 			b.Run(fmt.Sprintf("class=%s/sessions=%d/in_flight=%d", class, bm.sessions, bm.inFlight), func(b *testing.B) {
-				backend := benchBackend(b, class, Config{Name: "bench", Endpoint: url, InFlight: bm.inFlight, Timeout: time.Minute, Host: "bench"})
+				backend := benchBackend(b, class, Config{Name: "bench", Endpoint: url, InFlight: bm.inFlight, Timeout: time.Minute,
+					Host: "bench"})
 				keys := make([]backends.Key, bm.sessions)
 				var wg sync.WaitGroup
 				for i := range keys {
@@ -134,7 +135,8 @@ func bareCall(b *testing.B, api *kms.Client, class string) func(context.Context)
 	if class == "resident" {
 		return func(ctx context.Context) error {
 			_, err := api.Sign(ctx, &kms.SignInput{
-				KeyId: arn, Message: make([]byte, 32), MessageType: types.MessageTypeDigest, SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256,
+				KeyId: arn, Message: make([]byte, 32), MessageType: types.MessageTypeDigest,
+				SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256,
 			})
 			return err
 		}
@@ -157,7 +159,8 @@ func benchBackend(b *testing.B, class string, cfg Config) backends.Backend {
 	if err != nil {
 		b.Fatal(err)
 	}
-	made, err := kms.NewFromConfig(loaded, func(o *kms.Options) { o.BaseEndpoint = &cfg.Endpoint }).CreateKey(b.Context(), &kms.CreateKeyInput{Description: aws.String("bench")})
+	made, err := kms.NewFromConfig(loaded, func(o *kms.Options) { o.BaseEndpoint = &cfg.Endpoint }).CreateKey(b.Context(),
+		&kms.CreateKeyInput{Description: aws.String("bench")})
 	if err != nil {
 		b.Fatal(err)
 	}

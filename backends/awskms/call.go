@@ -24,7 +24,8 @@ type operation struct {
 }
 
 // call makes a call, and repeats it while that is safe and there is time.
-func call[I, O any](ctx context.Context, c *client, op operation, f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
+func call[I, O any](ctx context.Context, c *client, op operation,
+	f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
 	out, err := repeated(ctx, c, op, f, in)
 	if errors.Is(err, ErrCredentials) && c.reloadCredentials(ctx) {
 		out, err = repeated(ctx, c, op, f, in)
@@ -38,7 +39,8 @@ func call[I, O any](ctx context.Context, c *client, op operation, f func(context
 	return out, nil
 }
 
-func repeated[I, O any](ctx context.Context, c *client, op operation, f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
+func repeated[I, O any](ctx context.Context, c *client, op operation,
+	f func(context.Context, *I, ...func(*kms.Options)) (*O, error), in *I) (*O, error) {
 	try := func(ctx context.Context) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
@@ -76,7 +78,8 @@ func (c *client) reloadCredentials(ctx context.Context) bool {
 	old, _ := c.creds.Retrieve(ctx)
 	c.creds.Invalidate()
 	now, err := c.creds.Retrieve(ctx)
-	return err == nil && (now.AccessKeyID != old.AccessKeyID || now.SecretAccessKey != old.SecretAccessKey || now.SessionToken != old.SessionToken)
+	return err == nil && (now.AccessKeyID != old.AccessKeyID || now.SecretAccessKey != old.SecretAccessKey ||
+		now.SessionToken != old.SessionToken)
 }
 
 // probeEvery is how long the result of a call stands for the state of KMS.

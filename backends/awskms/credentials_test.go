@@ -23,7 +23,8 @@ func TestCredentialsAreReplaced(t *testing.T) {
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
 	write := func(creds kmsfake.Credentials) {
 		t.Helper()
-		content := fmt.Sprintf("[agent]\naws_access_key_id = %s\naws_secret_access_key = %s\n", creds.AccessKeyID, creds.SecretAccessKey)
+		content := fmt.Sprintf("[agent]\naws_access_key_id = %s\naws_secret_access_key = %s\n", creds.AccessKeyID,
+			creds.SecretAccessKey)
 		if creds.SessionToken != "" {
 			content += "aws_session_token = " + creds.SessionToken + "\n"
 		}
@@ -36,7 +37,8 @@ func TestCredentialsAreReplaced(t *testing.T) {
 	cfg.Profile = "agent"
 	k := backendtest.Generate(t, openResident(t, cfg), "keyward-x")
 
-	next := kmsfake.Credentials{AccessKeyID: "ASIAIOSFODNN7EXAMPLE", SecretAccessKey: "another/secret", SessionToken: "a token"}
+	next := kmsfake.Credentials{AccessKeyID: "ASIAIOSFODNN7EXAMPLE", SecretAccessKey: "another/secret",
+		SessionToken: "a token"}
 	fake.SetCredentials(next)
 	for range 2 {
 		before := fake.Calls("Sign")
@@ -51,7 +53,8 @@ func TestCredentialsAreReplaced(t *testing.T) {
 	backendtest.Verify(t, k, [32]byte{1})
 	next.SecretAccessKey = "a third one"
 	fake.SetCredentials(next)
-	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrCredentials) || !strings.Contains(err.Error(), "secret access key") {
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrCredentials) ||
+		!strings.Contains(err.Error(), "secret access key") {
 		t.Errorf("SignDigest with a wrong secret = %v, want ErrCredentials", err)
 	}
 }
@@ -83,7 +86,8 @@ func TestNoNetwork(t *testing.T) {
 	l.Close()
 	b := openResident(t, cfg)
 	uri := "awskms:arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-	if _, err := b.Key(t.Context(), uri); !errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrKeyNotFound) {
+	if _, err := b.Key(t.Context(), uri); !errors.Is(err, backends.ErrUnavailable) ||
+		errors.Is(err, backends.ErrKeyNotFound) {
 		t.Errorf("Key = %v, want ErrUnavailable", err)
 	}
 	if st := b.Status(t.Context()); st.State != "unavailable" {

@@ -57,7 +57,8 @@ func (c *client) explain(op operation, err error) error {
 	case errors.Is(err, ErrCredentials):
 		return err
 	case errors.As(err, &unreadable):
-		return fmt.Errorf("%w: the answer to kms:%s can't be read; is %s a KMS? %w", backends.ErrUnavailable, op.name, c.where(), err)
+		return fmt.Errorf("%w: the answer to kms:%s can't be read; is %s a KMS? %w", backends.ErrUnavailable, op.name,
+			c.where(), err)
 	}
 	return fmt.Errorf("%w: no answer from %s: %w", backends.ErrUnavailable, c.where(), err)
 }
@@ -79,12 +80,13 @@ func statusOf(err error) int {
 	return 0
 }
 
-// refusal reports whether err is a refusal by AWS itself, after which nothing was signed. What comes from another endpoint than
-// AWS's own over TLS may be about another try than the last.
+// refusal reports whether err is a refusal by AWS itself, after which nothing was signed. What comes from another
+// endpoint than AWS's own over TLS may be about another try than the last.
 func refusal(err error) bool {
 	var api smithy.APIError
 	var response *awshttp.ResponseError
-	if !errors.As(err, &api) || !errors.As(err, &response) || response.Response == nil || response.Response.Response == nil {
+	if !errors.As(err, &api) || !errors.As(err, &response) || response.Response == nil ||
+		response.Response.Response == nil {
 		return false
 	}
 	status, request := response.HTTPStatusCode(), response.Response.Request
@@ -110,10 +112,13 @@ func (c *client) explainCode(op operation, e smithy.APIError, status int) error 
 		return fmt.Errorf("%w: kms:%s in %s; its quota is shared by the whole account: "+
 			"raise it in AWS Service Quotas, or lower in_flight: %s", ErrThrottled, op.name, c.cfg.Region, says)
 	case "AccessDeniedException", "AccessDenied":
-		return fmt.Errorf("%w: allow kms:%s on %s in the IAM policy of the agent's role, or in the key's policy: %s", ErrDenied, op.name, op.on, says)
+		return fmt.Errorf("%w: allow kms:%s on %s in the IAM policy of the agent's role, or in the key's policy: %s",
+			ErrDenied, op.name, op.on, says)
 	case "ExpiredTokenException", "ExpiredToken", "RequestExpired":
-		return fmt.Errorf("%w: they have expired: renew them where the agent gets them (aws sso login, the role's session, the credentials file): %s", ErrCredentials, says)
-	case "UnrecognizedClientException", "InvalidClientTokenId", "MissingAuthenticationToken", "MissingAuthenticationTokenException":
+		return fmt.Errorf("%w: they have expired: renew them where the agent gets them (aws sso login, the role's "+
+			"session, the credentials file): %s", ErrCredentials, says)
+	case "UnrecognizedClientException", "InvalidClientTokenId", "MissingAuthenticationToken",
+		"MissingAuthenticationTokenException":
 		return fmt.Errorf("%w: AWS does not know the access key: %s", ErrCredentials, says)
 	case "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignatureException", "IncompleteSignature":
 		return c.explainSignature(e, says)
@@ -125,12 +130,15 @@ func (c *client) explainCode(op operation, e smithy.APIError, status int) error 
 	case "DisabledException", "KMSInvalidStateException":
 		return &stateError{e} // which call explains
 	case "InvalidCiphertextException", "IncorrectKeyException":
-		return fmt.Errorf("%w: KMS can't decrypt it with %s for this session, account and chain: %s", sealed.ErrDamaged, op.on, says)
+		return fmt.Errorf("%w: KMS can't decrypt it with %s for this session, account and chain: %s", sealed.ErrDamaged,
+			op.on, says)
 	case "InvalidKeyUsageException", "UnsupportedOperationException":
 		return fmt.Errorf("%s is a key of a kind that can't do kms:%s: %s", op.on, op.name, says)
 	case "LimitExceededException":
-		return fmt.Errorf("the account has all the KMS keys or aliases that AWS allows: destroy some, raise the quota in AWS Service Quotas, or use class \"sealed\": %s", says)
-	case "KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException", "InternalFailure", "InternalServerError", "ServiceUnavailable", "ServiceUnavailableException":
+		return fmt.Errorf("the account has all the KMS keys or aliases that AWS allows: destroy some, raise the quota in "+
+			"AWS Service Quotas, or use class \"sealed\": %s", says)
+	case "KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException", "InternalFailure",
+		"InternalServerError", "ServiceUnavailable", "ServiceUnavailableException":
 		return fmt.Errorf("%w: trouble inside %s: %s", backends.ErrUnavailable, c.where(), says)
 	}
 	if status >= 500 {
@@ -143,10 +151,12 @@ func (c *client) explainCode(op operation, e smithy.APIError, status int) error 
 func (c *client) explainSignature(e smithy.APIError, says string) error {
 	switch {
 	case strings.Contains(e.ErrorMessage(), "scoped to a valid region"):
-		return fmt.Errorf("%w: %s is not an endpoint of region %s: set region and endpoint of the backend to the same region: %s",
+		return fmt.Errorf("%w: %s is not an endpoint of region %s: set region and endpoint of the backend to the same "+
+			"region: %s",
 			ErrRegion, c.where(), c.cfg.Region, says)
 	case strings.Contains(e.ErrorMessage(), "expired") || strings.Contains(e.ErrorMessage(), "not yet current"):
-		return fmt.Errorf("%w: this host's clock is %s: set it right: %s", ErrCredentials, time.Now().UTC().Format(time.RFC3339), says)
+		return fmt.Errorf("%w: this host's clock is %s: set it right: %s", ErrCredentials,
+			time.Now().UTC().Format(time.RFC3339), says)
 	}
 	return fmt.Errorf("%w: the secret access key is not the access key's: %s", ErrCredentials, says)
 }
@@ -160,7 +170,8 @@ func (c *client) explainState(ctx context.Context, op operation, e *stateError) 
 	}
 	when := ""
 	describe := operation{name: "DescribeKey", on: op.on}
-	if out, err := call(ctx, c, describe, c.api.DescribeKey, &kms.DescribeKeyInput{KeyId: &op.on}); err == nil && out.KeyMetadata != nil {
+	if out, err := call(ctx, c, describe, c.api.DescribeKey, &kms.DescribeKeyInput{KeyId: &op.on}); err == nil &&
+		out.KeyMetadata != nil {
 		state = out.KeyMetadata.KeyState
 		if d := out.KeyMetadata.DeletionDate; d != nil {
 			when = " on " + d.UTC().Format(time.RFC3339)
@@ -170,7 +181,8 @@ func (c *client) explainState(ctx context.Context, op operation, e *stateError) 
 	}
 	switch state {
 	case types.KeyStatePendingDeletion, types.KeyStatePendingReplicaDeletion:
-		return fmt.Errorf("%w: AWS deletes %s%s; until then it can be brought back: aws kms cancel-key-deletion, then aws kms enable-key",
+		return fmt.Errorf("%w: AWS deletes %s%s; until then it can be brought back: aws kms cancel-key-deletion, then aws "+
+			"kms enable-key",
 			backends.ErrKeyNotFound, op.on, when)
 	case types.KeyStateDisabled:
 		return fmt.Errorf("%w: %s: enable it: aws kms enable-key --key-id %s", ErrDisabled, op.on, op.on)

@@ -33,28 +33,40 @@ func TestFaults(t *testing.T) {
 		says    string
 	}{
 		{name: "throttled twice", fault: kmsfake.Fault{Code: "ThrottlingException"}, times: 2, calls: 3},
-		{name: "throttled by status alone", fault: kmsfake.Fault{Code: "TooManyRequestsException", Status: 429}, times: 1, calls: 2},
-		{name: "throttled until the deadline", fault: kmsfake.Fault{Code: "ThrottlingException"}, times: -1, timeout: time.Second,
-			wants: []error{ErrThrottled, backends.ErrUnavailable}, says: "Service Quotas"},
+		{name: "throttled by status alone", fault: kmsfake.Fault{Code: "TooManyRequestsException", Status: 429}, times: 1,
+			calls: 2},
+		{name: "throttled until the deadline", fault: kmsfake.Fault{Code: "ThrottlingException"}, times: -1,
+			timeout: time.Second,
+			wants:   []error{ErrThrottled, backends.ErrUnavailable}, says: "Service Quotas"},
 		{name: "slow", fault: kmsfake.Fault{Delay: time.Hour}, times: -1, timeout: time.Second, calls: 1,
-			wants: []error{backends.ErrUnavailable, context.DeadlineExceeded}, never: []error{ErrThrottled}, says: "kms:OPERATION on ARN"},
+			wants: []error{backends.ErrUnavailable, context.DeadlineExceeded}, never: []error{ErrThrottled},
+			says: "kms:OPERATION on ARN"},
 		{name: "access denied", fault: kmsfake.Fault{Code: "AccessDeniedException"}, times: -1, calls: 1,
-			wants: []error{ErrDenied}, never: []error{backends.ErrUnavailable, backends.ErrKeyNotFound}, says: "allow kms:OPERATION on ARN in the IAM policy"},
+			wants: []error{ErrDenied}, never: []error{backends.ErrUnavailable, backends.ErrKeyNotFound},
+			says: "allow kms:OPERATION on ARN in the IAM policy"},
 		{name: "expired credentials", fault: kmsfake.Fault{Code: "ExpiredTokenException"}, times: -1, calls: 1,
 			wants: []error{ErrCredentials}, never: []error{backends.ErrUnavailable}, says: "expired: renew them"},
-		{name: "unknown credentials", fault: kmsfake.Fault{Code: "UnrecognizedClientException"}, times: -1, calls: 1, wants: []error{ErrCredentials}, says: "does not know the access key"},
-		{name: "clock wrong", fault: kmsfake.Fault{Code: "InvalidSignatureException", Message: "Signature expired: 20200101T000000Z is now earlier than now"}, times: -1, calls: 1,
+		{name: "unknown credentials", fault: kmsfake.Fault{Code: "UnrecognizedClientException"}, times: -1, calls: 1,
+			wants: []error{ErrCredentials}, says: "does not know the access key"},
+		{name: "clock wrong", fault: kmsfake.Fault{Code: "InvalidSignatureException",
+			Message: "Signature expired: 20200101T000000Z is now earlier than now"}, times: -1, calls: 1,
 			wants: []error{ErrCredentials}, says: "clock"},
 		{name: "connection cut after the request", fault: kmsfake.Fault{Cut: true}, times: 1, calls: 2},
 		{name: "connection cut before anything was done", fault: kmsfake.Fault{CutHard: true}, times: 1, calls: 2},
-		{name: "connection cut each time", fault: kmsfake.Fault{Cut: true}, times: -1, timeout: time.Second, wants: []error{backends.ErrUnavailable}, says: "no answer from http://"},
+		{name: "connection cut each time", fault: kmsfake.Fault{Cut: true}, times: -1, timeout: time.Second,
+			wants: []error{backends.ErrUnavailable}, says: "no answer from http://"},
 		{name: "garbled once", fault: kmsfake.Fault{Alter: garble}, times: 1, calls: 2},
-		{name: "garbled each time", fault: kmsfake.Fault{Alter: garble}, times: -1, timeout: time.Second, wants: []error{backends.ErrUnavailable}, says: "http://"},
+		{name: "garbled each time", fault: kmsfake.Fault{Alter: garble}, times: -1, timeout: time.Second,
+			wants: []error{backends.ErrUnavailable}, says: "http://"},
 		{name: "internal error once", fault: kmsfake.Fault{Code: "KMSInternalException", Status: 500}, times: 1, calls: 2},
-		{name: "unknown internal error", fault: kmsfake.Fault{Code: "SomethingNew", Status: 503}, times: -1, timeout: time.Second, wants: []error{backends.ErrUnavailable}},
-		{name: "unknown refusal", fault: kmsfake.Fault{Code: "SomethingNew"}, times: -1, calls: 1, wants: []error{}, never: []error{backends.ErrUnavailable}, says: "AWS refuses kms:OPERATION on ARN"},
-		{name: "not found", fault: kmsfake.Fault{Code: "NotFoundException"}, times: -1, calls: 1, wants: []error{backends.ErrKeyNotFound}, says: "has no ARN"},
-		{name: "wrong kind of key", fault: kmsfake.Fault{Code: "InvalidKeyUsageException"}, times: -1, calls: 1, wants: []error{}, says: "a kind that can't do kms:OPERATION"},
+		{name: "unknown internal error", fault: kmsfake.Fault{Code: "SomethingNew", Status: 503}, times: -1,
+			timeout: time.Second, wants: []error{backends.ErrUnavailable}},
+		{name: "unknown refusal", fault: kmsfake.Fault{Code: "SomethingNew"}, times: -1, calls: 1, wants: []error{},
+			never: []error{backends.ErrUnavailable}, says: "AWS refuses kms:OPERATION on ARN"},
+		{name: "not found", fault: kmsfake.Fault{Code: "NotFoundException"}, times: -1, calls: 1,
+			wants: []error{backends.ErrKeyNotFound}, says: "has no ARN"},
+		{name: "wrong kind of key", fault: kmsfake.Fault{Code: "InvalidKeyUsageException"}, times: -1, calls: 1,
+			wants: []error{}, says: "a kind that can't do kms:OPERATION"},
 	}
 	for _, class := range classes {
 		for _, tt := range tests {
@@ -91,7 +103,8 @@ func TestFaults(t *testing.T) {
 				if n := fake.Calls(class.operation) - before; tt.calls != 0 && n != tt.calls {
 					t.Errorf("%d calls of %s, want %d", n, class.operation, tt.calls)
 				}
-				// The fake is a configured endpoint: what it says of a request that was sent is in doubt. To decrypt is no signature.
+				// The fake is a configured endpoint: what it says of a request that was sent is in doubt. To decrypt is no
+				// signature.
 				if err != nil && errors.Is(err, backends.ErrNotSigned) != (class.name == "sealed") {
 					t.Errorf("SignDigest = %v, certain %v", err, errors.Is(err, backends.ErrNotSigned))
 				}
@@ -126,7 +139,8 @@ func TestKeyStates(t *testing.T) {
 			k, arn := class.newKey(t, fake, fake.config())
 			fake.SetState(arn, kmsfake.Disabled)
 			_, err := k.SignDigest(t.Context(), [32]byte{1})
-			if !errors.Is(err, ErrDisabled) || errors.Is(err, backends.ErrKeyNotFound) || !strings.Contains(err.Error(), "aws kms enable-key --key-id "+arn) {
+			if !errors.Is(err, ErrDisabled) || errors.Is(err, backends.ErrKeyNotFound) ||
+				!strings.Contains(err.Error(), "aws kms enable-key --key-id "+arn) {
 				t.Errorf("SignDigest with a disabled key = %v, want ErrDisabled and what to do", err)
 			}
 			fake.SetState(arn, kmsfake.PendingDeletion)
@@ -135,7 +149,8 @@ func TestKeyStates(t *testing.T) {
 					fake.Inject("DescribeKey", -1, kmsfake.Fault{Code: "AccessDeniedException"})
 				}
 				_, err = k.SignDigest(t.Context(), [32]byte{1})
-				if !errors.Is(err, backends.ErrKeyNotFound) || errors.Is(err, ErrDisabled) || !strings.Contains(err.Error(), "cancel-key-deletion") {
+				if !errors.Is(err, backends.ErrKeyNotFound) || errors.Is(err, ErrDisabled) ||
+					!strings.Contains(err.Error(), "cancel-key-deletion") {
 					t.Errorf("SignDigest with a key pending deletion = %v, want ErrKeyNotFound and what to do", err)
 				}
 			}
@@ -154,7 +169,10 @@ func TestWrongAnswers(t *testing.T) {
 	b := openResident(t, fake.config())
 	k, other := backendtest.Generate(t, b, "keyward-x"), backendtest.Generate(t, b, "keyward-y")
 	for name, fault := range map[string]kmsfake.Fault{
-		"no DER":              {Alter: func([]byte) []byte { return fmt.Appendf(nil, `{"KeyId":%q,"Signature":"AAAA"}`, k.(*key).arn) }},
+		"no DER": {Alter: func([]byte) []byte {
+			return fmt.Appendf(nil, `{"KeyId":%q,"Signature":"AAAA"}`,
+				k.(*key).arn)
+		}},
 		"no signature":        {Alter: func([]byte) []byte { return fmt.Appendf(nil, `{"KeyId":%q}`, k.(*key).arn) }},
 		"another key, openly": {Alter: replace(k.(*key).arn, other.(*key).arn)},
 		"an empty object":     {Alter: func([]byte) []byte { return []byte(`{}`) }},
@@ -170,7 +188,8 @@ func TestWrongAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backends.Recoverable(crypto.FromECDSAPub(k.Public()), [32]byte{1}, sig); !errors.Is(err, backends.ErrBadSignature) {
+	if _, err := backends.Recoverable(crypto.FromECDSAPub(k.Public()), [32]byte{1}, sig); !errors.Is(err,
+		backends.ErrBadSignature) {
 		t.Errorf("a signature of another key: %v, want ErrBadSignature", err)
 	}
 	for name, fault := range map[string]kmsfake.Fault{
@@ -219,7 +238,8 @@ func TestEncryptionContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := &wrapper{c: c, key: fake.NewWrappingKey()}
-	bind := sealed.Binding{Label: "keyward-x", Signer: [20]byte{1}, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", ChainID: 2741}
+	bind := sealed.Binding{Label: "keyward-x", Signer: [20]byte{1}, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049",
+		ChainID: 2741}
 	key := take(t, bytes.Repeat([]byte{7}, 32))
 	wrapped, err := w.Wrap(t.Context(), key, bind)
 	if err != nil {

@@ -112,11 +112,13 @@ func (c *client) list(ctx context.Context, prefix string) ([]backends.ListedKey,
 
 // withAlias returns the labels of this host's keys by key ID, and which keys of the account
 // have any alias.
-func (c *client) withAlias(ctx context.Context, prefix string) (found map[string]string, aliased map[string]bool, err error) {
+func (c *client) withAlias(ctx context.Context, prefix string) (found map[string]string, aliased map[string]bool,
+	err error) {
 	found, aliased = map[string]string{}, map[string]bool{}
 	var marker *string
 	for {
-		out, err := call(ctx, c, operation{name: "ListAliases", on: "*"}, c.api.ListAliases, &kms.ListAliasesInput{Marker: marker})
+		out, err := call(ctx, c, operation{name: "ListAliases", on: "*"}, c.api.ListAliases,
+			&kms.ListAliasesInput{Marker: marker})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -158,7 +160,8 @@ func (c *client) keyARNs(ctx context.Context) (all []listedARN, err error) {
 // tagged returns a key's label if its tags say that it is this host's. A key whose tags
 // may not be read is not.
 func (c *client) tagged(ctx context.Context, arn, prefix string) (label string, ours bool, err error) {
-	out, err := call(ctx, c, operation{name: "ListResourceTags", on: arn}, c.api.ListResourceTags, &kms.ListResourceTagsInput{KeyId: &arn})
+	out, err := call(ctx, c, operation{name: "ListResourceTags", on: arn}, c.api.ListResourceTags,
+		&kms.ListResourceTagsInput{KeyId: &arn})
 	if errors.Is(err, ErrDenied) || errors.Is(err, backends.ErrKeyNotFound) {
 		return "", false, nil
 	}

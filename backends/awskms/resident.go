@@ -72,7 +72,8 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 
 func (c *client) sign(ctx context.Context, arn string, digest [32]byte) (backends.Signature, error) {
 	out, err := call(ctx, c, operation{name: "Sign", on: arn}, c.api.Sign, &kms.SignInput{
-		KeyId: &arn, Message: digest[:], MessageType: types.MessageTypeDigest, SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256,
+		KeyId: &arn, Message: digest[:], MessageType: types.MessageTypeDigest,
+		SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256,
 	})
 	if err != nil {
 		return backends.Signature{}, err
@@ -112,7 +113,8 @@ func (c *client) generate(ctx context.Context, attrs backends.KeyAttributes) (*k
 		Tags:        c.tags(attrs),
 	})
 	if errors.Is(err, backends.ErrUnavailable) && !errors.Is(err, ErrThrottled) {
-		return nil, fmt.Errorf("a key with the tag %s=%s may have been made all the same; listing keys finds it: %w", tagSession, escape(attrs.Label), err)
+		return nil, fmt.Errorf("a key with the tag %s=%s may have been made all the same; listing keys finds it: %w",
+			tagSession, escape(attrs.Label), err)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		err = backends.NotMade(err) // KMS has answered
@@ -132,7 +134,8 @@ func (c *client) generate(ctx context.Context, attrs backends.KeyAttributes) (*k
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.Timeout)
 	defer cancel()
 	if undo := c.scheduleDeletion(ctx, operation{on: arn, fresh: true}, 7); undo != nil {
-		err = fmt.Errorf("%w; and the key %s is left behind, delete it with aws kms schedule-key-deletion: %w", err, arn, undo)
+		err = fmt.Errorf("%w; and the key %s is left behind, delete it with aws kms schedule-key-deletion: %w", err, arn,
+			undo)
 	}
 	return nil, err
 }
@@ -141,7 +144,8 @@ func (c *client) generate(ctx context.Context, attrs backends.KeyAttributes) (*k
 func (c *client) tags(attrs backends.KeyAttributes) []types.Tag {
 	var tags []types.Tag
 	for _, t := range [][2]string{
-		{tagSession, escape(attrs.Label)}, {tagAccount, attrs.Account}, {tagChain, fmt.Sprint(attrs.ChainID)}, {tagHost, c.cfg.Host},
+		{tagSession, escape(attrs.Label)}, {tagAccount, attrs.Account}, {tagChain, fmt.Sprint(attrs.ChainID)},
+		{tagHost, c.cfg.Host},
 	} {
 		tags = append(tags, types.Tag{TagKey: &t[0], TagValue: &t[1]})
 	}
@@ -155,7 +159,8 @@ func (c *client) finish(ctx context.Context, arn, label string) (*key, error) {
 		return nil, err
 	}
 	alias := c.aliasName(label, keyARN.FindStringSubmatch(arn)[2])
-	_, err = call(ctx, c, operation{name: "CreateAlias", on: alias + " and " + arn, once: true, fresh: true}, c.api.CreateAlias,
+	_, err = call(ctx, c, operation{name: "CreateAlias", on: alias + " and " + arn, once: true, fresh: true},
+		c.api.CreateAlias,
 		&kms.CreateAliasInput{AliasName: &alias, TargetKeyId: &arn})
 	return k, err
 }
@@ -185,8 +190,10 @@ func (c *client) get(ctx context.Context, op operation) (*key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text(out.KeyId) != op.on || out.KeySpec != types.KeySpecEccSecgP256k1 || out.KeyUsage != types.KeyUsageTypeSignVerify {
-		return nil, fmt.Errorf("%s is no key that Keyward made: KMS says %s, %s, %s", op.on, text(out.KeyId), out.KeySpec, out.KeyUsage)
+	if text(out.KeyId) != op.on || out.KeySpec != types.KeySpecEccSecgP256k1 ||
+		out.KeyUsage != types.KeyUsageTypeSignVerify {
+		return nil, fmt.Errorf("%s is no key that Keyward made: KMS says %s, %s, %s", op.on, text(out.KeyId), out.KeySpec,
+			out.KeyUsage)
 	}
 	public, err := backends.ParseSPKI(out.PublicKey)
 	if err != nil {
@@ -215,7 +222,8 @@ func (b *Backend) Destroy(ctx context.Context, uri string) error {
 
 func (c *client) scheduleDeletion(ctx context.Context, op operation, days int) error {
 	op.name, op.once = "ScheduleKeyDeletion", true
-	_, err := call(ctx, c, op, c.api.ScheduleKeyDeletion, &kms.ScheduleKeyDeletionInput{KeyId: &op.on, PendingWindowInDays: aws.Int32(int32(days))})
+	_, err := call(ctx, c, op, c.api.ScheduleKeyDeletion,
+		&kms.ScheduleKeyDeletionInput{KeyId: &op.on, PendingWindowInDays: aws.Int32(int32(days))})
 	return err
 }
 
@@ -225,7 +233,8 @@ func (b *Backend) Close() error { return b.c.close() }
 // Status costs no signing quota; see [client.status].
 func (b *Backend) Status(ctx context.Context) backends.Status {
 	return b.c.status(ctx, "a KMS key for each session, "+b.c.where(), func(ctx context.Context) error {
-		_, err := call(ctx, b.c, operation{name: "ListAliases", on: "*"}, b.c.api.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
+		_, err := call(ctx, b.c, operation{name: "ListAliases", on: "*"}, b.c.api.ListAliases,
+			&kms.ListAliasesInput{Limit: aws.Int32(1)})
 		return err
 	})
 }

@@ -36,7 +36,8 @@ func OpenSealed(ctx context.Context, cfg SealedConfig) (*sealed.Backend, error) 
 		return nil, err
 	}
 	return sealed.Open(sealed.Config{
-		Name: "awskms " + cfg.Name, Dir: cfg.Dir, Wrapper: &wrapper{c: c, key: cfg.Key}, CacheFor: cfg.CacheFor, Logger: cfg.Logger,
+		Name: "awskms " + cfg.Name, Dir: cfg.Dir, Wrapper: &wrapper{c: c, key: cfg.Key}, CacheFor: cfg.CacheFor,
+		Logger: cfg.Logger,
 	})
 }
 
@@ -137,13 +138,15 @@ func (w *wrapper) Status(ctx context.Context) backends.Status {
 }
 
 func (w *wrapper) probe(ctx context.Context) error {
-	out, err := call(ctx, w.c, operation{name: "DescribeKey", on: w.key}, w.c.api.DescribeKey, &kms.DescribeKeyInput{KeyId: &w.key})
+	out, err := call(ctx, w.c, operation{name: "DescribeKey", on: w.key}, w.c.api.DescribeKey,
+		&kms.DescribeKeyInput{KeyId: &w.key})
 	if err != nil {
 		return err
 	}
 	m := out.KeyMetadata
 	w.trouble.Store(nil)
-	if m == nil || m.KeyState != types.KeyStateEnabled || m.KeyUsage != types.KeyUsageTypeEncryptDecrypt || m.KeySpec != types.KeySpecSymmetricDefault {
+	if m == nil || m.KeyState != types.KeyStateEnabled || m.KeyUsage != types.KeyUsageTypeEncryptDecrypt ||
+		m.KeySpec != types.KeySpecSymmetricDefault {
 		err := fmt.Errorf("%w: %s can't seal: want an enabled symmetric key for encryption", backends.ErrRefused, w.key)
 		w.trouble.Store(&err)
 	}

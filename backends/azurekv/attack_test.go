@@ -105,15 +105,17 @@ func TestPublicKeyIsChecked(t *testing.T) {
 		change func(map[string]any)
 		want   error
 	}{
-		"off the curve":      {editKey("y", b64(make([]byte, 32))), errKey},
-		"31 bytes":           {editKey("x", b64(make([]byte, 31))), errKey},
-		"33 bytes":           {editKey("x", b64(make([]byte, 33))), errKey},
-		"no coordinate":      {editKey("x", nil), errKey},
-		"P-256":              {editKey("crv", "P-256"), errKey},
-		"software":           {editKey("kty", "EC"), errKey},
-		"private":            {editKey("d", b64(make([]byte, 32))), errKey},
-		"another key's":      {editKey("kid", "https://"+vaultHost+"/keys/other/0123456789abcdef0123456789abcdef"), errGarbled},
-		"another vault's":    {editKey("kid", "https://evil.vault.azure.net/keys/other/0123456789abcdef0123456789abcdef"), errGarbled},
+		"off the curve": {editKey("y", b64(make([]byte, 32))), errKey},
+		"31 bytes":      {editKey("x", b64(make([]byte, 31))), errKey},
+		"33 bytes":      {editKey("x", b64(make([]byte, 33))), errKey},
+		"no coordinate": {editKey("x", nil), errKey},
+		"P-256":         {editKey("crv", "P-256"), errKey},
+		"software":      {editKey("kty", "EC"), errKey},
+		"private":       {editKey("d", b64(make([]byte, 32))), errKey},
+		"another key's": {editKey("kid", "https://"+vaultHost+"/keys/other/0123456789abcdef0123456789abcdef"),
+			errGarbled},
+		"another vault's": {editKey("kid", "https://evil.vault.azure.net/keys/other/0123456789abcdef0123456789abcdef"),
+			errGarbled},
 		"no name":            {editKey("kid", nil), errGarbled},
 		"no key":             {func(a map[string]any) { delete(a, "key") }, errGarbled},
 		"no attributes":      {func(a map[string]any) { delete(a, "attributes") }, errGarbled},
@@ -160,7 +162,8 @@ func TestPermissions(t *testing.T) {
 		}
 		if host == hsmHost {
 			want = map[string]string{
-				"CreateKey": "managedHsm/keys/create", "GetKey": "managedHsm/keys/read/action", "Sign": "managedHsm/keys/sign/action",
+				"CreateKey": "managedHsm/keys/create", "GetKey": "managedHsm/keys/read/action",
+				"Sign":      "managedHsm/keys/sign/action",
 				"DeleteKey": "managedHsm/keys/delete", listOp: "managedHsm/keys/read/action",
 			}
 		}
@@ -169,7 +172,8 @@ func TestPermissions(t *testing.T) {
 			err := call()
 			n := s.Calls(method)
 			s.Fault(method, nil)
-			if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "Microsoft.KeyVault/"+want[method]+" is missing on https://"+host) {
+			if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "Microsoft.KeyVault/"+want[method]+
+				" is missing on https://"+host) {
 				t.Errorf("%s: %v, want that %s is missing", method, err, want[method])
 			}
 			if n != 1 {

@@ -125,8 +125,9 @@ func (b *Backend) newClient() (*azkeys.Client, error) {
 		return nil, fmt.Errorf("no credentials: %w", err)
 	}
 	return azkeys.NewClient(b.vault.url, credential{found}, &azkeys.ClientOptions{ClientOptions: azcore.ClientOptions{
-		Retry:     policy.RetryOptions{MaxRetries: -1}, // none but kmscall's
-		Transport: vaultOnly{&http.Client{Transport: kmscall.Transport{Base: b.http.Transport}, CheckRedirect: b.http.CheckRedirect}, b.vault.host},
+		Retry: policy.RetryOptions{MaxRetries: -1}, // none but kmscall's
+		Transport: vaultOnly{&http.Client{Transport: kmscall.Transport{Base: b.http.Transport},
+			CheckRedirect: b.http.CheckRedirect}, b.vault.host},
 	}})
 }
 

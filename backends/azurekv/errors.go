@@ -30,7 +30,8 @@ var (
 	// errKey: a key is not one that this backend can use.
 	errKey = errors.New("not a key that can be used")
 	// errDisabled: the key is there, and signs nothing.
-	errDisabled = fmt.Errorf("%w: the key is disabled; enable it (az keyvault key set-attributes --enabled true)", backends.ErrRefused)
+	errDisabled = fmt.Errorf("%w: the key is disabled; enable it (az keyvault key set-attributes --enabled true)",
+		backends.ErrRefused)
 	// errDeleting: the key is on its way to being deleted.
 	errDeleting = errors.New("the key is being deleted")
 )
@@ -54,9 +55,11 @@ var (
 // missing is the sentence about a permission.
 func (op operation) missing(v vault) string {
 	if v.managedHSM {
-		return fmt.Sprintf("Microsoft.KeyVault/managedHsm/%s is missing on %s; assign the agent a local role of the HSM that has it", op.hsm, v.url)
+		return fmt.Sprintf("Microsoft.KeyVault/managedHsm/%s is missing on %s; assign the agent a local role of the HSM "+
+			"that has it", op.hsm, v.url)
 	}
-	return fmt.Sprintf("Microsoft.KeyVault/vaults/%s is missing on %s; assign the agent a role that has it (a vault with access policies: the key permission %q)", op.vault, v.url, op.old)
+	return fmt.Sprintf("Microsoft.KeyVault/vaults/%s is missing on %s; assign the agent a role that has it (a vault "+
+		"with access policies: the key permission %q)", op.vault, v.url, op.old)
 }
 
 // explain makes of an error one that says what the operator has to do, and wraps a sentinel
@@ -72,13 +75,15 @@ func (op operation) explain(v vault, err error) error {
 		if tokenMayCome(err) {
 			return err
 		}
-		return fmt.Errorf("%w: Azure gives no token; check the agent's managed identity, AZURE_CLIENT_ID and the like, or whether its secret has expired: %w", backends.ErrRefused, &oneLine{errToken.Error(), err})
+		return fmt.Errorf("%w: Azure gives no token; check the agent's managed identity, AZURE_CLIENT_ID and the like, or "+
+			"whether its secret has expired: %w", backends.ErrRefused, &oneLine{errToken.Error(), err})
 	case errors.As(err, &answer):
 		return op.explainAnswer(v, answer)
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return fmt.Errorf("%w: there is no host %s; check the vault's name: %w", backends.ErrUnavailable, dns.Name, err)
 	case errors.As(err, &cert):
-		return fmt.Errorf("%w: the certificate of %s is not trusted; does a proxy open the connection: %w", backends.ErrRefused, v.url, err)
+		return fmt.Errorf("%w: the certificate of %s is not trusted; does a proxy open the connection: %w",
+			backends.ErrRefused, v.url, err)
 	}
 	return err
 }
@@ -97,7 +102,8 @@ func (op operation) explainAnswer(v vault, answer *azcore.ResponseError) error {
 	err := &oneLine{strings.TrimSpace(fmt.Sprintf("HTTP %d %s", answer.StatusCode, inner)), answer}
 	switch answer.StatusCode {
 	case http.StatusUnauthorized:
-		return fmt.Errorf("%w: the vault does not accept the credentials, or they have expired; renew them, and check that they are of the vault's tenant: %w", backends.ErrRefused, err)
+		return fmt.Errorf("%w: the vault does not accept the credentials, or they have expired; renew them, and check "+
+			"that they are of the vault's tenant: %w", backends.ErrRefused, err)
 	case http.StatusForbidden:
 		switch inner {
 		case "KeyDisabled":
@@ -108,7 +114,8 @@ func (op operation) explainAnswer(v vault, answer *azcore.ResponseError) error {
 		return fmt.Errorf("%w: %s: %w", backends.ErrRefused, op.missing(v), err)
 	case http.StatusNotFound:
 		if op == opCreate || op == opList {
-			return fmt.Errorf("%w: %s does not know what it is asked; check the vault's name: %w", backends.ErrRefused, v.url, err)
+			return fmt.Errorf("%w: %s does not know what it is asked; check the vault's name: %w", backends.ErrRefused, v.url,
+				err)
 		}
 		return fmt.Errorf("%w: %w", backends.ErrKeyNotFound, err)
 	case http.StatusConflict:
@@ -117,7 +124,8 @@ func (op operation) explainAnswer(v vault, answer *azcore.ResponseError) error {
 			return fmt.Errorf("%w: %w", errDeleting, err)
 		}
 	case http.StatusBadRequest:
-		return fmt.Errorf("%w: the vault finds fault with the request; check that it has keys of the configured type (a vault of the standard tier has no EC-HSM): %w", backends.ErrRefused, err)
+		return fmt.Errorf("%w: the vault finds fault with the request; check that it has keys of the configured type (a "+
+			"vault of the standard tier has no EC-HSM): %w", backends.ErrRefused, err)
 	case http.StatusTooManyRequests:
 		return fmt.Errorf("the vault throttles: more transactions than it allows in 10 seconds: %w", err)
 	}
@@ -157,7 +165,8 @@ func innerCode(err *azcore.ResponseError) string {
 func classify(err error) (kmscall.Class, time.Duration) {
 	var answer *azcore.ResponseError
 	switch {
-	case errors.Is(err, backends.ErrRefused), errors.Is(err, backends.ErrUnavailable), errors.Is(err, backends.ErrKeyNotFound),
+	case errors.Is(err, backends.ErrRefused), errors.Is(err, backends.ErrUnavailable),
+		errors.Is(err, backends.ErrKeyNotFound),
 		errors.Is(err, backends.ErrBadSignature), errors.Is(err, errDeleting), errors.Is(err, errKey):
 		return kmscall.Final, 0
 	case !errors.As(err, &answer): // the network, or what can't be decoded
@@ -201,5 +210,6 @@ func tokenMayCome(err error) bool {
 		var network net.Error
 		return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded)
 	}
-	return failed.RawResponse == nil || failed.RawResponse.StatusCode >= 500 || failed.RawResponse.StatusCode == http.StatusTooManyRequests
+	return failed.RawResponse == nil || failed.RawResponse.StatusCode >= 500 ||
+		failed.RawResponse.StatusCode == http.StatusTooManyRequests
 }

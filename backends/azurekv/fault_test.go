@@ -50,21 +50,30 @@ func TestSignFaults(t *testing.T) {
 		says  string
 	}{
 		{"throttled once", once(kvfake.Fault{Status: 429, Header: retryIn("0")}), 2, nil, ""},
-		{"throttled for longer than there is time", always(kvfake.Fault{Status: 429, Header: retryIn("3600")}), 1, backends.ErrUnavailable, "throttles"},
+		{"throttled for longer than there is time", always(kvfake.Fault{Status: 429, Header: retryIn("3600")}), 1,
+			backends.ErrUnavailable, "throttles"},
 		{"service down once", once(kvfake.Fault{Status: 503}), 2, nil, ""},
 		{"internal error once", once(kvfake.Fault{Status: 500}), 2, nil, ""},
 		{"connection cut after the request was sent", once(kvfake.Fault{Cut: true}), 2, nil, ""},
-		{"access denied", always(kvfake.Fault{Status: 403, Code: "ForbiddenByRbac"}), 1, backends.ErrRefused, "Microsoft.KeyVault/vaults/keys/sign/action is missing on https://" + vaultHost},
-		{"access denied by policy", always(kvfake.Fault{Status: 403, Code: "ForbiddenByPolicy"}), 1, backends.ErrRefused, `the key permission "sign"`},
-		{"credentials expired", always(kvfake.Fault{Status: 401}), 1, backends.ErrRefused, "does not accept the credentials, or they have expired"},
+		{"access denied", always(kvfake.Fault{Status: 403, Code: "ForbiddenByRbac"}), 1, backends.ErrRefused,
+			"Microsoft.KeyVault/vaults/keys/sign/action is missing on https://" + vaultHost},
+		{"access denied by policy", always(kvfake.Fault{Status: 403, Code: "ForbiddenByPolicy"}), 1, backends.ErrRefused,
+			`the key permission "sign"`},
+		{"credentials expired", always(kvfake.Fault{Status: 401}), 1, backends.ErrRefused,
+			"does not accept the credentials, or they have expired"},
 		{"firewall", always(kvfake.Fault{Status: 403, Code: "ForbiddenByFirewall"}), 1, backends.ErrRefused, "firewall"},
-		{"key disabled", always(kvfake.Fault{Status: 403, Code: "KeyDisabled"}), 1, backends.ErrRefused, "the key is disabled; enable it"},
-		{"bad request", always(kvfake.Fault{Status: 400, Code: "BadParameter"}), 1, backends.ErrRefused, "finds fault with the request"},
-		{"answer about another key once", once(kvfake.Fault{Change: edit("kid", "https://"+vaultHost+"/keys/x/0123456789abcdef0123456789abcdef")}), 2, nil, ""},
+		{"key disabled", always(kvfake.Fault{Status: 403, Code: "KeyDisabled"}), 1, backends.ErrRefused,
+			"the key is disabled; enable it"},
+		{"bad request", always(kvfake.Fault{Status: 400, Code: "BadParameter"}), 1, backends.ErrRefused,
+			"finds fault with the request"},
+		{"answer about another key once", once(kvfake.Fault{Change: edit("kid", "https://"+vaultHost+
+			"/keys/x/0123456789abcdef0123456789abcdef")}), 2, nil, ""},
 		{"answer without a key once", once(kvfake.Fault{Change: edit("kid", nil)}), 2, nil, ""},
 		{"garbage once", once(kvfake.Fault{Change: func([]byte) []byte { return []byte("<html>") }}), 2, nil, ""},
-		{"short signature", always(kvfake.Fault{Change: edit("value", base64.RawURLEncoding.EncodeToString(make([]byte, 63)))}), 1, backends.ErrBadSignature, "63 bytes"},
-		{"zeros for a signature", always(kvfake.Fault{Change: edit("value", base64.RawURLEncoding.EncodeToString(make([]byte, 64)))}), 1, backends.ErrBadSignature, "out of range"},
+		{"short signature", always(kvfake.Fault{Change: edit("value",
+			base64.RawURLEncoding.EncodeToString(make([]byte, 63)))}), 1, backends.ErrBadSignature, "63 bytes"},
+		{"zeros for a signature", always(kvfake.Fault{Change: edit("value",
+			base64.RawURLEncoding.EncodeToString(make([]byte, 64)))}), 1, backends.ErrBadSignature, "out of range"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b, s := start(t, vaultHost, Config{KeyType: EC})
@@ -108,12 +117,14 @@ func TestSignatureOfAnotherKey(t *testing.T) {
 	b, s := start(t, vaultHost, Config{KeyType: EC})
 	k, other := generate(t, b, "keyward-1"), generate(t, b, "keyward-2")
 	digest := [32]byte{5}
-	s.Fault("Sign", always(kvfake.Fault{Change: edit("value", base64.RawURLEncoding.EncodeToString(s.Sign(other.id.name, digest[:])))}))
+	s.Fault("Sign", always(kvfake.Fault{Change: edit("value",
+		base64.RawURLEncoding.EncodeToString(s.Sign(other.id.name, digest[:])))}))
 	sig, err := k.SignDigest(t.Context(), digest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backends.Recoverable(crypto.FromECDSAPub(k.Public()), digest, sig); !errors.Is(err, backends.ErrBadSignature) {
+	if _, err := backends.Recoverable(crypto.FromECDSAPub(k.Public()), digest, sig); !errors.Is(err,
+		backends.ErrBadSignature) {
 		t.Errorf("error %v, want ErrBadSignature", err)
 	}
 }
@@ -124,7 +135,8 @@ func TestSlow(t *testing.T) {
 	s.Fault("Sign", always(kvfake.Fault{Delay: time.Hour}))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := k.SignDigest(ctx, [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := k.SignDigest(ctx, [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) ||
+		!errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v, want ErrUnavailable and DeadlineExceeded", err)
 	}
 	s.Fault("Sign", nil)
@@ -179,8 +191,10 @@ func TestDeletedKey(t *testing.T) {
 
 // A wrong vault's name is told from a vault that does not answer.
 func TestUnknownHost(t *testing.T) {
-	err := opSign.explain(vault{url: "https://x.vault.azure.net"}, &net.OpError{Op: "dial", Err: &net.DNSError{Name: "x.vault.azure.net", IsNotFound: true}})
-	if !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "there is no host x.vault.azure.net; check the vault's name") {
+	err := opSign.explain(vault{url: "https://x.vault.azure.net"},
+		&net.OpError{Op: "dial", Err: &net.DNSError{Name: "x.vault.azure.net", IsNotFound: true}})
+	if !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(),
+		"there is no host x.vault.azure.net; check the vault's name") {
 		t.Errorf("error %v, want ErrUnavailable that names the host", err)
 	}
 }
@@ -204,7 +218,10 @@ func TestGenerateAnswerLost(t *testing.T) {
 	if names := s.Names(); len(names) != 1 {
 		t.Errorf("keys %v, want one", names)
 	}
-	s.Fault("CreateKey", always(kvfake.Fault{Change: func(body []byte) []byte { return bytes.Replace(body, []byte("P-256K"), []byte("P-256"), 1) }}))
+	s.Fault("CreateKey", always(kvfake.Fault{Change: func(body []byte) []byte {
+		return bytes.Replace(body,
+			[]byte("P-256K"), []byte("P-256"), 1)
+	}}))
 	if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-2"}); err == nil {
 		t.Error("a key on another curve was taken")
 	}

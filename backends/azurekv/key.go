@@ -68,7 +68,8 @@ func (b *Backend) find(ctx context.Context, id keyID) (*key, error) {
 // be of the configured type, on secp256k1 and enabled.
 func (b *Backend) checkKey(answer azkeys.KeyBundle, id keyID) (*key, error) {
 	jwk := answer.Key
-	if jwk == nil || jwk.KID == nil || jwk.Kty == nil || jwk.Crv == nil || answer.Attributes == nil || answer.Attributes.Enabled == nil {
+	if jwk == nil || jwk.KID == nil || jwk.Kty == nil || jwk.Crv == nil || answer.Attributes == nil ||
+		answer.Attributes.Enabled == nil {
 		return nil, fmt.Errorf("%w: it lacks what a key has", errGarbled)
 	}
 	got, ok := b.vault.parseID(string(*jwk.KID))
@@ -98,7 +99,8 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 	algorithm := azkeys.SignatureAlgorithmES256K
 	var sending backends.Sending
 	sig, err := do(kmscall.WithSending(ctx, &sending), k.b, opSign, func(ctx context.Context) (backends.Signature, error) {
-		answer, err := k.b.client.Sign(ctx, k.id.name, k.id.version, azkeys.SignParameters{Algorithm: &algorithm, Value: digest[:]}, nil)
+		answer, err := k.b.client.Sign(ctx, k.id.name, k.id.version,
+			azkeys.SignParameters{Algorithm: &algorithm, Value: digest[:]}, nil)
 		if err != nil {
 			return backends.Signature{}, err
 		}

@@ -67,7 +67,8 @@ func (b *Backend) nextPage(ctx context.Context, at position) (position, error) {
 
 // usable returns those keys of a page that have the prefix and can be used. The page has neither
 // versions nor public keys, so each is read.
-func (b *Backend) usable(ctx context.Context, page []*azkeys.KeyProperties, prefix string) ([]backends.ListedKey, error) {
+func (b *Backend) usable(ctx context.Context, page []*azkeys.KeyProperties, prefix string) ([]backends.ListedKey,
+	error) {
 	keys := make([]*backends.ListedKey, len(page))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8) // a list leaves room for signatures

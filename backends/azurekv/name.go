@@ -26,8 +26,10 @@ type vault struct {
 
 func parseVault(s string) (vault, error) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return vault{}, fmt.Errorf("%q is no vault; want https://NAME.vault.azure.net or https://NAME.managedhsm.azure.net", s)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" ||
+		u.RawQuery != "" || u.Fragment != "" {
+		return vault{}, fmt.Errorf("%q is no vault; want https://NAME.vault.azure.net or https://NAME.managedhsm.azure.net",
+			s)
 	}
 	host := strings.ToLower(u.Host)
 	return vault{url: "https://" + host, host: host, managedHSM: strings.Contains(host, ".managedhsm.")}, nil
@@ -67,7 +69,8 @@ func (b *Backend) parseURI(uri string) (keyID, error) {
 	}
 	k, ok := b.vault.parseID(id)
 	if !ok {
-		return keyID{}, fmt.Errorf("azurekv %s: %w: %q names no key version in %s", b.cfg.Name, backends.ErrKeyNotFound, uri, b.vault.url)
+		return keyID{}, fmt.Errorf("azurekv %s: %w: %q names no key version in %s", b.cfg.Name, backends.ErrKeyNotFound, uri,
+			b.vault.url)
 	}
 	return k, nil
 }

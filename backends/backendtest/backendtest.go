@@ -304,7 +304,8 @@ func calls(ctx context.Context, b backends.Backend, k backends.Key) map[string]e
 // Generate makes a key.
 func Generate(t *testing.T, b backends.Backend, label string) backends.Key {
 	t.Helper()
-	k, err := b.Generate(t.Context(), backends.KeyAttributes{Label: label, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", ChainID: 2741})
+	k, err := b.Generate(t.Context(), backends.KeyAttributes{Label: label,
+		Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", ChainID: 2741})
 	if err != nil {
 		t.Fatalf("Generate: %v", err)
 	}

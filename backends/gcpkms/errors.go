@@ -52,17 +52,20 @@ func (op operation) explain(resource string, err error) error {
 		if !credentialsRefused(st) {
 			return err
 		}
-		return fmt.Errorf("%w: Google does not accept the credentials, or they have expired; renew the application default credentials: %w", backends.ErrRefused, err)
+		return fmt.Errorf("%w: Google does not accept the credentials, or they have expired; renew the application "+
+			"default credentials: %w", backends.ErrRefused, err)
 	case codes.NotFound:
 		if op == opCreate || op == opList {
-			return fmt.Errorf("%w: there is no key ring %s, or not at this endpoint; check key_ring, or make it (gcloud kms keyrings create): %w", backends.ErrRefused, resource, err)
+			return fmt.Errorf("%w: there is no key ring %s, or not at this endpoint; check key_ring, or make it (gcloud kms "+
+				"keyrings create): %w", backends.ErrRefused, resource, err)
 		}
 		return fmt.Errorf("%w: %w", backends.ErrKeyNotFound, err)
 	case codes.InvalidArgument:
 		if strings.Contains(strings.ToLower(st.Message()), "crc32c") {
 			return fmt.Errorf("%w: %w", errCorrupted, err)
 		}
-		return fmt.Errorf("%w: Google finds fault with the request; check that the location of key_ring is one that the endpoint serves and that has HSMs: %w", backends.ErrRefused, err)
+		return fmt.Errorf("%w: Google finds fault with the request; check that the location of key_ring is one that the "+
+			"endpoint serves and that has HSMs: %w", backends.ErrRefused, err)
 	case codes.FailedPrecondition:
 		return fmt.Errorf("%w: %w", errState, err)
 	case codes.ResourceExhausted:
@@ -109,7 +112,8 @@ func quota(st *status.Status) string {
 // token endpoint for good. That no token could be fetched comes as the same code, but may pass.
 func credentialsRefused(st *status.Status) bool {
 	_, fetching, ok := strings.Cut(st.Message(), "per-RPC creds failed")
-	return !ok || strings.Contains(fetching, "invalid_grant") || strings.Contains(fetching, "invalid_client") || strings.Contains(fetching, "unauthorized_client")
+	return !ok || strings.Contains(fetching, "invalid_grant") || strings.Contains(fetching, "invalid_client") ||
+		strings.Contains(fetching, "unauthorized_client")
 }
 
 // notDone reports whether err is a refusal by the service, after which nothing was signed.
@@ -144,7 +148,8 @@ func classify(err error) (kmscall.Class, time.Duration) {
 	switch st.Code() {
 	case codes.ResourceExhausted:
 		return kmscall.Throttled, retryDelay(st)
-	case codes.Unavailable, codes.Internal, codes.Unknown, codes.Aborted, codes.DeadlineExceeded, codes.Canceled, codes.DataLoss:
+	case codes.Unavailable, codes.Internal, codes.Unknown, codes.Aborted, codes.DeadlineExceeded, codes.Canceled,
+		codes.DataLoss:
 		return kmscall.Unanswered, retryDelay(st)
 	case codes.Unauthenticated:
 		if !credentialsRefused(st) {

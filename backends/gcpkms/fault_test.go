@@ -33,7 +33,8 @@ func refusal(code codes.Code, reason string, metadata map[string]string, details
 
 func throttled(delay time.Duration) error {
 	st, err := status.New(codes.ResourceExhausted, "Quota exceeded").WithDetails(
-		&errdetails.ErrorInfo{Reason: "RATE_LIMIT_EXCEEDED", Metadata: map[string]string{"quota_metric": "cloudkms.googleapis.com/hsm_asymmetric_requests"}},
+		&errdetails.ErrorInfo{Reason: "RATE_LIMIT_EXCEEDED",
+			Metadata: map[string]string{"quota_metric": "cloudkms.googleapis.com/hsm_asymmetric_requests"}},
 		&errdetails.RetryInfo{RetryDelay: durationpb.New(delay)})
 	if err != nil {
 		panic(err)
@@ -52,7 +53,8 @@ func change[T proto.Message](f func(T)) func(proto.Message) {
 type signAnswer = *kmspb.AsymmetricSignResponse
 
 func TestSignFaults(t *testing.T) {
-	denied := refusal(codes.PermissionDenied, "IAM_PERMISSION_DENIED", map[string]string{"permission": "cloudkms.cryptoKeyVersions.useToSign"})
+	denied := refusal(codes.PermissionDenied, "IAM_PERMISSION_DENIED",
+		map[string]string{"permission": "cloudkms.cryptoKeyVersions.useToSign"})
 	for _, test := range []struct {
 		name  string
 		fault *kmsfake.Fault
@@ -61,20 +63,30 @@ func TestSignFaults(t *testing.T) {
 		says  string // in the error
 	}{
 		{"throttled once", once(kmsfake.Fault{Err: throttled(0)}), 2, nil, ""},
-		{"throttled for longer than there is time", always(kmsfake.Fault{Err: throttled(time.Hour)}), 1, backends.ErrUnavailable, "hsm_asymmetric_requests"},
+		{"throttled for longer than there is time", always(kmsfake.Fault{Err: throttled(time.Hour)}), 1,
+			backends.ErrUnavailable, "hsm_asymmetric_requests"},
 		{"service down once", once(kmsfake.Fault{Err: status.Error(codes.Unavailable, "down")}), 2, nil, ""},
 		{"internal error once", once(kmsfake.Fault{Err: status.Error(codes.Internal, "oops")}), 2, nil, ""},
 		{"connection cut after the request was sent", once(kmsfake.Fault{Cut: true}), 2, nil, ""},
-		{"access denied", always(kmsfake.Fault{Err: denied}), 1, backends.ErrRefused, "cloudkms.cryptoKeyVersions.useToSign is missing on " + ring},
-		{"access denied, no details", always(kmsfake.Fault{Err: status.Error(codes.PermissionDenied, "no")}), 1, backends.ErrRefused, "cloudkms.cryptoKeyVersions.useToSign is missing on " + ring},
-		{"API disabled", always(kmsfake.Fault{Err: refusal(codes.PermissionDenied, "SERVICE_DISABLED", nil)}), 1, backends.ErrRefused, "gcloud services enable"},
-		{"credentials expired", always(kmsfake.Fault{Err: status.Error(codes.Unauthenticated, "Request had invalid authentication credentials.")}), 1, backends.ErrRefused, "renew the application default credentials"},
-		{"wrong location", always(kmsfake.Fault{Err: status.Error(codes.InvalidArgument, "location is not served here")}), 1, backends.ErrRefused, "location of key_ring"},
-		{"digest corrupted on the way once", once(kmsfake.Fault{Err: status.Error(codes.InvalidArgument, "digest_crc32c did not match")}), 2, nil, ""},
+		{"access denied", always(kmsfake.Fault{Err: denied}), 1, backends.ErrRefused,
+			"cloudkms.cryptoKeyVersions.useToSign is missing on " + ring},
+		{"access denied, no details", always(kmsfake.Fault{Err: status.Error(codes.PermissionDenied, "no")}), 1,
+			backends.ErrRefused, "cloudkms.cryptoKeyVersions.useToSign is missing on " + ring},
+		{"API disabled", always(kmsfake.Fault{Err: refusal(codes.PermissionDenied, "SERVICE_DISABLED", nil)}), 1,
+			backends.ErrRefused, "gcloud services enable"},
+		{"credentials expired", always(kmsfake.Fault{Err: status.Error(codes.Unauthenticated,
+			"Request had invalid authentication credentials.")}), 1, backends.ErrRefused,
+			"renew the application default credentials"},
+		{"wrong location", always(kmsfake.Fault{Err: status.Error(codes.InvalidArgument, "location is not served here")}), 1,
+			backends.ErrRefused, "location of key_ring"},
+		{"digest corrupted on the way once", once(kmsfake.Fault{Err: status.Error(codes.InvalidArgument,
+			"digest_crc32c did not match")}), 2, nil, ""},
 		{"digest not checked once", once(kmsfake.Fault{Change: change(func(a signAnswer) { a.VerifiedDigestCrc32C = false })}), 2, nil, ""},
-		{"signature corrupted once", once(kmsfake.Fault{Change: change(func(a signAnswer) { a.Signature[9] ^= 1 })}), 2, nil, ""},
+		{"signature corrupted once", once(kmsfake.Fault{Change: change(func(a signAnswer) { a.Signature[9] ^= 1 })}), 2, nil,
+			""},
 		{"no checksum once", once(kmsfake.Fault{Change: change(func(a signAnswer) { a.SignatureCrc32C = nil })}), 2, nil, ""},
-		{"answer about another key once", once(kmsfake.Fault{Change: change(func(a signAnswer) { a.Name += "0" })}), 2, nil, ""},
+		{"answer about another key once", once(kmsfake.Fault{Change: change(func(a signAnswer) { a.Name += "0" })}), 2, nil,
+			""},
 		{"signature by software", always(kmsfake.Fault{Change: change(func(a signAnswer) { a.ProtectionLevel = kmspb.ProtectionLevel_SOFTWARE })}), 1, backends.ErrRefused, "SOFTWARE"},
 		{"signature is no DER", always(kmsfake.Fault{Change: change(func(a signAnswer) {
 			a.Signature = []byte("signature")
@@ -102,10 +114,12 @@ func TestSignFaults(t *testing.T) {
 			if !errors.Is(err, test.want) || !strings.Contains(fmt.Sprint(err), test.says) {
 				t.Errorf("error %v, want %v that says %q", err, test.want, test.says)
 			}
-			if errors.Is(test.want, backends.ErrRefused) == errors.Is(err, backends.ErrUnavailable) && test.want != backends.ErrBadSignature {
+			if errors.Is(test.want, backends.ErrRefused) == errors.Is(err, backends.ErrUnavailable) &&
+				test.want != backends.ErrBadSignature {
 				t.Errorf("error %v: a refusal is no invitation to try again", err)
 			}
-			if certain := errors.Is(err, backends.ErrNotSigned); certain != (test.fault.Err != nil) { // a refusal, rather than nonsense
+			// a refusal, rather than nonsense
+			if certain := errors.Is(err, backends.ErrNotSigned); certain != (test.fault.Err != nil) {
 				t.Errorf("error %v, certain %v", err, certain)
 			}
 			s.Fault("AsymmetricSign", nil)
@@ -119,7 +133,8 @@ func TestCorruptedAlways(t *testing.T) {
 	b, s := start(t, Config{OpTimeout: 2 * time.Second})
 	k := generate(t, b, "keyward-1")
 	s.Fault("AsymmetricSign", always(kmsfake.Fault{Change: change(func(a signAnswer) { a.Signature[9] ^= 1 })}))
-	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, errCorrupted) {
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrUnavailable) ||
+		!errors.Is(err, errCorrupted) {
 		t.Errorf("error %v, want ErrUnavailable and errCorrupted", err)
 	}
 }
@@ -140,7 +155,8 @@ func TestSignatureOfAnotherKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backends.Recoverable(crypto.FromECDSAPub(k.Public()), digest, sig); !errors.Is(err, backends.ErrBadSignature) {
+	if _, err := backends.Recoverable(crypto.FromECDSAPub(k.Public()), digest, sig); !errors.Is(err,
+		backends.ErrBadSignature) {
 		t.Errorf("error %v, want ErrBadSignature", err)
 	}
 }
@@ -197,7 +213,8 @@ func TestStateNotPermitted(t *testing.T) {
 	s.SetState(k.name, kmspb.CryptoKeyVersion_DISABLED)
 	s.Fault("GetCryptoKeyVersion", always(kmsfake.Fault{Err: status.Error(codes.PermissionDenied, "no")}))
 	_, err := k.SignDigest(t.Context(), [32]byte{1})
-	if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "cloudkms.cryptoKeyVersions.get is missing") {
+	if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(),
+		"cloudkms.cryptoKeyVersions.get is missing") {
 		t.Errorf("error %v, want the missing permission", err)
 	}
 }
@@ -212,12 +229,14 @@ func TestPublicKeyIsChecked(t *testing.T) {
 		"corrupted":     {func(a answer) { a.Pem = strings.Replace(a.Pem, "M", "N", 1) }, errCorrupted},
 		"no checksum":   {func(a answer) { a.PemCrc32C = nil }, errCorrupted},
 		"another key's": {func(a answer) { a.Name += "0" }, errCorrupted},
-		"P-256":         {func(a answer) { a.Algorithm = kmspb.CryptoKeyVersion_EC_SIGN_P256_SHA256 }, backends.ErrKeyNotFound},
-		"software":      {func(a answer) { a.ProtectionLevel = kmspb.ProtectionLevel_SOFTWARE }, backends.ErrRefused},
-		"no PEM":        {func(a answer) { a.Pem = "key"; resum(a) }, nil},
-		"two PEMs":      {func(a answer) { a.Pem += a.Pem; resum(a) }, nil},
-		"private":       {func(a answer) { a.Pem = strings.ReplaceAll(a.Pem, "PUBLIC", "PRIVATE"); resum(a) }, nil},
-		"no SPKI":       {func(a answer) { a.Pem = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"; resum(a) }, nil},
+		"P-256": {func(a answer) { a.Algorithm = kmspb.CryptoKeyVersion_EC_SIGN_P256_SHA256 },
+			backends.ErrKeyNotFound},
+		"software": {func(a answer) { a.ProtectionLevel = kmspb.ProtectionLevel_SOFTWARE }, backends.ErrRefused},
+		"no PEM":   {func(a answer) { a.Pem = "key"; resum(a) }, nil},
+		"two PEMs": {func(a answer) { a.Pem += a.Pem; resum(a) }, nil},
+		"private":  {func(a answer) { a.Pem = strings.ReplaceAll(a.Pem, "PUBLIC", "PRIVATE"); resum(a) }, nil},
+		"no SPKI": {func(a answer) { a.Pem = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"; resum(a) },
+			nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, s := start(t, Config{OpTimeout: 2 * time.Second})

@@ -75,7 +75,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("gcpkms %s: %w", cfg.Name, err)
 	}
 	if cfg.DestroyAfter != 0 && (cfg.DestroyAfter < minDestroyAfter || cfg.DestroyAfter > maxDestroyAfter) {
-		return nil, fmt.Errorf("gcpkms %s: keys can be restored for 24 hours to 120 days, not for %v", cfg.Name, cfg.DestroyAfter)
+		return nil, fmt.Errorf("gcpkms %s: keys can be restored for 24 hours to 120 days, not for %v", cfg.Name,
+			cfg.DestroyAfter)
 	}
 	opts := []option.ClientOption{option.WithGRPCDialOption(grpc.WithKeepaliveParams(keepalive.ClientParameters{
 		Time: time.Minute, Timeout: 10 * time.Second, // a dead connection is found, an idle one is kept
@@ -85,7 +86,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	client, err := kms.NewKeyManagementClient(ctx, opts...)
 	if err != nil {
-		return nil, fmt.Errorf("gcpkms %s: no client, most likely for want of credentials (gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS): %w", cfg.Name, err)
+		return nil, fmt.Errorf("gcpkms %s: no client, most likely for want of credentials (gcloud auth "+
+			"application-default login, or GOOGLE_APPLICATION_CREDENTIALS): %w", cfg.Name, err)
 	}
 	client.CallOptions = &kms.KeyManagementCallOptions{} // no retries and time-outs but kmscall's
 	b := &Backend{

@@ -44,7 +44,8 @@ func TestGenerateMakes(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
-	for _, label := range []string{"keyward-1", "b32-", "b32-aaaa", "", "Upper", "keyward-find; 100% ü", strings.Repeat("A", 36)} {
+	for _, label := range []string{"keyward-1", "b32-", "b32-aaaa", "", "Upper", "keyward-find; 100% ü",
+		strings.Repeat("A", 36)} {
 		all, err := labels(backends.KeyAttributes{Label: label})
 		if err != nil {
 			t.Errorf("labels(%q): %v", label, err)
@@ -77,15 +78,21 @@ func TestGenerateLeavesNothing(t *testing.T) {
 		left   int // usable keys
 		says   string
 	}{
-		{"not permitted", map[string]*kmsfake.Fault{"CreateCryptoKey": denied}, backends.ErrRefused, 0, "cloudkms.cryptoKeys.create is missing on " + ring},
-		{"no key ring", map[string]*kmsfake.Fault{"CreateCryptoKey": always(kmsfake.Fault{Err: status.Error(codes.NotFound, "no ring")})}, backends.ErrRefused, 0, "gcloud kms keyrings create"},
+		{"not permitted", map[string]*kmsfake.Fault{"CreateCryptoKey": denied}, backends.ErrRefused, 0,
+			"cloudkms.cryptoKeys.create is missing on " + ring},
+		{"no key ring", map[string]*kmsfake.Fault{"CreateCryptoKey": always(kmsfake.Fault{Err: status.Error(codes.NotFound,
+			"no ring")})}, backends.ErrRefused, 0, "gcloud kms keyrings create"},
 		{"down", map[string]*kmsfake.Fault{"CreateCryptoKey": down}, backends.ErrUnavailable, 0, ""},
-		{"every answer lost", map[string]*kmsfake.Fault{"CreateCryptoKey": always(kmsfake.Fault{Cut: true})}, backends.ErrUnavailable, 0, ""},
-		{"public key not permitted", map[string]*kmsfake.Fault{"GetPublicKey": denied}, backends.ErrRefused, 0, "cloudkms.cryptoKeyVersions.viewPublicKey"},
+		{"every answer lost", map[string]*kmsfake.Fault{"CreateCryptoKey": always(kmsfake.Fault{Cut: true})},
+			backends.ErrUnavailable, 0, ""},
+		{"public key not permitted", map[string]*kmsfake.Fault{"GetPublicKey": denied}, backends.ErrRefused, 0,
+			"cloudkms.cryptoKeyVersions.viewPublicKey"},
 		{"generation failed", map[string]*kmsfake.Fault{"GetCryptoKeyVersion": always(kmsfake.Fault{
 			Change: change(func(v *kmspb.CryptoKeyVersion) { v.State = kmspb.CryptoKeyVersion_GENERATION_FAILED }),
-		}), "GetPublicKey": always(kmsfake.Fault{Err: status.Error(codes.FailedPrecondition, "failed")})}, errMade, 0, "GENERATION_FAILED"},
-		{"not destroyed either", map[string]*kmsfake.Fault{"GetPublicKey": denied, "DestroyCryptoKeyVersion": denied}, backends.ErrRefused, 1, "may be left behind as " + ring},
+		}), "GetPublicKey": always(kmsfake.Fault{Err: status.Error(codes.FailedPrecondition, "failed")})}, errMade, 0,
+			"GENERATION_FAILED"},
+		{"not destroyed either", map[string]*kmsfake.Fault{"GetPublicKey": denied, "DestroyCryptoKeyVersion": denied},
+			backends.ErrRefused, 1, "may be left behind as " + ring},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b, s := start(t, Config{OpTimeout: 2 * time.Second})
@@ -144,7 +151,8 @@ func TestDestroyNotPermitted(t *testing.T) {
 	k := generate(t, b, "keyward-1")
 	s.Fault("DestroyCryptoKeyVersion", always(kmsfake.Fault{Err: status.Error(codes.PermissionDenied, "no")}))
 	err := b.Destroy(t.Context(), k.URI())
-	if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "cloudkms.cryptoKeyVersions.destroy is missing on "+k.name) {
+	if !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(),
+		"cloudkms.cryptoKeyVersions.destroy is missing on "+k.name) {
 		t.Errorf("error %v, want the missing permission", err)
 	}
 	backendtest.Verify(t, k, [32]byte{1})
@@ -270,7 +278,8 @@ func TestStatusUnreachable(t *testing.T) {
 	defer cancel()
 	conn := b.connection()
 	st := b.Status(ctx)
-	for st.State == "ready" && conn.WaitForStateChange(ctx, connectivity.Ready) { // that the server is gone is noticed later
+	// that the server is gone is noticed later
+	for st.State == "ready" && conn.WaitForStateChange(ctx, connectivity.Ready) {
 		st = b.Status(ctx)
 	}
 	if st.State != "unavailable" || !strings.Contains(st.Detail, "no connection") {

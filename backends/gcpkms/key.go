@@ -31,7 +31,8 @@ func (k *key) Public() *ecdsa.PublicKey        { return k.pub }
 func (k *key) Protection() backends.Protection { return backends.Resident }
 
 // do makes a call of the service that may be made twice.
-func do[T any](ctx context.Context, b *Backend, op operation, resource string, call func(context.Context) (T, error)) (T, error) {
+func do[T any](ctx context.Context, b *Backend, op operation, resource string,
+	call func(context.Context) (T, error)) (T, error) {
 	return kmscall.Do(ctx, b.calls, func(ctx context.Context) (T, error) {
 		v, err := call(ctx)
 		return v, op.explain(resource, err)
@@ -137,7 +138,8 @@ func checkSignature(answer *kmspb.AsymmetricSignResponse, name string) (backends
 	case !sameVersion(answer.Name, name):
 		return backends.Signature{}, fmt.Errorf("%w: it is about %q", errCorrupted, answer.Name)
 	case !inHSM(answer.ProtectionLevel):
-		return backends.Signature{}, fmt.Errorf("%w: the key's protection level is %v, not HSM", backends.ErrRefused, answer.ProtectionLevel)
+		return backends.Signature{}, fmt.Errorf("%w: the key's protection level is %v, not HSM", backends.ErrRefused,
+			answer.ProtectionLevel)
 	}
 	r, s, err := backends.ParseDERSignature(answer.Signature)
 	if err != nil {
@@ -159,7 +161,8 @@ func (b *Backend) explainState(ctx context.Context, name string, err error) erro
 	case kmspb.CryptoKeyVersion_DESTROY_SCHEDULED, kmspb.CryptoKeyVersion_DESTROYED:
 		return fmt.Errorf("%w: the version is %v: %w", backends.ErrKeyNotFound, state, err)
 	case kmspb.CryptoKeyVersion_DISABLED:
-		return fmt.Errorf("%w: the version is disabled; enable it (gcloud kms keys versions enable): %w", backends.ErrRefused, err)
+		return fmt.Errorf("%w: the version is disabled; enable it (gcloud kms keys versions enable): %w", backends.ErrRefused,
+			err)
 	case kmspb.CryptoKeyVersion_PENDING_GENERATION:
 		return fmt.Errorf("%w: the version is still being generated: %w", backends.ErrUnavailable, err)
 	}

@@ -34,11 +34,13 @@ func parseKeyRing(name string) (location string, err error) {
 func (b *Backend) parseURI(uri string) (string, error) {
 	name, ok := strings.CutPrefix(uri, scheme)
 	if !ok {
-		return "", fmt.Errorf("gcpkms %s: %q is no URI of a key in Google Cloud KMS; want %s and a key version's resource name", b.cfg.Name, uri, scheme)
+		return "", fmt.Errorf("gcpkms %s: %q is no URI of a key in Google Cloud KMS; want %s and a key version's resource "+
+			"name", b.cfg.Name, uri, scheme)
 	}
 	inRing, ok := strings.CutPrefix(name, b.cfg.KeyRing)
 	if !ok || !versionRE.MatchString(inRing) {
-		return "", fmt.Errorf("gcpkms %s: %w: %q names no key version in %s", b.cfg.Name, backends.ErrKeyNotFound, uri, b.cfg.KeyRing)
+		return "", fmt.Errorf("gcpkms %s: %w: %q names no key version in %s", b.cfg.Name, backends.ErrKeyNotFound, uri,
+			b.cfg.KeyRing)
 	}
 	return name, nil
 }

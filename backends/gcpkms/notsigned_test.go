@@ -46,7 +46,8 @@ func TestNoConnection(t *testing.T) {
 	b, s := start(t, Config{OpTimeout: time.Second})
 	k := generate(t, b, "keyward-1")
 	asked := make(chan struct{})
-	s.Fault("AsymmetricSign", always(kmsfake.Fault{Err: status.Error(codes.Unavailable, "going down"), Asked: func() { close(asked) }, Times: 1}))
+	s.Fault("AsymmetricSign", always(kmsfake.Fault{Err: status.Error(codes.Unavailable, "going down"),
+		Asked: func() { close(asked) }, Times: 1}))
 	closed := make(chan error)
 	go func() {
 		<-asked
@@ -61,7 +62,8 @@ func TestNoConnection(t *testing.T) {
 	for b.connection().GetState() == connectivity.Ready {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrNotSigned) || !errors.Is(err, backends.ErrUnavailable) {
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrNotSigned) ||
+		!errors.Is(err, backends.ErrUnavailable) {
 		t.Errorf("no connection: %v, want ErrNotSigned and ErrUnavailable", err)
 	}
 }
@@ -91,8 +93,10 @@ func TestNoToken(t *testing.T) {
 	client.CallOptions = b.client.CallOptions
 	b.client.Close()
 	b.client = client
-	s.Fault("AsymmetricSign", once(kmsfake.Fault{Err: status.Error(codes.Unavailable, "busy"), Asked: func() { creds.spent.Store(true) }}))
-	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrRefused) || errors.Is(err, backends.ErrNotSigned) {
+	s.Fault("AsymmetricSign", once(kmsfake.Fault{Err: status.Error(codes.Unavailable, "busy"),
+		Asked: func() { creds.spent.Store(true) }}))
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrRefused) ||
+		errors.Is(err, backends.ErrNotSigned) {
 		t.Errorf("answered, then no token: %v, want ErrRefused and doubt", err)
 	}
 	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrNotSigned) {

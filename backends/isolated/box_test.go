@@ -24,7 +24,8 @@ func TestInbox(t *testing.T) {
 		if i%50 == 7 {
 			size = 3 * inboxSize
 		}
-		f := &frame{kind: kindCall, op: opUnlock, id: uint64(i) + 1, left: time.Second, body: bytes.Repeat([]byte{0xAA}, size)}
+		f := &frame{kind: kindCall, op: opUnlock, id: uint64(i) + 1, left: time.Second,
+			body: bytes.Repeat([]byte{0xAA}, size)}
 		var err error
 		if stream, err = appendFrame(stream, f); err != nil {
 			t.Fatal(err)
@@ -194,7 +195,8 @@ func TestLastWords(t *testing.T) {
 
 func TestCrashesSayHowOften(t *testing.T) {
 	at := time.Date(2026, 11, 28, 9, 5, 1, 0, time.FixedZone("", 3600))
-	for n, want := range []string{"", "restarted once, last at 2026-11-28T08:05:01Z: x", "restarted 2 times, last at 2026-11-28T08:05:01Z: x"} {
+	for n, want := range []string{"", "restarted once, last at 2026-11-28T08:05:01Z: x",
+		"restarted 2 times, last at 2026-11-28T08:05:01Z: x"} {
 		if got := (&crashes{n, at, "x"}).String(); got != want {
 			t.Errorf("%d crashes: %q, want %q", n, got, want)
 		}

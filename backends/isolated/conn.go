@@ -105,9 +105,8 @@ func (c *conn) reason() error {
 	return c.err
 }
 
-// call makes one call. body is wiped. Its error is a [backends.ErrNotSigned] if the other side can't have got the whole call, or
-// says so. If no answer comes until grace after ctx's deadline, the
-// other side hangs and the conn ends.
+// call makes one call. body is wiped. Its error is a [backends.ErrNotSigned] if the other side can't have got the whole
+// call, or says so. If no answer comes until grace after ctx's deadline, the other side hangs and the conn ends.
 func (c *conn) call(ctx context.Context, o op, body []byte, grace time.Duration) ([]byte, error) {
 	return c.callOrLate(ctx, o, body, grace, func() {})
 }

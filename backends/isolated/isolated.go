@@ -196,8 +196,8 @@ func Open(ctx context.Context, cfg Config) (backends.Backend, error) {
 	}{b, waiter{b}}, nil
 }
 
-// wrap says which backend failed at what, if the child's backend has not said it: those of this agent begin their errors
-// with their type and name.
+// wrap says which backend failed at what, if the child's backend has not said it: those of this agent begin their
+// errors with their type and name.
 func (b *Backend) wrap(what string, err error) error {
 	var remote *remoteError
 	if errors.As(err, &remote) && strings.HasPrefix(remote.text, b.cfg.Type+" "+b.cfg.Name+": ") {

@@ -265,7 +265,8 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
-// TestCloseOfAHungDevice: an agent that is stopped ends a process that does not answer, which is no failure of the agent's.
+// TestCloseOfAHungDevice: an agent that is stopped ends a process that does not answer, which is no failure of the
+// agent's.
 func TestCloseOfAHungDevice(t *testing.T) {
 	var log syncbuf.Buffer
 	b := open(t, Config{Type: "soft", Settings: softSettings{}, Timeout: 2 * time.Second, Grace: 100 * time.Millisecond,

@@ -41,7 +41,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var openers = map[string]Opener{"soft": openSoft, "pkcs11": openPKCS11, "card": openCard, "admin card": openAdminCard, "bare": openBare, "free": openFree}
+var openers = map[string]Opener{"soft": openSoft, "pkcs11": openPKCS11, "card": openCard, "admin card": openAdminCard,
+	"bare": openBare, "free": openFree}
 
 // softSettings order a fault of the first signature that finds the file Once, and removes it.
 type softSettings struct {
@@ -232,7 +233,10 @@ func openBare(context.Context, string, json.RawMessage, *Env) (backends.Backend,
 
 // openFree opens a device that signs in no time.
 func openFree(context.Context, string, json.RawMessage, *Env) (backends.Backend, error) {
-	return &soft.Backend{OnSign: func(context.Context, [32]byte) (*backends.Signature, error) { return new(backends.Signature), nil }}, nil
+	return &soft.Backend{OnSign: func(context.Context, [32]byte) (*backends.Signature,
+		error) {
+		return new(backends.Signature), nil
+	}}, nil
 }
 
 // orphan is a parent that dies by itself, leaving a child that is stopped or not. It prints the child's pid.

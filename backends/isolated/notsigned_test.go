@@ -18,7 +18,8 @@ func TestChildSaysThatNothingWasSigned(t *testing.T) {
 	b := open(t, Config{Type: "soft", Settings: softSettings{once, "refuse to sign"}})
 	k := backendtest.Generate(t, b, "x")
 	os.WriteFile(once, nil, 0o600)
-	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrNotSigned) || !errors.Is(err, backends.ErrRefused) {
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrNotSigned) ||
+		!errors.Is(err, backends.ErrRefused) {
 		t.Errorf("%v, want ErrNotSigned and ErrRefused", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -115,7 +116,8 @@ func TestCallThatWasNotWritten(t *testing.T) {
 		if err == nil || errors.Is(err, backends.ErrNotSigned) != certain {
 			t.Errorf("%d of %d bytes written: %v, certain %v, want %v", left, frame, err, !certain, certain)
 		}
-		if _, err := c.call(t.Context(), opSign, append([]byte(nil), body...), time.Second); !errors.Is(err, backends.ErrNotSigned) {
+		if _, err := c.call(t.Context(), opSign, append([]byte(nil), body...), time.Second); !errors.Is(err,
+			backends.ErrNotSigned) {
 			t.Errorf("on a connection that has ended: %v, want ErrNotSigned", err)
 		}
 	}

@@ -49,7 +49,8 @@ func TestRefusedPINOutlivesTheChild(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := k.SignDigest(t.Context(), [32]byte{}); !errors.Is(err, backends.ErrPINIncorrect) && !errors.Is(err, backends.ErrLocked) {
+			if _, err := k.SignDigest(t.Context(), [32]byte{}); !errors.Is(err, backends.ErrPINIncorrect) &&
+				!errors.Is(err, backends.ErrLocked) {
 				t.Errorf("SignDigest after a restart = %v, want ErrPINIncorrect or ErrLocked", err)
 			}
 		}
@@ -71,7 +72,8 @@ func TestDeathAfterARightPIN(t *testing.T) {
 	dir := newCard(t)
 	os.WriteFile(filepath.Join(dir, "die"), nil, 0o600)
 	b := open(t, Config{Type: "card", Settings: dir, PINs: secret.NewKeeper(pin(cardPIN), 0)})
-	if _, err := backendtest.Generate(t, b, "x").SignDigest(t.Context(), [32]byte{}); !errors.Is(err, backends.ErrUnavailable) {
+	if _, err := backendtest.Generate(t, b, "x").SignDigest(t.Context(), [32]byte{}); !errors.Is(err,
+		backends.ErrUnavailable) {
 		t.Errorf("SignDigest = %v, want ErrUnavailable", err)
 	}
 	backendtest.Verify(t, backendtest.Generate(t, b, "y"), [32]byte{1})
@@ -81,7 +83,8 @@ func TestDeathAfterARightPIN(t *testing.T) {
 func TestAdminPIN(t *testing.T) {
 	dir := newCard(t)
 	c := &card{dir: dir}
-	b := open(t, Config{Type: "admin card", Settings: dir, PINs: secret.NewKeeper(nil, secret.UntilLock), AdminPINs: secret.NewAdminKeeper("yubi", nil)})
+	b := open(t, Config{Type: "admin card", Settings: dir, PINs: secret.NewKeeper(nil, secret.UntilLock),
+		AdminPINs: secret.NewAdminKeeper("yubi", nil)})
 	generate := func(want error, shown int) {
 		t.Helper()
 		_, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "x"})

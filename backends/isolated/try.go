@@ -66,15 +66,16 @@ func (c *child) try(ctx context.Context, pins *secret.Keeper, r tryRequest) ([]b
 		return nil, fmt.Errorf("%w: try %d is under way", errMalformed, r.N)
 	}
 	go func() {
-		t.done <- pins.Try(ctx, secret.Tries{Left: r.Left, Full: r.Full, Device: r.Device, Fixed: r.Fixed}, func(pin []byte) error {
-			t.pin <- slices.Clone(pin)
-			select {
-			case err := <-t.verdict:
-				return err
-			case <-c.exited: // not before: a dying child may still show the PIN
-				return errCutShort
-			}
-		})
+		t.done <- pins.Try(ctx, secret.Tries{Left: r.Left, Full: r.Full, Device: r.Device, Fixed: r.Fixed},
+			func(pin []byte) error {
+				t.pin <- slices.Clone(pin)
+				select {
+				case err := <-t.verdict:
+					return err
+				case <-c.exited: // not before: a dying child may still show the PIN
+					return errCutShort
+				}
+			})
 	}()
 	select {
 	case pin := <-t.pin:

@@ -65,7 +65,8 @@ func TestWaitingCallsAreTold(t *testing.T) {
 	defer cancel()
 	late := newListener()
 	_, err := k.SignDigest(late.on(ctx), [32]byte{1})
-	if !errors.Is(err, backends.ErrNotTouched) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), what) {
+	if !errors.Is(err, backends.ErrNotTouched) || !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), what) {
 		t.Errorf("out of time: %v, want ErrNotTouched, DeadlineExceeded and what is waited for", err)
 	}
 	if diff := cmp.Diff([]string{what, ""}, late.all()); diff != "" {

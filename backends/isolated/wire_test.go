@@ -37,7 +37,8 @@ func TestSentinelsCross(t *testing.T) {
 		}
 	}
 	both := fmt.Errorf("%w: %w", backends.ErrUnavailable, context.DeadlineExceeded)
-	if got := decodeError(marshal(newWireError(both))); !errors.Is(got, backends.ErrUnavailable) || !errors.Is(got, context.DeadlineExceeded) {
+	if got := decodeError(marshal(newWireError(both))); !errors.Is(got, backends.ErrUnavailable) ||
+		!errors.Is(got, context.DeadlineExceeded) {
 		t.Errorf("%v crosses as %#v", both, got)
 	}
 }
@@ -94,7 +95,8 @@ func FuzzReadFrame(f *testing.F) {
 
 // FuzzPeer feeds a conn bytes: it ends or waits, and never crashes.
 func FuzzPeer(f *testing.F) {
-	b, _ := appendFrame(nil, &frame{kind: kindCall, op: opOpen, id: 1, body: []byte(`{"type":"soft","name":"x","settings":{},"pins":true}`)})
+	b, _ := appendFrame(nil, &frame{kind: kindCall, op: opOpen, id: 1,
+		body: []byte(`{"type":"soft","name":"x","settings":{},"pins":true}`)})
 	c, _ := appendFrame(nil, &frame{kind: kindCall, op: opGenerate, id: 2, left: 1e9, body: []byte(`{"Label":"x"}`)})
 	f.Add(append(b, c...))
 	f.Add(append(append(b, c...), c...))
@@ -155,7 +157,11 @@ func TestBodiesAreWiped(t *testing.T) {
 	}
 	client.fail(errClosed)
 	<-server.done
-	if err := func() error { _, err := client.call(t.Context(), opUnlock, []byte("1234"), 0); return err }(); !errors.Is(err, errClosed) {
+	if err := func() error {
+		_, err := client.call(t.Context(), opUnlock, []byte("1234"),
+			0)
+		return err
+	}(); !errors.Is(err, errClosed) {
 		t.Errorf("a call after the end = %v", err)
 	}
 }

@@ -15,7 +15,8 @@ func TestErrorNamesItsBackendOnce(t *testing.T) {
 		err  error
 		want string
 	}{
-		{child("piv yubikey: generating a key: opening it again: YubiKey 1: gone"), "piv yubikey: generating a key: opening it again: YubiKey 1: gone"},
+		{child("piv yubikey: generating a key: opening it again: YubiKey 1: gone"),
+			"piv yubikey: generating a key: opening it again: YubiKey 1: gone"},
 		{unavailable(child("piv yubikey: signing: gone")), "piv yubikey: signing: gone"},
 		{child("malformed"), "yubikey: signing: malformed"},
 		{child("piv yubikey2: signing: gone"), "yubikey: signing: piv yubikey2: signing: gone"},

@@ -13,8 +13,9 @@ const mostSignatures = 1<<24 - 1
 // Counts implements [backends.Counter].
 func (b *Backend) Counts() bool { return true }
 
-// Signatures implements [backends.Counter] by the card's digital signature counter (OpenPGP card 3.4, 4.4.3.13: DO 93 in DO 7A). It
-// counts PSO: COMPUTE DIGITAL SIGNATURE, so only those of the signature key, and begins at 0 with each key that is made there.
+// Signatures implements [backends.Counter] by the card's digital signature counter (OpenPGP card 3.4, 4.4.3.13: DO 93
+// in DO 7A). It counts PSO: COMPUTE DIGITAL SIGNATURE, so only those of the signature key, and begins at 0 with each
+// key that is made there.
 func (b *Backend) Signatures(ctx context.Context, uri string) (n uint64, counts bool, err error) {
 	u, err := b.parse(uri)
 	if err != nil || u.slot.password != pwSign {

@@ -9,7 +9,8 @@ import (
 	"github.com/keyward/keyward/internal/cardsim"
 )
 
-// The card's counter has the signatures of all programs, begins again with each key, and is that of the signature key alone.
+// The card's counter has the signatures of all programs, begins again with each key, and is that of the signature key
+// alone.
 func TestSignatures(t *testing.T) {
 	for name, cfg := range map[string]cardsim.OpenPGPConfig{"YubiKey": {}, "other": {Generic: true}} {
 		t.Run(name, func(t *testing.T) {

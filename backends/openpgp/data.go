@@ -35,7 +35,8 @@ func (d *appData) keepsLabels() bool { return d.capabilities&capPrivateUse != 0 
 
 // makers are manufacturers' numbers in the application identifier, as GnuPG lists them.
 var makers = map[uint16]string{
-	0x0005: "ZeitControl card", yubico: "YubiKey", 0x000B: "Feitian card", nitrokey: "Nitrokey", 0x0011: "Token2 card", 0xF1D0: "CanoKey", 0xF517: "Gnuk token",
+	0x0005: "ZeitControl card", yubico: "YubiKey", 0x000B: "Feitian card", nitrokey: "Nitrokey", 0x0011: "Token2 card",
+	0xF1D0: "CanoKey", 0xF517: "Gnuk token",
 }
 
 // model is what a person calls cards of that kind.

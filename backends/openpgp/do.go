@@ -23,7 +23,8 @@ func do[T any](ctx context.Context, b *Backend, what string, op func(*session) (
 }
 
 // doOrUndo is do for an op whose success has to be taken back if nobody waits for it any more.
-func doOrUndo[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+func doOrUndo[T any](ctx context.Context, b *Backend, what string, op func(*session) (T, error),
+	undo func(*session, T) error) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
 	return once(ctx, patience{Context: ctx, tell: b.setWaiting}, b, what, op, undo)
@@ -37,7 +38,8 @@ type patience struct {
 }
 
 // once is doOrUndo without its timeout.
-func once[T any](ctx context.Context, p patience, b *Backend, what string, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+func once[T any](ctx context.Context, p patience, b *Backend, what string, op func(*session) (T, error),
+	undo func(*session, T) error) (T, error) {
 	v, err := inTurn(ctx, p, b, op, undo)
 	if err != nil {
 		err = b.wrap(what, err)
@@ -45,7 +47,8 @@ func once[T any](ctx context.Context, p patience, b *Backend, what string, op fu
 	return v, err
 }
 
-func inTurn[T any](ctx context.Context, p patience, b *Backend, op func(*session) (T, error), undo func(*session, T) error) (T, error) {
+func inTurn[T any](ctx context.Context, p patience, b *Backend, op func(*session) (T, error),
+	undo func(*session, T) error) (T, error) {
 	var zero T
 	if err := b.takeTurn(p); err != nil {
 		return zero, err
@@ -114,7 +117,8 @@ func (b *Backend) undo(f func(*session) error) {
 	over := make(chan struct{})
 	defer close(over)
 	go b.watch(over, b.cfg.Timeout+hangGrace)
-	if _, err := onCard(ctx, patience{Context: ctx, tell: b.setWaiting}, b, func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
+	if _, err := onCard(ctx, patience{Context: ctx, tell: b.setWaiting}, b,
+		func(s *session) (struct{}, error) { return struct{}{}, f(s) }); err != nil {
 		b.log.Error("what nobody waited for was not undone; see: keyward key list", "error", err)
 	}
 }
@@ -158,7 +162,8 @@ func onCard[T any](ctx context.Context, p patience, b *Backend, op func(*session
 	s.held = held
 	defer func() {
 		// A card that is gone has forgotten the PIN without our help.
-		if closeErr := s.close(); closeErr != nil && !errors.Is(closeErr, pcsc.ErrGone) && !errors.Is(closeErr, pcsc.ErrNoService) {
+		if closeErr := s.close(); closeErr != nil && !errors.Is(closeErr, pcsc.ErrGone) &&
+			!errors.Is(closeErr, pcsc.ErrNoService) {
 			b.log.Warn("the card was not reset", "error", closeErr)
 		}
 	}()

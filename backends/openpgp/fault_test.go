@@ -288,7 +288,8 @@ func TestNonsense(t *testing.T) {
 				_, err := k.SignDigest(t.Context(), [32]byte{1})
 				c.Heal()
 				// VERIFY and SELECT have no data to garble.
-				if noData := ins == insVerify || ins == insSelect; err == nil && !(noData && (kind == cardsim.Garbage || kind == cardsim.Short || fault.SW == cardsim.SWOK)) {
+				if noData := ins == insVerify || ins == insSelect; err == nil &&
+					!(noData && (kind == cardsim.Garbage || kind == cardsim.Short || fault.SW == cardsim.SWOK)) {
 					t.Error("SignDigest succeeded")
 				}
 				if n := len(c.PINTries()) - before; n > 1 {

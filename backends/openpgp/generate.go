@@ -19,7 +19,8 @@ import (
 // [ErrNoSlot] and says what is in them.
 func (b *Backend) Generate(ctx context.Context, attrs backends.KeyAttributes) (backends.Key, error) {
 	if len(attrs.Label) > maxLabel {
-		return nil, b.wrap("generating a key", fmt.Errorf("the label has %d bytes, the card has room for %d", len(attrs.Label), maxLabel))
+		return nil, b.wrap("generating a key", fmt.Errorf("the label has %d bytes, the card has room for %d",
+			len(attrs.Label), maxLabel))
 	}
 	k, err := doOrUndo(ctx, b, "generating a key",
 		func(s *session) (*key, error) { return b.generate(s, attrs.Label) },
@@ -85,7 +86,8 @@ func (b *Backend) freeSlot(s *session) (*slot, error) {
 		}
 	}
 	if given == nil {
-		return nil, fmt.Errorf("%w on card %s (%s); a card holds two keys: end a session whose key is not needed, whose slot is freed "+
+		return nil, fmt.Errorf("%w on card %s (%s); a card holds two keys: end a session whose key is not needed, whose "+
+			"slot is freed "+
 			"key_grace later with the admin PIN, or use another card", ErrNoSlot, s.data.serial, strings.Join(taken, "; "))
 	}
 	return given, nil
@@ -115,7 +117,8 @@ func (b *Backend) prepare(s *session, sl *slot) error {
 	case is == want:
 		return nil
 	case fixed(is):
-		return fmt.Errorf("the touch policy of the %s is fixed and can't be made %q; only resetting the application changes it", sl.what, b.cfg.Touch)
+		return fmt.Errorf("the touch policy of the %s is fixed and can't be made %q; only resetting the application "+
+			"changes it", sl.what, b.cfg.Touch)
 	}
 	const button = 0x20
 	return s.putData(sl.uif, []byte{want, button})
@@ -163,7 +166,8 @@ func (s *session) noCurve(sl *slot) error {
 	case nitrokey:
 		why = "a Nitrokey Start with new firmware has it; a Nitrokey 3 has not"
 	}
-	return fmt.Errorf("%w: the %s of %s %s has no secp256k1: %s; nothing was changed on the card", backends.ErrRefused, sl.what, s.data.model(), s.data.serial, why)
+	return fmt.Errorf("%w: the %s of %s %s has no secp256k1: %s; nothing was changed on the card", backends.ErrRefused,
+		sl.what, s.data.model(), s.data.serial, why)
 }
 
 // makeKey generates a key, and reads it back.

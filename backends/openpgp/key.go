@@ -54,7 +54,8 @@ func (b *Backend) parse(s string) (uri, error) {
 		return uri{}, b.wrap("finding a key", err)
 	}
 	if u.serial != b.cfg.Serial {
-		return uri{}, b.wrap("finding a key", fmt.Errorf("%w: %q is on another card, this is %s", backends.ErrKeyNotFound, s, b.cfg.Serial))
+		return uri{}, b.wrap("finding a key", fmt.Errorf("%w: %q is on another card, this is %s", backends.ErrKeyNotFound, s,
+			b.cfg.Serial))
 	}
 	return u, nil
 }
@@ -154,13 +155,14 @@ func (b *Backend) sign(s *session, sl *slot, digest [32]byte, touch bool, sendin
 		return raw, nil
 	case touch && (sw == swNotSatisfied || sw == swConditions || sw == swSecurity):
 		// The PIN was taken a moment ago: it is the touch that is missing.
-		return nil, fmt.Errorf("%w (status %v); sign again, and touch %s when it blinks", backends.ErrNotTouched, sw, s.name())
+		return nil, fmt.Errorf("%w (status %v); sign again, and touch %s when it blinks", backends.ErrNotTouched, sw,
+			s.name())
 	}
 	return nil, &refusal{"signing", sw}
 }
 
-// refusesToSign reports whether a status word says that the card has signed nothing, as its first answer to the command.
-// After 61xx the card has signed, and then it gives its answer in parts.
+// refusesToSign reports whether a status word says that the card has signed nothing, as its first answer to the
+// command. After 61xx the card has signed, and then it gives its answer in parts.
 func refusesToSign(sw pcsc.Status) bool {
 	switch sw {
 	case 0x6600, 0x6700, 0x6982, 0x6983, 0x6985, 0x6A80, 0x6A88, 0x6B00, 0x6D00, 0x6E00:

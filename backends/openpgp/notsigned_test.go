@@ -9,8 +9,8 @@ import (
 	"github.com/keyward/keyward/internal/cardsim"
 )
 
-// What fails before the signing command has signed nothing, and so has a card that answers the command itself with one of these status words.
-// All else is in doubt.
+// What fails before the signing command has signed nothing, and so has a card that answers the command itself with one
+// of these status words. All else is in doubt.
 func TestWhatIsCertainlyNotSigned(t *testing.T) {
 	c := given(t, cardsim.OpenPGPConfig{})
 	_, k := signer(t, c, "sig")

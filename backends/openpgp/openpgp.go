@@ -10,9 +10,9 @@
 // # One operation at a time
 //
 // The card is opened for each operation, exclusively, and closed again, so that gpg can use it
-// in between. Operations of processes with the same Config.Locks take turns. Closing resets it: no PIN stays verified. Nothing else is kept of a card, so
-// one that was plugged in again, or a daemon that was started again, needs no attention. The public key
-// is read from the card and compared before each signature, which is verified after.
+// in between. Operations of processes with the same Config.Locks take turns. Closing resets it: no PIN stays verified.
+// Nothing else is kept of a card, so one that was plugged in again, or a daemon that was started again, needs no
+// attention. The public key is read from the card and compared before each signature, which is verified after.
 //
 // A call into the card can't be interrupted. It is made by a goroutine, one at a time; who waits
 // for it leaves when its context is done. As long as a card hangs, every operation ends
@@ -63,8 +63,8 @@ type Config struct {
 	OnWait func(what string)
 
 	// OnHang, if not nil, is told when a call into the card stack has not returned some seconds after its operation should
-	// have ended. It may never: nobody can interrupt it, and only the end of the process gives back the card, its lock and the
-	// PIN's turn.
+	// have ended. It may never: nobody can interrupt it, and only the end of the process gives back the card, its lock and
+	// the PIN's turn.
 	OnHang func(reason string)
 
 	// Locks is the directory of the locks of cards that other processes use too; see [pcsc.Lock]. "": there are none.
@@ -216,7 +216,8 @@ func (b *Backend) Status(ctx context.Context) backends.Status {
 
 // needsOperator reports whether err ends when the operator does something about a PIN.
 func needsOperator(err error) bool {
-	return errors.Is(err, backends.ErrLocked) || errors.Is(err, backends.ErrPINIncorrect) || errors.Is(err, backends.ErrPINFinalTry)
+	return errors.Is(err, backends.ErrLocked) || errors.Is(err, backends.ErrPINIncorrect) ||
+		errors.Is(err, backends.ErrPINFinalTry)
 }
 
 // describe says what the card is and what is in its slots.
@@ -241,7 +242,8 @@ func (s *session) contents() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		what := map[usage]string{empty: "empty", free: "free", ours: fmt.Sprintf("0x%x", st.signer[:]), foreign: "a key that is not Keyward's"}[st.usage]
+		what := map[usage]string{empty: "empty", free: "free", ours: fmt.Sprintf("0x%x", st.signer[:]),
+			foreign: "a key that is not Keyward's"}[st.usage]
 		in = append(in, fmt.Sprintf("%s: %s", sl.name, what))
 	}
 	return fmt.Sprintf("%d.%d; %s; PIN tries left: %d, admin PIN: %d",

@@ -15,7 +15,8 @@ import (
 // What the standard leaves to a card may be missing there: a card without data objects for private use has keys without
 // labels, and is not asked for the objects.
 func TestNoPrivateUse(t *testing.T) {
-	for name, cfg := range map[string]cardsim.OpenPGPConfig{"YubiKey": {NoPrivateUse: true}, "other": {NoPrivateUse: true, Generic: true, Sticky: true}} {
+	for name, cfg := range map[string]cardsim.OpenPGPConfig{"YubiKey": {NoPrivateUse: true},
+		"other": {NoPrivateUse: true, Generic: true, Sticky: true}} {
 		t.Run(name, func(t *testing.T) {
 			given(t, cfg)
 			b := open(t, config())
@@ -45,7 +46,8 @@ func TestNoPrivateUse(t *testing.T) {
 
 // A card that can't do the curve is left as it was: its list of algorithms is read first.
 func TestNoCurve(t *testing.T) {
-	for name, cfg := range map[string]cardsim.OpenPGPConfig{"YubiKey": {NoK256: true}, "other": {NoK256: true, Generic: true}} {
+	for name, cfg := range map[string]cardsim.OpenPGPConfig{"YubiKey": {NoK256: true},
+		"other": {NoK256: true, Generic: true}} {
 		t.Run(name, func(t *testing.T) {
 			c := given(t, cfg)
 			b := open(t, config())

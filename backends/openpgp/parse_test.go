@@ -20,8 +20,10 @@ func TestParseURI(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", "openpgp:", "pkcs11:serial=05555555;slot=aut;signer=" + signer,
-		strings.ToUpper(good), "openpgp:serial=5555555;slot=aut;signer=" + signer, "openpgp:serial=05555555;slot=dec;signer=" + signer,
-		"openpgp:serial=0555555g;slot=aut;signer=" + signer, good + ";", good + "00", good[:len(good)-1], good + "?pin-value=1",
+		strings.ToUpper(good), "openpgp:serial=5555555;slot=aut;signer=" + signer,
+		"openpgp:serial=05555555;slot=dec;signer=" + signer,
+		"openpgp:serial=0555555g;slot=aut;signer=" + signer, good + ";", good + "00", good[:len(good)-1], good +
+			"?pin-value=1",
 		"openpgp:slot=aut;serial=05555555;signer=" + signer, " " + good, "openpgp:serial=abcdef12;slot=sig;signer=" + signer,
 	} {
 		if u, err := parseURI(bad); err == nil {
@@ -112,7 +114,8 @@ func TestKDF(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for password, salt := range map[byte]string{pwSign: "0102030405060708", pwOther: "0102030405060708", pwAdmin: "1112131415161718"} {
+	for password, salt := range map[byte]string{pwSign: "0102030405060708", pwOther: "0102030405060708",
+		pwAdmin: "1112131415161718"} {
 		want := sha256.Sum256(bytes.Repeat(append(mustHex(salt), "472911"...), 100000/14+1)[:100000])
 		got := make([]byte, k.size())
 		k.derive(got, password, []byte("472911"))
@@ -125,7 +128,8 @@ func TestKDF(t *testing.T) {
 			t.Errorf("parseKDF(%s) = %v, %v, want none", none, k, err)
 		}
 	}
-	for _, bad := range []string{"810101", "810103", "810103 820109 830400000010 84080102030405060708", "810103 820108 8304FFFFFFFF 84080102030405060708"} {
+	for _, bad := range []string{"810101", "810103", "810103 820109 830400000010 84080102030405060708",
+		"810103 820108 8304FFFFFFFF 84080102030405060708"} {
 		if _, err := parseKDF(mustHex(bad)); err == nil {
 			t.Errorf("parseKDF(%s) succeeded", bad)
 		}

@@ -38,7 +38,8 @@ func (b *Backend) verify(s *session, password byte) error {
 		pins, name = b.cfg.AdminPIN, "admin PIN"
 	}
 	if pins == nil {
-		return fmt.Errorf("%w: no admin PIN is configured, and without it keys are neither generated nor destroyed", backends.ErrLocked)
+		return fmt.Errorf("%w: no admin PIN is configured, and without it keys are neither generated nor destroyed",
+			backends.ErrLocked)
 	}
 	err = pins.Try(s.ctx, s.triesOf(password), func(pin []byte) error {
 		return s.show(password, pin, kdf)
@@ -49,10 +50,11 @@ func (b *Backend) verify(s *session, password byte) error {
 	return nil
 }
 
-// triesOf is what the card says of a PIN's tries. It does not say what it counts down from, and an operator may have set that, so
-// a mark on disk tells of a try that may have failed.
+// triesOf is what the card says of a PIN's tries. It does not say what it counts down from, and an operator may have
+// set that, so a mark on disk tells of a try that may have failed.
 func (s *session) triesOf(password byte) secret.Tries {
-	return secret.Tries{Left: s.tries(password), Device: fmt.Sprintf("OpenPGP card %s, PIN %02X", s.data.serial, max(password, pwOther))}
+	return secret.Tries{Left: s.tries(password), Device: fmt.Sprintf("OpenPGP card %s, PIN %02X", s.data.serial,
+		max(password, pwOther))}
 }
 
 // tries is what the retry counter was when the data were read.
@@ -73,10 +75,12 @@ func (s *session) show(password byte, pin []byte, kdf *kdf) error {
 		shortest, longest = minAdmin, s.data.pw.maxAdmin
 	}
 	if len(pin) < shortest || (kdf == nil && len(pin) > longest) {
-		return secret.NotSpent(fmt.Errorf("%w: it has %d bytes, the card wants %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), shortest, longest))
+		return secret.NotSpent(fmt.Errorf("%w: it has %d bytes, the card wants %d to %d, so it was not tried",
+			backends.ErrPINIncorrect, len(pin), shortest, longest))
 	}
 	if string(pin) == factoryPINs[password] {
-		return secret.NotSpent(fmt.Errorf("%w: it is the factory default, which everybody knows, so it was not tried; change it with: gpg --card-edit, admin, passwd", backends.ErrPINIncorrect))
+		return secret.NotSpent(fmt.Errorf("%w: it is the factory default, which everybody knows, so it was not tried; "+
+			"change it with: gpg --card-edit, admin, passwd", backends.ErrPINIncorrect))
 	}
 	s.shown = password
 	sw, err := s.sendPIN(password, pin, kdf)
@@ -141,9 +145,11 @@ func (s *session) refused(password byte, sw pcsc.Status) error {
 func mayBeTried(left int) error {
 	switch left {
 	case 0:
-		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; unblock it with the admin PIN: gpg --card-edit, admin, passwd", backends.ErrLocked)
+		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; unblock it with the admin PIN: gpg "+
+			"--card-edit, admin, passwd", backends.ErrLocked)
 	case 1:
-		return fmt.Errorf("%w: one wrong PIN more would block the card; give the right one once with gpg, then run: keyward unlock", backends.ErrPINFinalTry)
+		return fmt.Errorf("%w: one wrong PIN more would block the card; give the right one once with gpg, then run: "+
+			"keyward unlock", backends.ErrPINFinalTry)
 	}
 	return nil
 }

@@ -23,7 +23,8 @@ var recordMagic = []byte("keyward\x01")
 const maxLabel = 100
 
 // errForeignRecord: the data object is in use by something else, and is not touched.
-var errForeignRecord = errors.New("data object 0102, where labels of keys are kept, holds something that is not Keyward's; move it, then clear it with: gpg-connect-agent 'SCD SETATTR PRIVATE-DO-2 ' /bye")
+var errForeignRecord = errors.New("data object 0102, where labels of keys are kept, holds something that is not " +
+	"Keyward's; move it, then clear it with: gpg-connect-agent 'SCD SETATTR PRIVATE-DO-2 ' /bye")
 
 // label is the label of one key.
 type label struct {

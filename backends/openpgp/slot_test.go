@@ -44,7 +44,8 @@ var (
 	fingerprint = []byte(strings.Repeat("\xAB", 20))
 	// What gpg does to have a key: algorithm, key, fingerprint.
 	gpgMakesKeys = []pcsc.Command{
-		{INS: insPut, P2: 0xC1, Data: secp256k1}, {INS: insGenerate, P1: 0x80, Data: []byte{0xB6, 0}}, {INS: insPut, P2: 0xC7, Data: fingerprint},
+		{INS: insPut, P2: 0xC1, Data: secp256k1}, {INS: insGenerate, P1: 0x80, Data: []byte{0xB6, 0}},
+		{INS: insPut, P2: 0xC7, Data: fingerprint},
 		{INS: insPut, P2: 0xC3, Data: secp256k1}, {INS: insGenerate, P1: 0x80, Data: []byte{0xA4, 0}}, // no fingerprint
 	}
 )
@@ -59,7 +60,8 @@ func TestForeignKeysAreNotTouched(t *testing.T) {
 			puts := c.Count(insPut)
 			b := open(t, config())
 			_, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
-			if !errors.Is(err, openpgp.ErrNoSlot) || !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), strings.Repeat("AB", 20)) {
+			if !errors.Is(err, openpgp.ErrNoSlot) || !errors.Is(err, backends.ErrRefused) ||
+				!strings.Contains(err.Error(), strings.Repeat("AB", 20)) {
 				t.Errorf("Generate = %v, want ErrNoSlot that names the fingerprint and is an ErrRefused", err)
 			}
 			if list, err := b.Keys(t.Context(), ""); err != nil || len(list) != 0 {
@@ -85,7 +87,8 @@ func TestForeignKeysAreNotTouched(t *testing.T) {
 
 // TestReplacedKey: gpg generates or imports a key over ours. It is not taken for ours, nor touched.
 func TestReplacedKey(t *testing.T) {
-	header := append([]byte{0x4D, 42, 0xB6, 0, 0x7F, 0x48, 2, 0x92, 32, 0x5F, 0x48, 32}, []byte(strings.Repeat("\x01", 32))...)
+	header := append([]byte{0x4D, 42, 0xB6, 0, 0x7F, 0x48, 2, 0x92, 32, 0x5F, 0x48, 32},
+		[]byte(strings.Repeat("\x01", 32))...)
 	for name, cmd := range map[string]pcsc.Command{
 		"generated": {INS: insGenerate, P1: 0x80, Data: []byte{0xB6, 0}},
 		"imported":  {INS: 0xDB, P1: 0x3F, P2: 0xFF, Data: header},
@@ -115,7 +118,8 @@ func TestImportedKeyIsNotResident(t *testing.T) {
 	}
 	given(t, cardsim.OpenPGPConfig{})
 	asGPG(t, pcsc.Command{INS: insPut, P2: 0xC1, Data: secp256k1},
-		pcsc.Command{INS: 0xDB, P1: 0x3F, P2: 0xFF, Data: append([]byte{0x4D, 42, 0xB6, 0, 0x7F, 0x48, 2, 0x92, 32, 0x5F, 0x48, 32}, scalar...)},
+		pcsc.Command{INS: 0xDB, P1: 0x3F, P2: 0xFF, Data: append([]byte{0x4D, 42, 0xB6, 0, 0x7F, 0x48, 2, 0x92, 32, 0x5F,
+			0x48, 32}, scalar...)},
 		pcsc.Command{INS: insPut, P2: 0xC7, Data: crypto.PubkeyToAddress(private.PublicKey).Bytes()})
 	b := open(t, config())
 	if list, err := b.Keys(t.Context(), ""); err != nil || len(list) != 0 {
@@ -129,7 +133,8 @@ func TestForeignRecord(t *testing.T) {
 	asGPG(t, pcsc.Command{INS: insPut, P1: 1, P2: 2, Data: []byte("my note")})
 	puts := c.Count(insPut)
 	b := open(t, config())
-	if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); err == nil || !strings.Contains(err.Error(), "0102") {
+	if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); err == nil ||
+		!strings.Contains(err.Error(), "0102") {
 		t.Errorf("Generate = %v, want an error that names the data object", err)
 	}
 	if n := c.Count(insPut) - puts; n != 0 {
@@ -141,7 +146,8 @@ func TestForeignRecord(t *testing.T) {
 // used again.
 func TestInterruptedGenerate(t *testing.T) {
 	steps := []cardsim.Fault{
-		{INS: insPut, Skip: 0}, {INS: insPut, Skip: 1}, {INS: insGenerate, Skip: 0}, {INS: insPut, Skip: 2}, {INS: insPut, Skip: 3}, {INS: insPut, Skip: 4},
+		{INS: insPut, Skip: 0}, {INS: insPut, Skip: 1}, {INS: insGenerate, Skip: 0}, {INS: insPut, Skip: 2},
+		{INS: insPut, Skip: 3}, {INS: insPut, Skip: 4},
 	}
 	for i, fault := range steps {
 		c := given(t, cardsim.OpenPGPConfig{})
@@ -167,7 +173,8 @@ func TestInterruptedGenerate(t *testing.T) {
 // the card, which comes after the key is complete. No key of ours is left.
 func TestAbandonedGenerate(t *testing.T) {
 	steps := []cardsim.Fault{
-		{INS: insPut, Skip: 0}, {INS: insGenerate, Skip: 0}, {INS: insPut, Skip: 2}, {INS: insPut, Skip: 3}, {INS: insPut, Skip: 4},
+		{INS: insPut, Skip: 0}, {INS: insGenerate, Skip: 0}, {INS: insPut, Skip: 2}, {INS: insPut, Skip: 3},
+		{INS: insPut, Skip: 4},
 		{INS: insVerify, Skip: 1}, // VERIFY with P1 FF, before closing
 	}
 	for i, fault := range steps {

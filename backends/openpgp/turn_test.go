@@ -55,7 +55,8 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := k.SignDigest(ctx, [32]byte{1})
-	if wantUnavailable(t, "SignDigest", err, "busy with another backend of this agent (touch it)"); !errors.Is(err, backends.ErrBusy) {
+	if wantUnavailable(t, "SignDigest", err, "busy with another backend of this agent (touch it)"); !errors.Is(err,
+		backends.ErrBusy) {
 		t.Errorf("SignDigest = %v, want ErrBusy", err)
 	}
 	signed := make(chan error, 1)
@@ -83,7 +84,8 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	lock().Unlock() // it has been given back
 }
 
-// TestStatusWhileAnotherProgramHasTheCard: also of the backend that finds the lock taken by the other, which only looks.
+// TestStatusWhileAnotherProgramHasTheCard: also of the backend that finds the lock taken by the other, which only
+// looks.
 func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
 	given(t, cardsim.OpenPGPConfig{})
 	locks := t.TempDir()
@@ -95,7 +97,8 @@ func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
 		cfg.Locks = locks
 		b := open(t, cfg)
 		asked.Go(func() {
-			if st := b.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "in use by another program") {
+			if st := b.Status(t.Context()); st.State != "unavailable" ||
+				!strings.Contains(st.Detail, "in use by another program") {
 				t.Errorf("Status = %+v, want it to say that another program has the card", st)
 			}
 		})

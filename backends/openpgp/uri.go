@@ -40,7 +40,8 @@ func parseURI(s string) (uri, error) {
 // shown by gpg --card-status, to eight digits.
 func parseSerial(s string) (string, error) {
 	if len(s) == 0 || len(s) > 8 {
-		return "", fmt.Errorf("serial number %q: want up to 8 digits, as printed on the card or shown by gpg --card-status", s)
+		return "", fmt.Errorf("serial number %q: want up to 8 digits, as printed on the card or shown by gpg --card-status",
+			s)
 	}
 	full := strings.ToUpper(strings.Repeat("0", 8-len(s)) + s)
 	if _, err := hex.DecodeString(full); err != nil {

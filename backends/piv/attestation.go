@@ -189,7 +189,8 @@ func checkAttestation(statement, card *x509.Certificate, roots *x509.CertPool) (
 }
 
 // checkIssuer checks that a card's attestation certificate leads to the roots. piv-go, which has Yubico's, checks
-// a pair: of this certificate with itself only the second half, what the card attests, is missing. [ErrNotTrusted]: it does not.
+// a pair: of this certificate with itself only the second half, what the card attests, is missing. [ErrNotTrusted]: it
+// does not.
 func checkIssuer(card *x509.Certificate, roots *x509.CertPool) error {
 	_, err := (&piv.Verifier{Roots: roots}).Verify(card, card)
 	if err != nil && strings.Contains(err.Error(), "error verifying attestation certificate") {

@@ -79,7 +79,8 @@ func TestFaults(t *testing.T) {
 		for name, fault := range map[string]cardsim.FaultKind{
 			"garbage": cardsim.Garbage, "short": cardsim.Short, "no status": cardsim.NoStatus,
 			"endless": cardsim.Endless, "status": cardsim.Status,
-			"unplugged before": cardsim.UnplugBefore, "unplugged during": cardsim.UnplugDuring, "unplugged after": cardsim.UnplugAfter,
+			"unplugged before": cardsim.UnplugBefore, "unplugged during": cardsim.UnplugDuring,
+			"unplugged after": cardsim.UnplugAfter,
 		} {
 			if (fault == cardsim.Garbage || fault == cardsim.Short) && (ins == insSelect || ins == insVerify) ||
 				fault == cardsim.Garbage && ins == insVersion {
@@ -138,8 +139,8 @@ func TestUnplugged(t *testing.T) {
 	b.AwaitFree(t, 1)
 }
 
-// TestKeyReplaced: the same card, but somebody generated another key in the slot, or emptied it. Before firmware 5.3 that
-// shows only when the key is used.
+// TestKeyReplaced: the same card, but somebody generated another key in the slot, or emptied it. Before firmware 5.3
+// that shows only when the key is used.
 func TestKeyReplaced(t *testing.T) {
 	old := cardsim.Firmware{5, 2, 7}
 	for _, tt := range []struct {
@@ -257,7 +258,8 @@ func TestHungCard(t *testing.T) {
 func TestTouch(t *testing.T) {
 	b := newBench(t, key{cardsim.Firmware543, piv.PINOnce, piv.TouchAlways})
 	logs := &syncbuf.Buffer{}
-	p := b.isolate(t, secret.NewKeeper(source(testPIN), 0), isolated.Config{Logger: slog.New(slog.NewTextHandler(logs, nil))})
+	p := b.isolate(t, secret.NewKeeper(source(testPIN), 0),
+		isolated.Config{Logger: slog.New(slog.NewTextHandler(logs, nil))})
 	b.card.AutoTouch(true)
 	k := backendtest.Generate(t, p, "keyward-x")
 	b.card.AutoTouch(false)

@@ -131,14 +131,15 @@ func withSerial(serial uint32, f func(*session) error) error {
 	return nil
 }
 
-// read reads all that the card tells. What is absent is left out, and what is odd is noted: neither hides the rest. A card that
-// does not answer is an error.
+// read reads all that the card tells. What is absent is left out, and what is odd is noted: neither hides the rest. A
+// card that does not answer is an error.
 func (inv *Inventory) read(s *session) error {
 	for _, r := range []struct {
 		what string
 		ref  byte
 		to   *Reference
-	}{{"the PIN", refPIN, &inv.PIN}, {"the PUK", refPUK, &inv.PUK}, {"the management key", refManagement, &inv.ManagementKey}} {
+	}{{"the PIN", refPIN, &inv.PIN}, {"the PUK", refPUK, &inv.PUK},
+		{"the management key", refManagement, &inv.ManagementKey}} {
 		var err error
 		if *r.to, err = s.reference(r.what, r.ref); inv.note(r.what, err) != nil {
 			return err

@@ -68,7 +68,8 @@ func TestAnotherPlaceIsAttested(t *testing.T) {
 		serial uint32
 		slot   piv.Slot
 	}{{b.serial, 0x9d}, {b.serial, 0x82}, {serial, 0x9d}} {
-		_, err := (&piv.Setup{Serial: key.serial, Roots: roots()}).Generate(piv.DefaultManagementKey(), key.slot, piv.PINOnce, piv.TouchNever, false)
+		_, err := (&piv.Setup{Serial: key.serial, Roots: roots()}).Generate(piv.DefaultManagementKey(), key.slot, piv.PINOnce,
+			piv.TouchNever, false)
 		must(t, err)
 	}
 	byOther := func(apdu string) func([]byte) []byte {

@@ -253,13 +253,15 @@ func (s *session) setManagementKey(key []byte) error {
 	}
 	data := append([]byte{algorithm}, appendTLV(nil, refManagement, key)...)
 	defer clear(data)
-	_, err := s.do("setting the management key", pcsc.Command{INS: insSetManagement, P1: 0xff, P2: 0xff, Data: data, NoLe: true})
+	_, err := s.do("setting the management key", pcsc.Command{INS: insSetManagement, P1: 0xff, P2: 0xff, Data: data,
+		NoLe: true})
 	return err
 }
 
 // object is GET DATA (SP 800-73-4, part 2, 3.1.2); nil: there is none.
 func (s *session) object(what string, number int) (map[byte][]byte, error) {
-	answer, err := s.do("reading "+what, pcsc.Command{INS: insGetData, P1: 0x3f, P2: 0xff, Data: appendTLV(nil, 0x5c, objectID(number))})
+	answer, err := s.do("reading "+what, pcsc.Command{INS: insGetData, P1: 0x3f, P2: 0xff,
+		Data: appendTLV(nil, 0x5c, objectID(number))})
 	if errors.Is(err, errAbsent) {
 		return nil, nil
 	}

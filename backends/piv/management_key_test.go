@@ -20,7 +20,8 @@ func (b *bench) wantManagementAlgorithm(t *testing.T, want byte) {
 	for _, algorithm := range []byte{0x03, 0x08, 0x0a, 0x0c} {
 		_, sw := ask(t, b.card, "\x00\x87"+string([]byte{algorithm})+"\x9b\x04\x7c\x02\x80\x00\x00")
 		if (sw == pcsc.OK) != (algorithm == want) {
-			t.Errorf("asked for algorithm %02x of the management key, the card answers %v; want it to be %02x", algorithm, sw, want)
+			t.Errorf("asked for algorithm %02x of the management key, the card answers %v; want it to be %02x", algorithm, sw,
+				want)
 		}
 	}
 }
@@ -112,7 +113,8 @@ func TestProtectNotesWhatIsStored(t *testing.T) {
 			t.Errorf("the admin data %x becomes %x, %v, want %x", before, admin, err, want)
 		}
 	}
-	if again, err := s.ManagementKey([]byte(testPIN)); err != nil || !bytes.Equal(again, management) || b.card.Count(insSetManagement) != sets {
+	if again, err := s.ManagementKey([]byte(testPIN)); err != nil || !bytes.Equal(again, management) ||
+		b.card.Count(insSetManagement) != sets {
 		t.Errorf("the management key was replaced (%v)", err)
 	}
 }

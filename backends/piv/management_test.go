@@ -16,7 +16,8 @@ const insSetManagement = 0xff
 
 // firmwares are those that tell a management key apart: AES-192 from the factory, AES-192 by choice,
 // and 3DES on a card that describes nothing.
-var firmwares = map[string]cardsim.Firmware{"5.7.1": cardsim.Firmware571, "5.4.3": cardsim.Firmware543, "5.2.7": {5, 2, 7}}
+var firmwares = map[string]cardsim.Firmware{"5.7.1": cardsim.Firmware571, "5.4.3": cardsim.Firmware543,
+	"5.2.7": {5, 2, 7}}
 
 // TestYkmanNeedsThePINOnly: ykman says where the management key is, and generates a key and
 // changes what it has noted by the PIN alone.
@@ -66,7 +67,8 @@ func TestProtectKeepsWhatElseIsThere(t *testing.T) {
 	const tagAdmin, tagProtected = 0x80, 0x88
 	b := newCard(t, cardsim.Firmware543)
 	factory := piv.DefaultManagementKey()
-	pukBlocked, time, salt := []byte("\x81\x01\x01"), []byte("\x83\x04\x01\x02\x03\x04"), append([]byte("\x82\x10"), make([]byte, 16)...)
+	pukBlocked, time, salt := []byte("\x81\x01\x01"), []byte("\x83\x04\x01\x02\x03\x04"),
+		append([]byte("\x82\x10"), make([]byte, 16)...)
 	other, stale := append([]byte("\x8a\x81\x80"), make([]byte, 0x80)...), append([]byte("\x89\x18"), make([]byte, 24)...)
 	must(t, piv.PutObject(b.serial, factory, piv.ObjectAdmin, tagAdmin, bytes.Join([][]byte{pukBlocked, salt, time}, nil)))
 	must(t, piv.PutObject(b.serial, factory, piv.ObjectProtected, tagProtected, append(stale, other...)))

@@ -114,7 +114,8 @@ func (cfg *Config) key() (*AttestedKey, error) {
 	default:
 		return key, nil
 	}
-	return nil, fmt.Errorf("%s, but the attested key is %v; what a key is can't be changed: correct the configuration or generate another key", wrong, key)
+	return nil, fmt.Errorf("%s, but the attested key is %v; what a key is can't be changed: correct the configuration "+
+		"or generate another key", wrong, key)
 }
 
 // Unlock shows the PIN to the card, once, and wipes it.
@@ -174,7 +175,8 @@ func (d *device) withCard(ctx context.Context, f func(*session) error) error {
 	select {
 	case d.turn <- struct{}{}:
 	case <-ctx.Done():
-		return d.unavailable(backends.Busy(fmt.Errorf("the card is busy with requests before this one%s: %w", d.because(), context.Cause(ctx))))
+		return d.unavailable(backends.Busy(fmt.Errorf("the card is busy with requests before this one%s: %w", d.because(),
+			context.Cause(ctx))))
 	}
 	defer func() { <-d.turn }()
 	return d.withCardInTurn(patience{Context: ctx, tell: d.setWaiting}, f)
@@ -225,7 +227,8 @@ func (d *device) unavailable(err error) error {
 		return nil
 	}
 	for _, is := range []error{
-		backends.ErrUnavailable, backends.ErrRefused, backends.ErrLocked, backends.ErrPINIncorrect, backends.ErrPINFinalTry, sealed.ErrDamaged,
+		backends.ErrUnavailable, backends.ErrRefused, backends.ErrLocked, backends.ErrPINIncorrect, backends.ErrPINFinalTry,
+		sealed.ErrDamaged,
 	} {
 		if errors.Is(err, is) {
 			return fmt.Errorf("YubiKey %d: %w", d.key.Serial, err)
@@ -245,7 +248,8 @@ func (d *device) showPIN(ctx context.Context, s *session) error {
 	}
 	return d.cfg.PINs.Try(ctx, left, func(pin []byte) error {
 		if string(pin) == DefaultPIN {
-			return secret.NotSpent(fmt.Errorf("%w: it is the factory's, which everybody knows, so it was not tried; change it with: ykman piv access change-pin", backends.ErrPINIncorrect))
+			return secret.NotSpent(fmt.Errorf("%w: it is the factory's, which everybody knows, so it was not tried; change "+
+				"it with: ykman piv access change-pin", backends.ErrPINIncorrect))
 		}
 		return s.verify(pin)
 	})
@@ -311,9 +315,11 @@ func (d *device) Status(ctx context.Context) backends.Status {
 	case d.key.PINPolicy == PINNever:
 		return backends.Status{State: "ready", Detail: detail}
 	case left.Left == 1:
-		return backends.Status{State: "locked", Detail: d.wrap("asking the card", d.unavailable(fmt.Errorf("%w, then run: keyward unlock", finalTry("PIN")))).Error()}
+		return backends.Status{State: "locked", Detail: d.wrap("asking the card",
+			d.unavailable(fmt.Errorf("%w, then run: keyward unlock", finalTry("PIN")))).Error()}
 	case left.Left == 0:
-		return backends.Status{State: "locked", Detail: detail + "; the PIN is blocked: unblock it with the PUK, then run: keyward unlock"}
+		return backends.Status{State: "locked", Detail: detail +
+			"; the PIN is blocked: unblock it with the PUK, then run: keyward unlock"}
 	}
 	if err := d.cfg.PINs.Ready(ctx); err != nil {
 		return backends.Status{State: "locked", Detail: d.wrap("YubiKey "+fmt.Sprint(d.key.Serial), err).Error()}

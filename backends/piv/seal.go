@@ -54,7 +54,8 @@ func (d *device) seal(info, plain []byte) ([]byte, error) {
 // Unwrap implements [sealed.Wrapper].
 func (d *device) Unwrap(ctx context.Context, w sealed.Wrapped, bind sealed.Binding) (*secret.Buffer, error) {
 	if w.Key != d.key.name() {
-		return nil, fmt.Errorf("%w: the key is sealed to %s, and this backend has %s", backends.ErrUnavailable, w.Key, d.key.name())
+		return nil, fmt.Errorf("%w: the key is sealed to %s, and this backend has %s", backends.ErrUnavailable, w.Key,
+			d.key.name())
 	}
 	var plain []byte
 	err := d.withCard(ctx, func(s *session) (err error) {

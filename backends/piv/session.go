@@ -117,7 +117,8 @@ func openReader(client *pcsc.Client, reader string) (_ *session, err error) {
 	}()
 	if _, err := s.do("selecting PIV", pcsc.Command{INS: insSelect, P1: 0x04, Data: aidPIV}); err != nil {
 		if errors.Is(err, errAbsent) {
-			err = fmt.Errorf("%w; it has no PIV application, or that is switched off over USB: ykman config usb --enable PIV", err)
+			err = fmt.Errorf("%w; it has no PIV application, or that is switched off over USB: ykman config usb --enable PIV",
+				err)
 		}
 		return nil, err
 	}
@@ -240,7 +241,8 @@ func (s *session) checkAttested(key *AttestedKey) error {
 }
 
 // A key that is gone does not come back, and what is sealed to it stays to be deleted: so it is an ErrRefused. Neither
-// ErrUnavailable, which is tried again, nor ErrKeyNotFound, by which callers of Destroy take the session's key for deleted.
+// ErrUnavailable, which is tried again, nor ErrKeyNotFound, by which callers of Destroy take the session's key for
+// deleted.
 func isEmpty(slot Slot) error {
 	return fmt.Errorf("%w: slot %v is empty: the key that was attested is gone", backends.ErrRefused, slot)
 }
@@ -290,7 +292,8 @@ const (
 // verify shows the PIN to the card; see [secret.PINs].
 func (s *session) verify(pin []byte) error {
 	if len(pin) < minPIN || len(pin) > maxPIN {
-		return secret.NotSpent(fmt.Errorf("%w: it has %d bytes, a PIV PIN has %d to %d, so it was not tried", backends.ErrPINIncorrect, len(pin), minPIN, maxPIN))
+		return secret.NotSpent(fmt.Errorf("%w: it has %d bytes, a PIV PIN has %d to %d, so it was not tried",
+			backends.ErrPINIncorrect, len(pin), minPIN, maxPIN))
 	}
 	apdu, err := secret.New(5 + maxPIN)
 	if err != nil {

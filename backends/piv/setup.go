@@ -75,12 +75,14 @@ func (s *session) mayTry(what string, ref byte) error {
 // unblocking is what to do about a PIN or PUK that has no tries left.
 var unblocking = map[byte]string{
 	refPIN: "unblock it with the PUK: ykman piv access unblock-pin",
-	refPUK: "ykman piv access set-retries 3 3, which needs the PIN and the management key, gives the card the factory's PIN and PUK with all tries",
+	refPUK: "ykman piv access set-retries 3 3, which needs the PIN and the management key, gives the card the " +
+		"factory's PIN and PUK with all tries",
 }
 
 // finalTry says of the PIN or PUK that its last try is left.
 func finalTry(what string) error {
-	return fmt.Errorf("%w: one wrong %s more would block it; give the right one once, e.g. ykman piv access change-%s with the same %[2]s as old and new",
+	return fmt.Errorf("%w: one wrong %s more would block it; give the right one once, e.g. ykman piv access change-%s "+
+		"with the same %[2]s as old and new",
 		backends.ErrPINFinalTry, what, strings.ToLower(what))
 }
 
@@ -97,8 +99,8 @@ func (s *Setup) CheckPIN(pin []byte) error {
 	return withSerial(s.Serial, func(c *session) error { return c.spendTry(pin) })
 }
 
-// CheckTries refuses a card whose PIN, or PUK if that is set, has no try that may be spent. It costs none. The PUK's are not
-// told before firmware 5.3.
+// CheckTries refuses a card whose PIN, or PUK if that is set, has no try that may be spent. It costs none. The PUK's
+// are not told before firmware 5.3.
 func (s *Setup) CheckTries(puk bool) error {
 	return withSerial(s.Serial, func(c *session) error {
 		if puk {
@@ -152,7 +154,8 @@ func ValidPIN(what string, pin []byte) error {
 	case len(pin) < minPIN || len(pin) > maxPIN:
 		return fmt.Errorf("the %s has %d characters, want %d to %d", what, len(pin), minPIN, maxPIN)
 	case bytes.ContainsFunc(pin, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return fmt.Errorf("the %s has something else in it than ASCII letters, digits and punctuation; a file may have the line ends of Windows", what)
+		return fmt.Errorf("the %s has something else in it than ASCII letters, digits and punctuation; a file may have "+
+			"the line ends of Windows", what)
 	case bytes.Equal(pin, []byte(DefaultPIN)) || bytes.Equal(pin, []byte(DefaultPUK)):
 		return fmt.Errorf("the %s is one from the factory, which everybody knows", what)
 	}
@@ -179,7 +182,8 @@ func (s *Setup) change(what string, ref byte, old, changed []byte) error {
 		_, sw, err := c.card.Do(pcsc.Command{INS: insChange, P2: ref, Data: data, NoLe: true})
 		switch {
 		case err == nil && sw == swConditions:
-			err = fmt.Errorf("the card's own rules refuse the new one: it is too simple, like 111111, or the card wants 8 characters, as a YubiKey FIPS does (status word %v)", sw)
+			err = fmt.Errorf("the card's own rules refuse the new one: it is too simple, like 111111, or the card wants 8 "+
+				"characters, as a YubiKey FIPS does (status word %v)", sw)
 		case err == nil:
 			err = verdict(sw)
 		}
@@ -195,7 +199,8 @@ func (s *Setup) change(what string, ref byte, old, changed []byte) error {
 // unless replace is set: everything that is sealed to it is then lost for ever.
 //
 // Before firmware 5.3 a card does not tell of imported keys: only a generated one is kept.
-func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch TouchPolicy, replace bool) (key *AttestedKey, err error) {
+func (s *Setup) Generate(management []byte, slot Slot, pin PINPolicy, touch TouchPolicy,
+	replace bool) (key *AttestedKey, err error) {
 	if !slot.valid() {
 		return nil, fmt.Errorf("slot %v: want 9d, or 82 to 95", slot)
 	}
@@ -268,7 +273,8 @@ func (s *session) mustBeEmpty(slot Slot) error {
 // https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/generate-pair.html
 func (s *session) generate(slot Slot, pin, touch byte) (*ecdh.PublicKey, error) {
 	template := []byte{0x80, 1, algP256, 0xaa, 1, pin, 0xab, 1, touch}
-	answer, err := s.do("generating a key", pcsc.Command{INS: insGenerate, P2: byte(slot), Data: appendTLV(nil, 0xac, template)})
+	answer, err := s.do("generating a key", pcsc.Command{INS: insGenerate, P2: byte(slot),
+		Data: appendTLV(nil, 0xac, template)})
 	if err != nil {
 		return nil, err
 	}
@@ -339,7 +345,8 @@ func (s *session) attestationCertificate() (*x509.Certificate, error) {
 		return nil, err
 	}
 	if len(object[0x70]) == 0 {
-		return nil, fmt.Errorf("%w: the card has no attestation certificate in slot f9, so it attests nothing: it was deleted, or the card is not a YubiKey; use another card", backends.ErrRefused)
+		return nil, fmt.Errorf("%w: the card has no attestation certificate in slot f9, so it attests nothing: it was "+
+			"deleted, or the card is not a YubiKey; use another card", backends.ErrRefused)
 	}
 	card, err := x509.ParseCertificate(object[0x70]) // SP 800-73-4, part 1, table 10
 	if err != nil {

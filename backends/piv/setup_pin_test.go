@@ -38,16 +38,19 @@ func TestWrongOldPIN(t *testing.T) {
 				}
 			}
 			wrong, right, fresh := []byte("000000"), []byte(code.current), []byte(code.fresh)
-			wantErr(t, "the first wrong one", code.change(s, wrong, fresh), backends.ErrPINIncorrect, code.name, "2 tries are left")
+			wantErr(t, "the first wrong one", code.change(s, wrong, fresh), backends.ErrPINIncorrect, code.name,
+				"2 tries are left")
 			wantLeft(2)
 			must(t, code.change(s, right, fresh))
 			wantLeft(3)
 			wantErr(t, "the one before", code.change(s, right, []byte("999999")), backends.ErrPINIncorrect, "2 tries are left")
-			wantErr(t, "the second wrong one", code.change(s, wrong, []byte("999999")), backends.ErrPINIncorrect, "1 try is left")
+			wantErr(t, "the second wrong one", code.change(s, wrong, []byte("999999")), backends.ErrPINIncorrect,
+				"1 try is left")
 			wantLeft(1)
 			for _, last := range [][]byte{wrong, fresh} {
 				wantErr(t, "with the last try", code.change(s, last, []byte("999999")), backends.ErrPINFinalTry,
-					"one wrong "+code.name+" more would block it", "ykman piv access change-"+strings.ToLower(code.name)+" with the same "+code.name)
+					"one wrong "+code.name+" more would block it", "ykman piv access change-"+strings.ToLower(code.name)+
+						" with the same "+code.name)
 			}
 			wantLeft(1)
 			b.wantClean(t, "wrong ones")
@@ -59,11 +62,13 @@ func TestWrongOldPIN(t *testing.T) {
 func TestWrongPINOfManagementKey(t *testing.T) {
 	b := newCard(t, cardsim.Firmware543)
 	s := &piv.Setup{Serial: b.serial}
-	wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte("000000")), backends.ErrPINIncorrect, "2 tries are left")
+	wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte("000000")),
+		backends.ErrPINIncorrect, "2 tries are left")
 	_, err := s.ManagementKey([]byte("000000"))
 	wantErr(t, "ManagementKey", err, backends.ErrPINIncorrect, "1 try is left")
 	for _, pin := range []string{"000000", piv.DefaultPIN} {
-		wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(pin)), backends.ErrPINFinalTry)
+		wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(pin)),
+			backends.ErrPINFinalTry)
 		_, err = s.ManagementKey([]byte(pin))
 		wantErr(t, "ManagementKey", err, backends.ErrPINFinalTry)
 	}
@@ -106,7 +111,8 @@ func testBlocked(t *testing.T, firmware cardsim.Firmware) {
 	s := &piv.Setup{Serial: b.serial}
 	wantErr(t, "CheckTries", s.CheckTries(false), backends.ErrLocked, "the PIN is blocked", "ykman piv access unblock-pin")
 	wantErr(t, "ChangePIN", s.ChangePIN([]byte(piv.DefaultPIN), []byte(newPIN)), backends.ErrLocked, "PIN is blocked")
-	wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(piv.DefaultPIN)), backends.ErrLocked)
+	wantErr(t, "ProtectManagementKey", s.ProtectManagementKey(piv.DefaultManagementKey(), []byte(piv.DefaultPIN)),
+		backends.ErrLocked)
 	_, err := s.ManagementKey([]byte(piv.DefaultPIN))
 	wantErr(t, "ManagementKey", err, backends.ErrLocked)
 	if n := b.shown(mark) + b.card.Count(insChange) - changes; n != 0 {
@@ -127,7 +133,8 @@ func TestBadNewPIN(t *testing.T) {
 	b := newCard(t, cardsim.Firmware543)
 	s := &piv.Setup{Serial: b.serial}
 	for _, code := range secretCodes {
-		for _, bad := range []string{"", "12345", "123456789", piv.DefaultPIN, piv.DefaultPUK, "12345\xff", "\xff\xff\xff\xff\xff\xff"} {
+		for _, bad := range []string{"", "12345", "123456789", piv.DefaultPIN, piv.DefaultPUK, "12345\xff",
+			"\xff\xff\xff\xff\xff\xff"} {
 			if err := code.change(s, []byte(code.current), []byte(bad)); err == nil {
 				t.Errorf("the new %s %q is taken", code.name, bad)
 			}

@@ -52,7 +52,8 @@ func (b *bench) wantClean(t *testing.T, after string) {
 	if sw := b.askVerified(t); sw == pcsc.OK {
 		t.Errorf("after %s the PIN is still verified", after)
 	}
-	if sw := b.raw(t, pcsc.Command{INS: insPutData, P1: 0x3f, P2: 0xff, Data: []byte("\x5c\x03\x5f\xc1\x02\x53\x00")}); sw != 0x6982 {
+	if sw := b.raw(t, pcsc.Command{INS: insPutData, P1: 0x3f, P2: 0xff,
+		Data: []byte("\x5c\x03\x5f\xc1\x02\x53\x00")}); sw != 0x6982 {
 		t.Errorf("after %s the management key is still verified: %v", after, sw)
 	}
 }
@@ -78,7 +79,8 @@ func TestInspect(t *testing.T) {
 			want := &piv.Inventory{Card: card}
 			if name != "5.2.7" {
 				tries := piv.Reference{Default: true, Left: 3, Full: 3}
-				want = &piv.Inventory{Card: card, Described: true, PIN: tries, PUK: tries, ManagementKey: piv.Reference{Default: true}}
+				want = &piv.Inventory{Card: card, Described: true, PIN: tries, PUK: tries,
+					ManagementKey: piv.Reference{Default: true}}
 			}
 			if diff := cmp.Diff(want, b.inspect(t), described); diff != "" {
 				t.Errorf("a new card (-want +got):\n%s", diff)
@@ -93,7 +95,8 @@ func TestInspect(t *testing.T) {
 				t.Errorf("a card that was set up (-want +got):\n%s", diff)
 			}
 			if name != "5.2.7" {
-				wantErr(t, "ChangePIN", (&piv.Setup{Serial: b.serial}).ChangePIN([]byte("000000"), []byte(newPIN)), backends.ErrPINIncorrect)
+				wantErr(t, "ChangePIN", (&piv.Setup{Serial: b.serial}).ChangePIN([]byte("000000"), []byte(newPIN)),
+					backends.ErrPINIncorrect)
 				want.PIN.Left = 2
 			}
 			if diff := cmp.Diff(want, b.inspect(t), described); diff != "" {
@@ -107,7 +110,8 @@ func TestInspect(t *testing.T) {
 func TestInspectOddCard(t *testing.T) {
 	b := newBench(t, key{cardsim.Firmware543, piv.PINOnce, piv.TouchNever})
 	const getMetadata, getData = 0xf7, 0xcb
-	b.card.Fail(cardsim.Fault{INS: getMetadata, Skip: 1, Do: cardsim.Status, SW: 0x6a88}) // the PUK: a YubiKey Bio has none
+	// the PUK: a YubiKey Bio has none
+	b.card.Fail(cardsim.Fault{INS: getMetadata, Skip: 1, Do: cardsim.Status, SW: 0x6a88})
 	b.card.Fail(cardsim.Fault{INS: getMetadata, Skip: 1, Do: cardsim.Status, SW: 0x6f00}) // slot 9a
 	b.card.Fail(cardsim.Fault{INS: getMetadata, Do: cardsim.Short})                       // slot 9c: nothing, as a success
 	b.card.Fail(cardsim.Fault{INS: getData, Do: cardsim.Status, SW: 0x6a82})              // the admin data
@@ -115,14 +119,16 @@ func TestInspectOddCard(t *testing.T) {
 	if !inv.PUK.Absent || inv.PIN.Left != 3 || inv.Stored || len(inv.Slots) != 1 || inv.Slots[0].Slot != 0x9d {
 		t.Errorf("Inspect = %+v, want no PUK, and all the rest", inv)
 	}
-	if odd := inv.Unreadable; len(odd) != 2 || !strings.Contains(odd[0], "slot 9a: ") || !strings.Contains(odd[0], "6F00") || !strings.Contains(odd[1], "slot 9c: ") {
+	if odd := inv.Unreadable; len(odd) != 2 || !strings.Contains(odd[0], "slot 9a: ") ||
+		!strings.Contains(odd[0], "6F00") || !strings.Contains(odd[1], "slot 9c: ") {
 		t.Errorf("Unreadable = %q, want slots 9a and 9c", odd)
 	}
 	// PIV is switched off over USB.
 	b.card.Heal()
 	b.card.Fail(cardsim.Fault{INS: 0xa4, Do: cardsim.Status, SW: 0x6a82})
 	cards, err := piv.Cards()
-	if err != nil || len(cards) != 1 || cards[0].Err == nil || !strings.Contains(cards[0].Err.Error(), "ykman config usb --enable PIV") {
+	if err != nil || len(cards) != 1 || cards[0].Err == nil ||
+		!strings.Contains(cards[0].Err.Error(), "ykman config usb --enable PIV") {
 		t.Errorf("Cards = %+v, %v, want what to do about PIV", cards, err)
 	}
 	// The attestation certificate is not there.
@@ -165,7 +171,10 @@ func TestCards(t *testing.T) {
 		t.Helper()
 		cards, err := piv.Cards()
 		must(t, err)
-		if diff := cmp.Diff(want, cards, cmp.Comparer(func(a, b error) bool { return errors.Is(a, b) || errors.Is(b, a) })); diff != "" {
+		if diff := cmp.Diff(want, cards, cmp.Comparer(func(a, b error) bool {
+			return errors.Is(a, b) ||
+				errors.Is(b, a)
+		})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", when, diff)
 		}
 	}
@@ -190,7 +199,8 @@ func TestCards(t *testing.T) {
 	b.Insert(t, 1, cardsim.NewCard(cardsim.NewOpenPGP(cardsim.OpenPGPConfig{Serial: 99})))
 	cards, err := piv.Cards()
 	must(t, err)
-	if len(cards) != 2 || cards[1].Serial != 0 || cards[1].Err == nil || !strings.Contains(cards[1].Err.Error(), "selecting PIV") {
+	if len(cards) != 2 || cards[1].Serial != 0 || cards[1].Err == nil ||
+		!strings.Contains(cards[1].Err.Error(), "selecting PIV") {
 		t.Errorf("with an OpenPGP card: %+v", cards)
 	}
 	b.AwaitFree(t, 1)
@@ -339,10 +349,12 @@ func TestChangedManagementKeyIsNotStored(t *testing.T) {
 
 func TestValidPIN(t *testing.T) {
 	for pin, says := range map[string]string{
-		"271828": "", "aB3-~!xy": "", "12345": "5 characters", "123456789": "9 characters", "123456": "factory", "12345678": "factory",
+		"271828": "", "aB3-~!xy": "", "12345": "5 characters", "123456789": "9 characters", "123456": "factory",
+		"12345678": "factory",
 		"271828\r": "line ends of Windows", "2718 28": "ASCII", "271828\xff": "ASCII", "27182ä": "ASCII",
 	} {
-		if err := piv.ValidPIN("PIN", []byte(pin)); says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+		if err := piv.ValidPIN("PIN", []byte(pin)); says == "" && err != nil || says != "" &&
+			(err == nil || !strings.Contains(err.Error(), says)) {
 			t.Errorf("ValidPIN(%q) = %v, want %q", pin, err, says)
 		}
 	}
@@ -353,7 +365,8 @@ func TestRefusedPIN(t *testing.T) {
 	b := newCard(t, cardsim.Firmware571)
 	b.card.Fail(cardsim.Fault{INS: 0x24, Do: cardsim.Status, SW: 0x6985})
 	err := (&piv.Setup{Serial: b.serial}).ChangePIN([]byte(piv.DefaultPIN), []byte(newPIN))
-	for _, says := range []string{"the card's own rules refuse the new one", "the card wants 8 characters, as a YubiKey FIPS does"} {
+	for _, says := range []string{"the card's own rules refuse the new one",
+		"the card wants 8 characters, as a YubiKey FIPS does"} {
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("ChangePIN = %v, want %q in it", err, says)
 		}

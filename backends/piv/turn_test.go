@@ -71,8 +71,8 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	held.Unlock()
 }
 
-// TestStatusWhileAnotherProgramHasTheCard: also of those backends that find the lock taken by one that only looks, or that has a
-// request and waits for that program, too.
+// TestStatusWhileAnotherProgramHasTheCard: also of those backends that find the lock taken by one that only looks, or
+// that has a request and waits for that program, too.
 func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
 	b := newBench(t, plain)
 	b.locks = t.TempDir()
@@ -91,7 +91,8 @@ func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
 		var asked sync.WaitGroup
 		for _, p := range of {
 			asked.Go(func() {
-				if st := p.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "in use by another program") {
+				if st := p.Status(t.Context()); st.State != "unavailable" ||
+					!strings.Contains(st.Detail, "in use by another program") {
 					t.Errorf("Status = %+v, want it to say that another program has the card", st)
 				}
 			})
@@ -109,8 +110,8 @@ func TestStatusWhileAnotherProgramHasTheCard(t *testing.T) {
 	wantErr(t, "SignDigest", <-signed, backends.ErrBusy, "in use by another program")
 }
 
-// TestNoTimeForATouch: a request that had to wait does not begin to blink when it would be cut. Nor does one whose time is
-// short from the start.
+// TestNoTimeForATouch: a request that had to wait does not begin to blink when it would be cut. Nor does one whose time
+// is short from the start.
 func TestNoTimeForATouch(t *testing.T) {
 	b := newBench(t, key{cardsim.Firmware543, piv.PINOnce, piv.TouchAlways})
 	p := b.open(t, secret.NewKeeper(source(testPIN), 0))

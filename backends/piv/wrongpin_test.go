@@ -14,7 +14,8 @@ import (
 
 // TestWrongPIN counts tries exactly.
 func TestWrongPIN(t *testing.T) {
-	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.2.7, without metadata": {5, 2, 7}} {
+	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543,
+		"5.2.7, without metadata": {5, 2, 7}} {
 		t.Run(name, func(t *testing.T) { testWrongPIN(t, firmware) })
 	}
 }
@@ -39,13 +40,15 @@ func testWrongPIN(t *testing.T, firmware cardsim.Firmware) {
 	again := b.open(t, secret.NewKeeper(source("000000"), 0))
 	_, err := again.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
 	wantErr(t, "Generate", err, backends.ErrLocked, "2 of 3 tries")
-	wantErr(t, "Unlock with another wrong one", p.Unlock(t.Context(), []byte("111111")), backends.ErrPINIncorrect, "1 try is left")
+	wantErr(t, "Unlock with another wrong one", p.Unlock(t.Context(), []byte("111111")), backends.ErrPINIncorrect,
+		"1 try is left")
 	if st := p.Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "last PIN try is not spent") {
 		t.Errorf("Status with one try left = %+v, want locked, and why", st)
 	}
 	wantErr(t, "Unlock with the last try", p.Unlock(t.Context(), []byte("222222")), backends.ErrPINFinalTry)
 	wantErr(t, "Unlock with the last try", p.Unlock(t.Context(), []byte(testPIN)), backends.ErrPINFinalTry)
-	if st := b.open(t, secret.NewKeeper(source(testPIN), 0)).Status(t.Context()); st.State != "locked" || !strings.Contains(st.Detail, "with the same PIN") {
+	if st := b.open(t, secret.NewKeeper(source(testPIN), 0)).Status(t.Context()); st.State != "locked" ||
+		!strings.Contains(st.Detail, "with the same PIN") {
 		t.Errorf("Status of a new agent = %+v, want locked, and what to do", st)
 	}
 	if n := b.shown(mark); n != 2 {
@@ -57,7 +60,8 @@ func testWrongPIN(t *testing.T, firmware cardsim.Firmware) {
 func TestPINsThatAreNotTried(t *testing.T) {
 	b := newBench(t, plain)
 	mark := b.shown(0)
-	for pin, says := range map[string]string{"12345": "it has 5 bytes", "123456789": "it has 9 bytes", piv.DefaultPIN: "factory's"} {
+	for pin, says := range map[string]string{"12345": "it has 5 bytes", "123456789": "it has 9 bytes",
+		piv.DefaultPIN: "factory's"} {
 		configured := b.open(t, secret.NewKeeper(source(pin), secret.UntilLock))
 		_, err := configured.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"})
 		wantErr(t, "Generate", err, backends.ErrPINIncorrect, says, "not tried")
@@ -86,15 +90,17 @@ func (b *bench) mistype(t *testing.T, times int) {
 	must(t, c.Close())
 }
 
-// TestAnothersMistake: a PIN that the card took goes on, although it is read again for each operation and another program
-// has mistyped it meanwhile. An agent that starts then leaves it to the operator.
+// TestAnothersMistake: a PIN that the card took goes on, although it is read again for each operation and another
+// program has mistyped it meanwhile. An agent that starts then leaves it to the operator.
 func TestAnothersMistake(t *testing.T) {
-	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543, "5.2.7, without metadata": {5, 2, 7}} {
+	for name, firmware := range map[string]cardsim.Firmware{"5.4.3": cardsim.Firmware543,
+		"5.2.7, without metadata": {5, 2, 7}} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, key{firmware, piv.PINOnce, piv.TouchNever})
 			k := backendtest.Generate(t, b.open(t, secret.NewKeeper(source(testPIN), 0)), "keyward-x")
 			b.mistype(t, 1)
-			_, err := b.open(t, secret.NewKeeper(source(testPIN), 0)).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"})
+			_, err := b.open(t, secret.NewKeeper(source(testPIN), 0)).Generate(t.Context(),
+				backends.KeyAttributes{Label: "keyward-y"})
 			wantErr(t, "Generate by another agent", err, backends.ErrLocked, "2 of 3 tries")
 			backendtest.Verify(t, k, [32]byte{1})
 			b.mistype(t, 2)

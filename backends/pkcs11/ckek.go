@@ -91,7 +91,8 @@ func (f functions) generateKEK(s p11Session, template, unwrap []*p11.Attribute) 
 	last := &unsafe.Slice(list, int(count))[count-1]
 	last.value, last.length = unsafe.Pointer(nested), n*C.ulong_t(unsafe.Sizeof(C.attribute_t{}))
 	var key C.ulong_t
-	if rv := C.generate_key(unsafe.Pointer(f.list), C.ulong_t(s), p11.CKM_AES_KEY_GEN, list, count, &key); rv != p11.CKR_OK {
+	if rv := C.generate_key(unsafe.Pointer(f.list), C.ulong_t(s), p11.CKM_AES_KEY_GEN, list, count,
+		&key); rv != p11.CKR_OK {
 		return 0, p11.Error(rv)
 	}
 	return p11.ObjectHandle(key), nil
@@ -138,7 +139,8 @@ func (f functions) unwrapTemplate(s p11Session, key p11.ObjectHandle) ([]*p11.At
 	}
 	var template []*p11.Attribute
 	for _, attr := range list {
-		template = append(template, &p11.Attribute{Type: uint(attr._type), Value: C.GoBytes(attr.value, C.int(min(attr.length, maxInTemplate)))})
+		template = append(template, &p11.Attribute{Type: uint(attr._type),
+			Value: C.GoBytes(attr.value, C.int(min(attr.length, maxInTemplate)))})
 	}
 	return template, nil
 }

@@ -82,22 +82,24 @@ func findFunctions(path string) (functions, error) {
 	return functions{list}, nil
 }
 
-// live reports whether the functions are those of the instance that package p11 has initialized. A module may make another instance
-// of itself for each call of C_GetFunctionList, as p11-kit's client and proxy do.
+// live reports whether the functions are those of the instance that package p11 has initialized. A module may make
+// another instance of itself for each call of C_GetFunctionList, as p11-kit's client and proxy do.
 func (f functions) live() bool {
 	return C.get_info(f.list) != p11.CKR_CRYPTOKI_NOT_INITIALIZED
 }
 
 // errInstances: wrapped keys need calls that package p11 has not.
-var errInstances = errors.New("the module makes another instance of itself for each call of C_GetFunctionList, as p11-kit's client does, " +
+var errInstances = errors.New("the module makes another instance of itself for each call of C_GetFunctionList, as " +
+	"p11-kit's client does, " +
 	"and the template inside a key's template can't be reached through it: use the token's own module for wrapped keys")
 
 // errLeft: the call has ended before its turn came, and C_Sign was not called.
 var errLeft = errors.New("nobody waits for the signature any more")
 
-// signDigest returns what CKM_ECDSA makes of digest, and how many bytes that is. Errors are errLeft or a [p11.Error]. From C_Sign on, whatever it
-// returns, a signature may exist: modules for high availability repeat it inside.
-func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (signature [64]byte, n int, err error) {
+// signDigest returns what CKM_ECDSA makes of digest, and how many bytes that is. Errors are errLeft or a [p11.Error].
+// From C_Sign on, whatever it returns, a signature may exist: modules for high availability repeat it inside.
+func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte,
+	sending *backends.Sending) (signature [64]byte, n int, err error) {
 	if rv := C.sign_init(f.list, C.ulong_t(s), p11.CKM_ECDSA, C.ulong_t(key)); rv != p11.CKR_OK {
 		return signature, 0, p11.Error(rv)
 	}
@@ -112,7 +114,8 @@ func (f functions) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byt
 }
 
 // signByPackage is signDigest by package p11, for a module whose own functions are another instance's.
-func (m *module) signByPackage(s p11Session, key p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (signature [64]byte, n int, err error) {
+func (m *module) signByPackage(s p11Session, key p11.ObjectHandle, digest [32]byte,
+	sending *backends.Sending) (signature [64]byte, n int, err error) {
 	if err := m.SignInit(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}, key); err != nil {
 		return signature, 0, err
 	}

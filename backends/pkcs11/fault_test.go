@@ -58,7 +58,8 @@ func TestOtherErrorsAreNotRepeated(t *testing.T) {
 	b := softhsmtest.Open(t, cfg)
 	k := backendtest.Generate(t, b, "keyward-x")
 	calls, inits := ctl.On("Sign").Calls(), ctl.On("Initialize").Calls()
-	ctl.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1) // the shim does not pass the call on: the operation stays active
+	// the shim does not pass the call on: the operation stays active
+	ctl.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1)
 	_, err := k.SignDigest(t.Context(), [32]byte{1})
 	if !errors.Is(err, p11.Error(p11.CKR_FUNCTION_REJECTED)) || errors.Is(err, backends.ErrUnavailable) {
 		t.Errorf("SignDigest = %v, want CKR_FUNCTION_REJECTED alone", err)
@@ -203,7 +204,8 @@ func TestBitFlip(t *testing.T) {
 	if _, err := backends.Recoverable(uncompressed(k), digest, sig); !errors.Is(err, backends.ErrBadSignature) {
 		t.Errorf("Recoverable = %v, want ErrBadSignature", err)
 	}
-	if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-bad"}); !errors.Is(err, backends.ErrBadSignature) {
+	if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-bad"}); !errors.Is(err,
+		backends.ErrBadSignature) {
 		t.Errorf("Generate = %v, want ErrBadSignature", err)
 	}
 	ctl.SignFlip.Store(0)
@@ -217,15 +219,23 @@ func TestGenerateFaults(t *testing.T) {
 		set  func(*softhsmtest.Faults)
 		ok   bool // a second go gives a key
 	}{
-		{"answer lost", func(c *softhsmtest.Faults) { c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 1) }, true},
-		{"answer lost twice", func(c *softhsmtest.Faults) { c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR, 2) }, false},
+		{"answer lost", func(c *softhsmtest.Faults) {
+			c.On("GenerateKeyPair").Set(softhsmtest.Lose, p11.CKR_DEVICE_ERROR,
+				1)
+		}, true},
+		{"answer lost twice", func(c *softhsmtest.Faults) {
+			c.On("GenerateKeyPair").Set(softhsmtest.Lose,
+				p11.CKR_DEVICE_ERROR, 2)
+		}, false},
 		{"extractable", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_EXTRACTABLE) }, false},
 		{"not sensitive", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_SENSITIVE) }, false},
 		{"was not always sensitive", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_ALWAYS_SENSITIVE) }, false},
 		{"was extractable", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_NEVER_EXTRACTABLE) }, false},
 		{"made elsewhere", func(c *softhsmtest.Faults) { c.Lie.Store(p11.CKA_LOCAL) }, false},
-		{"does not sign", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1) }, false},
-		{"lost while tried", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1) }, true},
+		{"does not sign", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_FUNCTION_REJECTED, 1) },
+			false},
+		{"lost while tried", func(c *softhsmtest.Faults) { c.On("Sign").Set(softhsmtest.Return, p11.CKR_DEVICE_ERROR, 1) },
+			true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

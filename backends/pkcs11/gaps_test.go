@@ -18,7 +18,8 @@ func TestShortSignature(t *testing.T) {
 	k := backendtest.Generate(t, b, "keyward-x")
 	for _, missing := range []uint64{1, 32, 64} {
 		ctl.SignShort.Store(missing)
-		if sig, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrBadSignature) || !strings.Contains(err.Error(), "want 64") {
+		if sig, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrBadSignature) ||
+			!strings.Contains(err.Error(), "want 64") {
 			t.Errorf("a signature without its last %d bytes: %x, %v, want ErrBadSignature", missing, sig, err)
 		}
 	}

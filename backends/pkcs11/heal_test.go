@@ -16,12 +16,13 @@ import (
 	p11 "github.com/miekg/pkcs11"
 )
 
-// TestAnyErrorHeals: a module that fails with whatever code until it is initialized again is initialized again, and is not
-// said to be ready meanwhile. The codes are those that modules were seen with, and one that nobody has.
+// TestAnyErrorHeals: a module that fails with whatever code until it is initialized again is initialized again, and is
+// not said to be ready meanwhile. The codes are those that modules were seen with, and one that nobody has.
 func TestAnyErrorHeals(t *testing.T) {
 	for _, function := range []string{"Sign", "SignInit"} {
 		for _, rv := range []uint64{
-			0x2, 0x5, 0x6, 0x30, 0x31, 0x32, 0x40, 0x50, 0x54, 0x60, 0x68, 0x82, 0x90, 0x91, 0xB0, 0xB3, 0xE0, 0x101, 0x190, 0x1A0,
+			0x2, 0x5, 0x6, 0x30, 0x31, 0x32, 0x40, 0x50, 0x54, 0x60, 0x68, 0x82, 0x90, 0x91, 0xB0, 0xB3, 0xE0, 0x101, 0x190,
+			0x1A0,
 			0x80000001, 0x12345678,
 		} {
 			t.Run(fmt.Sprintf("%s %#x", function, rv), func(t *testing.T) {
@@ -70,8 +71,8 @@ func TestErrorThatStays(t *testing.T) {
 	}
 }
 
-// TestThrottled: CKR_FUNCTION_FAILED of a device that signs otherwise costs no connection. The call is repeated for as long as it
-// has time, and then says that the device is busy.
+// TestThrottled: CKR_FUNCTION_FAILED of a device that signs otherwise costs no connection. The call is repeated for as
+// long as it has time, and then says that the device is busy.
 func TestThrottled(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
@@ -100,8 +101,8 @@ func TestThrottled(t *testing.T) {
 	recovers(t, k)
 }
 
-// TestTemplateThatIsRefused: an HSM that takes no attribute that makes no sense for an elliptic curve makes a key all the same, and
-// the key does not do what it is not for.
+// TestTemplateThatIsRefused: an HSM that takes no attribute that makes no sense for an elliptic curve makes a key all
+// the same, and the key does not do what it is not for.
 func TestTemplateThatIsRefused(t *testing.T) {
 	cfg, ctl := newShim(t)
 	b := softhsmtest.Open(t, cfg)
@@ -120,7 +121,8 @@ func TestTemplateThatIsRefused(t *testing.T) {
 		}
 	}
 	ctl.On("SetAttributeValue").Set(softhsmtest.Return, p11.CKR_ATTRIBUTE_READ_ONLY, 1)
-	if k, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"}); err == nil || !strings.Contains(err.Error(), "CKA_DECRYPT") {
+	if k, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"}); err == nil ||
+		!strings.Contains(err.Error(), "CKA_DECRYPT") {
 		t.Errorf("Generate of a key that decrypts = %v, %v", k, err)
 	}
 	wantLabels(t, b, "keyward-x")
@@ -133,8 +135,8 @@ func setText(ctl *softhsmtest.Faults, label, serial string) {
 	ctl.Text.Store(1)
 }
 
-// TestOddNames: a token whose label is no UTF-8, and whose serial has ESC and NUL, keeps keys that are found again after a restart
-// and can be destroyed. Nothing of its names reaches a terminal as it is.
+// TestOddNames: a token whose label is no UTF-8, and whose serial has ESC and NUL, keeps keys that are found again
+// after a restart and can be destroyed. Nothing of its names reaches a terminal as it is.
 func TestOddNames(t *testing.T) {
 	cfg, ctl := newShim(t)
 	setText(ctl, "\xff\xfelabel", "12\x1b[2J\x0034")
@@ -150,7 +152,8 @@ func TestOddNames(t *testing.T) {
 		t.Fatalf("Key(%q) = %v", k.URI(), err)
 	}
 	backendtest.Verify(t, found, [32]byte{1})
-	if st := b.Status(t.Context()); st.State != "ready" || (strings.ContainsAny(st.Detail, "\x1b\x00") || !utf8.ValidString(st.Detail)) {
+	if st := b.Status(t.Context()); st.State != "ready" ||
+		(strings.ContainsAny(st.Detail, "\x1b\x00") || !utf8.ValidString(st.Detail)) {
 		t.Errorf("Status = %q", st)
 	}
 	if err := b.Destroy(t.Context(), k.URI()); err != nil {

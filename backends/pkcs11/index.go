@@ -119,12 +119,13 @@ func (c *conn) search(s p11Session, match ...*p11.Attribute) (map[string]*object
 	}
 	delete(byID, "")
 	otherCurve := map[string]bool{}
-	err = c.each(s, p11.CKO_PUBLIC_KEY, match, []uint{p11.CKA_ID, p11.CKA_EC_PARAMS, p11.CKA_EC_POINT}, func(h p11.ObjectHandle, v [][]byte) {
-		id := string(v[0])
-		if byID[id] != nil {
-			otherCurve[id] = !byID[id].addPublic(h, v[1], v[2]) || otherCurve[id]
-		}
-	})
+	err = c.each(s, p11.CKO_PUBLIC_KEY, match, []uint{p11.CKA_ID, p11.CKA_EC_PARAMS, p11.CKA_EC_POINT},
+		func(h p11.ObjectHandle, v [][]byte) {
+			id := string(v[0])
+			if byID[id] != nil {
+				otherCurve[id] = !byID[id].addPublic(h, v[1], v[2]) || otherCurve[id]
+			}
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -151,14 +152,16 @@ func (o *object) addPublic(h p11.ObjectHandle, params, ecPoint []byte) bool {
 // one returns o's private key if it is the only one.
 func (o *object) one() (p11.ObjectHandle, error) {
 	if len(o.private) != 1 || o.several {
-		return 0, fmt.Errorf("%w: CKA_ID %x is on %d private and %d public keys", backends.ErrKeyAmbiguous, o.id, len(o.private), len(o.public))
+		return 0, fmt.Errorf("%w: CKA_ID %x is on %d private and %d public keys", backends.ErrKeyAmbiguous, o.id,
+			len(o.private), len(o.public))
 	}
 	return o.private[0], nil
 }
 
 // each calls f with every elliptic-curve key of that class that matches, and the values of
 // the attributes that are asked for.
-func (c *conn) each(s p11Session, class uint, match []*p11.Attribute, attrs []uint, f func(p11.ObjectHandle, [][]byte)) error {
+func (c *conn) each(s p11Session, class uint, match []*p11.Attribute, attrs []uint,
+	f func(p11.ObjectHandle, [][]byte)) error {
 	template := append([]*p11.Attribute{
 		p11.NewAttribute(p11.CKA_CLASS, class),
 		p11.NewAttribute(p11.CKA_KEY_TYPE, p11.CKK_EC),

@@ -14,8 +14,8 @@ import (
 	softhsmtest "github.com/keyward/keyward/softhsm-test"
 )
 
-// newInstances is a fresh token behind a module that makes another instance of itself for each call of C_GetFunctionList, as p11-kit's
-// client does. Nobody initializes the second.
+// newInstances is a fresh token behind a module that makes another instance of itself for each call of
+// C_GetFunctionList, as p11-kit's client does. Nobody initializes the second.
 func newInstances(t *testing.T) (pkcs11.SoftHSMToken, pkcs11.Config, *softhsmtest.Faults) {
 	t.Helper()
 	tok := softhsmtest.NewToken(t)
@@ -26,7 +26,8 @@ func newInstances(t *testing.T) (pkcs11.SoftHSMToken, pkcs11.Config, *softhsmtes
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Module = filepath.Join(t.TempDir(), "instances.so") // loaded for the first time, so that its first list is its first
+	// loaded for the first time, so that its first list is its first
+	cfg.Module = filepath.Join(t.TempDir(), "instances.so")
 	if err := os.WriteFile(cfg.Module, module, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,8 @@ func newInstances(t *testing.T) (pkcs11.SoftHSMToken, pkcs11.Config, *softhsmtes
 	return tok.SoftHSMToken, cfg, ctl
 }
 
-// Signatures go to the instance that is initialized, also after the backend has connected again, and what goes wrong with one has its class.
+// Signatures go to the instance that is initialized, also after the backend has connected again, and what goes wrong
+// with one has its class.
 func TestInstances(t *testing.T) {
 	_, cfg, ctl := newInstances(t)
 	b := softhsmtest.Open(t, cfg)
@@ -62,7 +64,8 @@ func TestInstances(t *testing.T) {
 // A key-encryption key can't be made through such a module, and the error says what to use.
 func TestInstancesHaveNoWrappedKeys(t *testing.T) {
 	tok, cfg, _ := newInstances(t)
-	err := pkcs11.KEK{Module: cfg.Module, Env: cfg.Env, Token: cfg.TokenLabel, Label: "kek", SOPIN: secret.FromFile(tok.SOPINFile)}.Make(t.Context())
+	err := pkcs11.KEK{Module: cfg.Module, Env: cfg.Env, Token: cfg.TokenLabel, Label: "kek",
+		SOPIN: secret.FromFile(tok.SOPINFile)}.Make(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "the token's own module") {
 		t.Errorf("Make = %v, want an error that says to use the token's own module", err)
 	}

@@ -37,7 +37,8 @@ func (c *conn) findKEK(s p11Session, what string, match *p11.Attribute) (*kek, e
 		if err := c.present(s); err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: %s has no key-encryption key %s; make one with: keyward pkcs11 wrap-key", backends.ErrRefused, c.describe(), what)
+		return nil, fmt.Errorf("%w: %s has no key-encryption key %s; make one with: keyward pkcs11 wrap-key",
+			backends.ErrRefused, c.describe(), what)
 	case 1:
 		k, err := c.checkKEK(s, found[0])
 		if errors.Is(err, ErrUnsafeKEK) {
@@ -62,7 +63,8 @@ var kekRules = []struct {
 	{p11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true, "its value could be read once"},
 	{p11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true, "it could be taken out of the token once"},
 	{p11.CKA_LOCAL, "CKA_LOCAL", true, "it was not made in the token, so others may have it"},
-	{p11.CKA_TRUSTED, "CKA_TRUSTED", true, "the security officer does not vouch for it (CKA_TRUSTED), so a new key, which only trusted keys wrap, can't be wrapped by it"},
+	{p11.CKA_TRUSTED, "CKA_TRUSTED", true, "the security officer does not vouch for it (CKA_TRUSTED), so a new key, " +
+		"which only trusted keys wrap, can't be wrapped by it"},
 	{p11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false, "anyone with the PIN can change what it may do"},
 	{p11.CKA_DECRYPT, "CKA_DECRYPT", false, "it decrypts what it wrapped"},
 	{p11.CKA_ENCRYPT, "CKA_ENCRYPT", false, "it encrypts, so what it unwraps can be forged"},
@@ -77,7 +79,8 @@ func (c *conn) checkKEK(s p11Session, h p11.ObjectHandle) (*kek, error) {
 			return nil, fmt.Errorf("reading %s: %w", rule.name, err)
 		}
 		if is != rule.want {
-			return nil, fmt.Errorf("%w: %s (%s is %v): make another with: keyward pkcs11 wrap-key", ErrUnsafeKEK, rule.reason, rule.name, is)
+			return nil, fmt.Errorf("%w: %s (%s is %v): make another with: keyward pkcs11 wrap-key", ErrUnsafeKEK, rule.reason,
+				rule.name, is)
 		}
 	}
 	values, err := c.values(s, h, p11.CKA_ID)
@@ -91,7 +94,8 @@ func (c *conn) checkKEK(s p11Session, h p11.ObjectHandle) (*kek, error) {
 	if c.mod.instances {
 		return nil, errInstances
 	}
-	if k.template, err = c.mod.unwrapTemplate(s, h); err != nil && !errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)) {
+	if k.template, err = c.mod.unwrapTemplate(s, h); err != nil &&
+		!errors.Is(err, p11.Error(p11.CKR_ATTRIBUTE_TYPE_INVALID)) {
 		return nil, fmt.Errorf("reading CKA_UNWRAP_TEMPLATE: %w", err)
 	}
 	return k, k.checkTemplate()
@@ -110,9 +114,11 @@ func (k *kek) checkTemplate() error {
 	k.movable = !has(p11.CKA_EXTRACTABLE, 0)
 	switch {
 	case len(k.template) == 0:
-		return fmt.Errorf("%w: it has no CKA_UNWRAP_TEMPLATE, so anyone with the PIN unwraps a key as one that can be read", ErrUnsafeKEK)
+		return fmt.Errorf("%w: it has no CKA_UNWRAP_TEMPLATE, so anyone with the PIN unwraps a key as one that can be read",
+			ErrUnsafeKEK)
 	case !has(p11.CKA_SENSITIVE, 1):
-		return fmt.Errorf("%w: its CKA_UNWRAP_TEMPLATE does not have CKA_SENSITIVE true, so anyone with the PIN unwraps a key as one that can be read", ErrUnsafeKEK)
+		return fmt.Errorf("%w: its CKA_UNWRAP_TEMPLATE does not have CKA_SENSITIVE true, so anyone with the PIN unwraps a "+
+			"key as one that can be read", ErrUnsafeKEK)
 	case k.movable && !has(p11.CKA_WRAP_WITH_TRUSTED, 1):
 		return fmt.Errorf("%w: its CKA_UNWRAP_TEMPLATE has neither CKA_EXTRACTABLE false nor CKA_WRAP_WITH_TRUSTED true, "+
 			"so anyone with the PIN unwraps a key and wraps it again with a key that they know", ErrUnsafeKEK)
@@ -198,9 +204,11 @@ func (k KEK) Make(ctx context.Context) (err error) {
 }
 
 func (k KEK) make(c *conn, s p11Session) error {
-	same, err := c.handles(s, []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_SECRET_KEY), p11.NewAttribute(p11.CKA_LABEL, k.Label)})
+	same, err := c.handles(s, []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_SECRET_KEY),
+		p11.NewAttribute(p11.CKA_LABEL, k.Label)})
 	if err != nil || len(same) > 0 {
-		return errors.Join(fmt.Errorf("%s has %d secret keys with the label %q; choose another", c.describe(), len(same), k.Label), err)
+		return errors.Join(fmt.Errorf("%s has %d secret keys with the label %q; choose another", c.describe(), len(same),
+			k.Label), err)
 	}
 	if c.mod.instances {
 		return errInstances
@@ -209,7 +217,8 @@ func (k KEK) make(c *conn, s p11Session) error {
 	rand.Read(id)
 	h, err := c.mod.generateKEK(s, k.attributes(id), k.unwrapTemplate())
 	if err != nil {
-		return fmt.Errorf("making the key: %w; a token that knows no CKA_UNWRAP_TEMPLATE or CKA_TRUSTED can't keep wrapped keys safe", err)
+		return fmt.Errorf("making the key: %w; a token that knows no CKA_UNWRAP_TEMPLATE or CKA_TRUSTED can't keep "+
+			"wrapped keys safe", err)
 	}
 	made, err := c.checkKEK(s, h)
 	if err == nil && !bytes.Equal([]byte(made.id), id) {

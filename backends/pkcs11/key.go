@@ -74,7 +74,8 @@ func (k *key) handle(c *conn, s p11Session) (p11.ObjectHandle, error) {
 
 // sign makes the signature. CKM_ECDSA signs what it gets, and returns r ‖ s with
 // either s (PKCS #11 v2.40 mechanisms, 2.3.1).
-func (c *conn) sign(s p11Session, h p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (backends.Signature, error) {
+func (c *conn) sign(s p11Session, h p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (backends.Signature,
+	error) {
 	raw, n, err := c.mod.signDigest(s, h, digest, sending)
 	if err != nil {
 		return backends.Signature{}, err
@@ -144,7 +145,8 @@ func (c *conn) resolve(s p11Session, u URI) (*object, error) {
 		_, err := found[0].one()
 		return found[0], err
 	}
-	return nil, fmt.Errorf("%w: label %q is on %d keys; name one by its id", backends.ErrKeyAmbiguous, u.Object, len(found))
+	return nil, fmt.Errorf("%w: label %q is on %d keys; name one by its id", backends.ErrKeyAmbiguous, u.Object,
+		len(found))
 }
 
 // resolveID is resolve for a URI with an id.
@@ -176,7 +178,8 @@ func (u URI) names(o *object) bool {
 // elsewhere is the error for a key whose token is not the one that is connected. The
 // key may well exist, so it is not ErrKeyNotFound.
 func elsewhere(c *conn, label, serial string) error {
-	return fmt.Errorf("%w: the key is in the token %s, and %s is connected", backends.ErrUnavailable, choice{label: label, serial: serial}, c.describe())
+	return fmt.Errorf("%w: the key is in the token %s, and %s is connected", backends.ErrUnavailable,
+		choice{label: label, serial: serial}, c.describe())
 }
 
 // newKey makes a key of what is in the token.

@@ -27,7 +27,8 @@ type operation[T any] func(*conn, p11Session) (T, error)
 // more on a new one; if a handle turns out to be stale, once more without it.
 //
 // When nobody waits any more for op's success, undo takes it back; nil: nothing to undo.
-func do[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+func do[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T,
+	error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
 	defer cancel()
 	throttle := minThrottleDelay
@@ -72,7 +73,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // once is do without the second chance.
-func once[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+func once[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T,
+	error) {
 	if err := b.connected(ctx); err != nil {
 		var zero T
 		return zero, err
@@ -81,7 +83,8 @@ func once[T any](ctx context.Context, b *Backend, what string, op operation[T], 
 }
 
 // run is once on the connection that there is; errNotBegun if there is none.
-func run[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T, error) {
+func run[T any](ctx context.Context, b *Backend, what string, op operation[T], undo func(*conn, p11Session, T)) (T,
+	error) {
 	var zero T
 	l, err := b.acquire(ctx)
 	if err != nil {

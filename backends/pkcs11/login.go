@@ -145,8 +145,8 @@ func (b *Backend) login(ctx context.Context, c *conn, s p11Session, by trigger) 
 	})
 }
 
-// tryLogin is C_Login, for a token that may be logged in still: a module that is a stub of one in another process does not
-// log out when it is finalized. Then the PIN was not looked at, so the token is logged out first.
+// tryLogin is C_Login, for a token that may be logged in still: a module that is a stub of one in another process does
+// not log out when it is finalized. Then the PIN was not looked at, so the token is logged out first.
 func (c *conn) tryLogin(s p11Session, pin string) error {
 	err := c.mod.Login(s, p11.CKU_USER, pin)
 	if !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
@@ -162,21 +162,23 @@ func (c *conn) tryLogin(s p11Session, pin string) error {
 func mayTryPIN(flags uint, by trigger) error {
 	switch {
 	case flags&p11.CKF_USER_PIN_LOCKED != 0:
-		return fmt.Errorf("%w: too many wrong PINs were tried; reset the user PIN with the security officer's PIN, then run: keyward unlock", backends.ErrLocked)
+		return fmt.Errorf("%w: too many wrong PINs were tried; reset the user PIN with the security officer's PIN, then "+
+			"run: keyward unlock", backends.ErrLocked)
 	case flags&p11.CKF_USER_PIN_INITIALIZED == 0:
 		return fmt.Errorf("%w: the token has no user PIN yet; set one, then run: keyward unlock", backends.ErrLocked)
 	case flags&p11.CKF_USER_PIN_TO_BE_CHANGED != 0:
 		return fmt.Errorf("%w: the user PIN has to be changed first; change it, then run: keyward unlock", backends.ErrLocked)
 	case flags&p11.CKF_USER_PIN_FINAL_TRY != 0:
-		return fmt.Errorf("%w: one wrong PIN more would lock the token; log in once with the device's own tool, then run: keyward unlock", backends.ErrPINFinalTry)
+		return fmt.Errorf("%w: one wrong PIN more would lock the token; log in once with the device's own tool, then run: "+
+			"keyward unlock", backends.ErrPINFinalTry)
 	case flags&p11.CKF_USER_PIN_COUNT_LOW != 0 && by == automatic:
 		return fmt.Errorf("%w: a wrong PIN was tried, so no PIN is tried without you; %s", backends.ErrLocked, hint)
 	}
 	return nil
 }
 
-// loginResult says what err of C_Login means. Unless it says that the PIN certainly was not looked at, it may have cost a
-// try: some modules answer a wrong PIN with CKR_GENERAL_ERROR or CKR_DEVICE_ERROR.
+// loginResult says what err of C_Login means. Unless it says that the PIN certainly was not looked at, it may have cost
+// a try: some modules answer a wrong PIN with CKR_GENERAL_ERROR or CKR_DEVICE_ERROR.
 func (c *conn) loginResult(err error) error {
 	if err == nil || errors.Is(err, secret.ErrNotSpent) {
 		return err
@@ -187,9 +189,11 @@ func (c *conn) loginResult(err error) error {
 	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE:
 		return fmt.Errorf("%w: %s refused it", backends.ErrPINIncorrect, c.describe())
 	case p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED:
-		return fmt.Errorf("%w: %s does not take the PIN any more (%w); reset it with the security officer's PIN, then run: keyward unlock", backends.ErrLocked, c.describe(), err)
+		return fmt.Errorf("%w: %s does not take the PIN any more (%w); reset it with the security officer's PIN, then "+
+			"run: keyward unlock", backends.ErrLocked, c.describe(), err)
 	case p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED,
-		p11.CKR_SLOT_ID_INVALID, p11.CKR_CRYPTOKI_NOT_INITIALIZED, p11.CKR_USER_ALREADY_LOGGED_IN, p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:
+		p11.CKR_SLOT_ID_INVALID, p11.CKR_CRYPTOKI_NOT_INITIALIZED, p11.CKR_USER_ALREADY_LOGGED_IN,
+		p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:
 		return secret.NotSpent(fmt.Errorf("logging in to %s: %w", c.describe(), err))
 	}
 	return fmt.Errorf("%w: logging in to %s failed (%w), which may have cost a PIN try, so none is made without you; %s",

@@ -16,8 +16,8 @@ import (
 	p11 "github.com/miekg/pkcs11"
 )
 
-// TestOddAnswerToLogin: whatever C_Login answers may have cost a try, unless it says that the PIN was not looked at. Neither
-// calls, nor a look at the state, nor a restart tries again; keyward unlock does, once.
+// TestOddAnswerToLogin: whatever C_Login answers may have cost a try, unless it says that the PIN was not looked at.
+// Neither calls, nor a look at the state, nor a restart tries again; keyward unlock does, once.
 func TestOddAnswerToLogin(t *testing.T) {
 	for _, rv := range []uint64{
 		p11.CKR_GENERAL_ERROR, p11.CKR_DEVICE_ERROR, p11.CKR_FUNCTION_FAILED, p11.CKR_PIN_INCORRECT, p11.CKR_HOST_MEMORY,
@@ -39,7 +39,8 @@ func TestOddAnswerToLogin(t *testing.T) {
 				tries(fmt.Sprintf("start %d", restart+1), 1)
 				for range 3 {
 					_, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "x"})
-					if !errors.Is(err, backends.ErrLocked) && !errors.Is(err, backends.ErrPINIncorrect) || errors.Is(err, backends.ErrUnavailable) {
+					if !errors.Is(err, backends.ErrLocked) && !errors.Is(err, backends.ErrPINIncorrect) ||
+						errors.Is(err, backends.ErrUnavailable) {
 						t.Errorf("Generate = %v, want ErrLocked or ErrPINIncorrect", err)
 					}
 					if st := b.Status(t.Context()); st.State != "locked" {
@@ -98,7 +99,8 @@ func TestKilledDuringLogin(t *testing.T) {
 	tries := secret.Tries{Left: secret.Unknown, Device: "a token"}
 	func() {
 		defer func() { _ = recover() }()
-		_ = secret.NewKeeper(fixedPIN("1234"), secret.UntilLock).MarkIn(marks).Try(t.Context(), tries, func([]byte) error { panic("killed") })
+		_ = secret.NewKeeper(fixedPIN("1234"), secret.UntilLock).MarkIn(marks).Try(t.Context(), tries,
+			func([]byte) error { panic("killed") })
 	}()
 	shown := 0
 	show := func([]byte) error { shown++; return nil }
@@ -116,8 +118,8 @@ func TestKilledDuringLogin(t *testing.T) {
 	}
 }
 
-// TestLoginThatOutlivesFinalize: the module is a stub of one in another process, which stays logged in. Lock is true, unlock works
-// each time, and checks the PIN.
+// TestLoginThatOutlivesFinalize: the module is a stub of one in another process, which stays logged in. Lock is true,
+// unlock works each time, and checks the PIN.
 func TestLoginThatOutlivesFinalize(t *testing.T) {
 	cfg, ctl := newShim(t)
 	right := readPIN(t, cfg.PIN)
@@ -190,7 +192,8 @@ func TestOddPINIsNotTried(t *testing.T) {
 		cfg.PIN = secret.FromFile(file)
 		b := softhsmtest.Open(t, cfg)
 		_, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "x"})
-		if !errors.Is(err, backends.ErrLocked) || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), string(right)) {
+		if !errors.Is(err, backends.ErrLocked) || !strings.Contains(err.Error(), file) ||
+			strings.Contains(err.Error(), string(right)) {
 			t.Errorf("%q: Generate = %v, want ErrLocked that names the file", odd, err)
 		}
 		if n := ctl.On("Login").Calls(); n != 0 {

@@ -55,11 +55,13 @@ func acquireModule(path string, env map[string]string) (*module, error) {
 	process.mu.Lock()
 	defer process.mu.Unlock()
 	if process.inUse[real] {
-		return nil, fmt.Errorf("module %q is used by another backend of this process; a module serves one token at a time", path)
+		return nil, fmt.Errorf("module %q is used by another backend of this process; a module serves one token at a time",
+			path)
 	}
 	for name, value := range env {
 		if use, ok := process.env[name]; ok && use.value != value {
-			return nil, fmt.Errorf("module %q needs %s=%q, and another backend of this process needs %q", path, name, value, use.value)
+			return nil, fmt.Errorf("module %q needs %s=%q, and another backend of this process needs %q", path, name, value,
+				use.value)
 		}
 	}
 	m := &module{Ctx: process.loaded[real], path: real, env: env}
@@ -78,7 +80,8 @@ func acquireModule(path string, env map[string]string) (*module, error) {
 func (m *module) load(path string) (err error) {
 	if m.Ctx == nil {
 		if m.Ctx = p11.New(m.path); m.Ctx == nil {
-			return fmt.Errorf("module %q can't be loaded: it is no PKCS#11 module for this machine, or a library that it needs is missing (see: ldd %s)", path, path)
+			return fmt.Errorf("module %q can't be loaded: it is no PKCS#11 module for this machine, or a library that it "+
+				"needs is missing (see: ldd %s)", path, path)
 		}
 		process.loaded[m.path] = m.Ctx
 	}
@@ -131,7 +134,8 @@ func (m *module) initialize() error {
 }
 
 // signDigest is [functions.signDigest], by package p11 if need be.
-func (m *module) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte, sending *backends.Sending) (signature [64]byte, n int, err error) {
+func (m *module) signDigest(s p11Session, key p11.ObjectHandle, digest [32]byte,
+	sending *backends.Sending) (signature [64]byte, n int, err error) {
 	if m.instances {
 		return m.signByPackage(s, key, digest, sending)
 	}

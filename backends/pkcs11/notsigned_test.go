@@ -28,15 +28,19 @@ func TestWhatIsCertainlyNotSigned(t *testing.T) {
 	}{
 		{"C_SignInit refuses", []fault{{"SignInit", p11.CKR_KEY_FUNCTION_NOT_PERMITTED, always}}, true},
 		{"C_SignInit: device error", []fault{{"SignInit", p11.CKR_DEVICE_ERROR, always}}, true},
-		{"no connection", []fault{{"SignInit", p11.CKR_DEVICE_REMOVED, 1}, {"Initialize", p11.CKR_DEVICE_ERROR, always}}, true},
-		{"no token", []fault{{"SignInit", p11.CKR_TOKEN_NOT_PRESENT, 1}, {"OpenSession", p11.CKR_TOKEN_NOT_PRESENT, always}}, true},
+		{"no connection", []fault{{"SignInit", p11.CKR_DEVICE_REMOVED, 1}, {"Initialize", p11.CKR_DEVICE_ERROR, always}},
+			true},
+		{"no token", []fault{{"SignInit", p11.CKR_TOKEN_NOT_PRESENT, 1}, {"OpenSession", p11.CKR_TOKEN_NOT_PRESENT, always}},
+			true},
 		{"no login", []fault{{"SignInit", p11.CKR_USER_NOT_LOGGED_IN, 1}, {"Login", p11.CKR_PIN_LOCKED, always}}, true},
 		{"C_Sign refuses", []fault{{"Sign", p11.CKR_FUNCTION_REJECTED, always}}, false},
 		{"C_Sign: bad arguments", []fault{{"Sign", p11.CKR_DATA_LEN_RANGE, always}}, false},
 		{"C_Sign: no session", []fault{{"Sign", p11.CKR_SESSION_HANDLE_INVALID, always}}, false},
 		{"C_Sign: device error", []fault{{"Sign", p11.CKR_DEVICE_ERROR, always}}, false},
-		{"C_Sign, then no connection", []fault{{"Sign", p11.CKR_DEVICE_REMOVED, 1}, {"Initialize", p11.CKR_DEVICE_ERROR, always}}, false},
-		{"C_Sign, then C_SignInit refuses", []fault{{"Sign", p11.CKR_DEVICE_REMOVED, 1}, {"Initialize", p11.CKR_DEVICE_ERROR, 20},
+		{"C_Sign, then no connection", []fault{{"Sign", p11.CKR_DEVICE_REMOVED, 1},
+			{"Initialize", p11.CKR_DEVICE_ERROR, always}}, false},
+		{"C_Sign, then C_SignInit refuses", []fault{{"Sign", p11.CKR_DEVICE_REMOVED, 1},
+			{"Initialize", p11.CKR_DEVICE_ERROR, 20},
 			{"SignInit", p11.CKR_KEY_FUNCTION_NOT_PERMITTED, 0}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -57,7 +61,8 @@ func TestWhatIsCertainlyNotSigned(t *testing.T) {
 	}
 }
 
-// A caller that leaves before C_Sign has signed nothing, and C_Sign is not called any more. One that leaves later is in doubt.
+// A caller that leaves before C_Sign has signed nothing, and C_Sign is not called any more. One that leaves later is in
+// doubt.
 func TestWhoLeavesBeforeSigning(t *testing.T) {
 	cfg, ctl := newShim(t)
 	cfg.Sessions = 1

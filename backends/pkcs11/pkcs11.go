@@ -128,7 +128,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	b := newBackend(cfg, mod)
 	if cfg.TokenLabel == "" && cfg.TokenSerial == "" {
-		b.log.Warn("the token is known by its slot alone: another token in it would be used as if it were this one", "slot", cfg.Slot)
+		b.log.Warn("the token is known by its slot alone: another token in it would be used as if it were this one", "slot",
+			cfg.Slot)
 	}
 	if cfg.Locked {
 		b.refused = errLockedByOperator
@@ -212,8 +213,8 @@ func (b *Backend) shutdown(ctx context.Context) error {
 	return err
 }
 
-// Status reports the token's state, having asked the token. One that fails to sign is not ready. It logs in nowhere: a token that is present and not logged
-// in to is ready if there is a PIN to do so.
+// Status reports the token's state, having asked the token. One that fails to sign is not ready. It logs in nowhere: a
+// token that is present and not logged in to is ready if there is a PIN to do so.
 func (b *Backend) Status(ctx context.Context) backends.Status {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.OpTimeout)
 	defer cancel()

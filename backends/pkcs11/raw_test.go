@@ -50,10 +50,12 @@ func (r rawToken) find(t *testing.T, attrs ...*p11.Attribute) []p11.ObjectHandle
 func (r rawToken) generate(t *testing.T, id, label string, curve []byte) (pub, priv p11.ObjectHandle) {
 	t.Helper()
 	attrs := []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_ID, []byte(id)), p11.NewAttribute(p11.CKA_LABEL, label),
+		p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_ID, []byte(id)),
+		p11.NewAttribute(p11.CKA_LABEL, label),
 	}
 	pub, priv, err := r.GenerateKeyPair(r.s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)},
-		append([]*p11.Attribute{p11.NewAttribute(p11.CKA_EC_PARAMS, curve)}, attrs...), append([]*p11.Attribute{p11.NewAttribute(p11.CKA_SIGN, true)}, attrs...))
+		append([]*p11.Attribute{p11.NewAttribute(p11.CKA_EC_PARAMS, curve)}, attrs...),
+		append([]*p11.Attribute{p11.NewAttribute(p11.CKA_SIGN, true)}, attrs...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,8 @@ func FindSoftHSMModule() (string, error) {
 			return path, nil
 		}
 	}
-	return "", errors.New("SoftHSM is not installed: install the package softhsm2 (Debian, Ubuntu: apt install softhsm2) or softhsm (Fedora, Alpine, Arch, Homebrew)")
+	return "", errors.New("SoftHSM is not installed: install the package softhsm2 (Debian, Ubuntu: apt install " +
+		"softhsm2) or softhsm (Fedora, Alpine, Arch, Homebrew)")
 }
 
 // NewSoftHSMToken makes dir, which must not have a token yet, with a configuration, a token with
@@ -61,7 +62,8 @@ func NewSoftHSMToken(dir, label, module string) (SoftHSMToken, error) {
 		PINFile: filepath.Join(dir, "pin"), SOPINFile: filepath.Join(dir, "so-pin"),
 	}
 	if label == "" || len(label) > 32 || strings.TrimSpace(label) != label {
-		return SoftHSMToken{}, fmt.Errorf("making a SoftHSM token: label %q: want 1 to 32 bytes, no spaces around them", label)
+		return SoftHSMToken{}, fmt.Errorf("making a SoftHSM token: label %q: want 1 to 32 bytes, no spaces around them",
+			label)
 	}
 	pin, soPIN := rand.Text(), rand.Text()
 	if err := t.writeFiles(dir, pin, soPIN); err != nil {
@@ -82,7 +84,8 @@ func (t SoftHSMToken) writeFiles(dir, pin, soPIN string) error {
 	if err := os.MkdirAll(tokens, 0o700); err != nil {
 		return err
 	}
-	conf := "directories.tokendir = " + tokens + "\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n"
+	conf := "directories.tokendir = " + tokens + "\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = " +
+		"false\n"
 	return errors.Join(
 		writeNew(t.Conf, conf), writeNew(t.PINFile, pin+"\n"), writeNew(t.SOPINFile, soPIN+"\n"))
 }

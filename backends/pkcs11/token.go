@@ -40,7 +40,8 @@ func findToken(mod *module, want choice) (*conn, error) {
 		}
 		return nil, fmt.Errorf("no token %s is present; connect it%s", want, present(others))
 	}
-	return nil, fmt.Errorf("%w %s: add the serial of one of %s to the configuration, or its slot: %s", errTokenAmbiguous, want, serials(found), slotNames(found))
+	return nil, fmt.Errorf("%w %s: add the serial of one of %s to the configuration, or its slot: %s", errTokenAmbiguous,
+		want, serials(found), slotNames(found))
 }
 
 // openSlot asks a slot and its token what they are.
@@ -53,7 +54,8 @@ func openSlot(mod *module, id uint) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{mod: mod, slotID: id, slot: strings.TrimRight(slot.SlotDescription, " \x00"), info: info, keys: newIndex()}, nil
+	return &conn{mod: mod, slotID: id, slot: strings.TrimRight(slot.SlotDescription, " \x00"), info: info,
+		keys: newIndex()}, nil
 }
 
 // tokenInfo is C_GetTokenInfo. Some tokens pad with zero bytes, not with spaces.
@@ -72,7 +74,8 @@ func (c *conn) present(s p11Session) error {
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	if info.Label != c.info.Label || info.SerialNumber != c.info.SerialNumber {
-		return fmt.Errorf("%w: another one, %s, is in its slot", errLost, choice{label: info.Label, serial: info.SerialNumber})
+		return fmt.Errorf("%w: another one, %s, is in its slot", errLost,
+			choice{label: info.Label, serial: info.SerialNumber})
 	}
 	if info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
 		return nil

@@ -39,8 +39,8 @@ const (
 	PINLocked   = "PIN locked"
 )
 
-// Tokens lists the initialized tokens of the module at path, with env in its environment. It logs in nowhere. A slot that does not
-// answer is left out if another one does. The module must not be in use in this process.
+// Tokens lists the initialized tokens of the module at path, with env in its environment. It logs in nowhere. A slot
+// that does not answer is left out if another one does. The module must not be in use in this process.
 func Tokens(path string, env map[string]string) (tokens []Token, err error) {
 	mod, err := acquireModule(path, env)
 	if err != nil {
@@ -73,7 +73,8 @@ func Tokens(path string, env map[string]string) (tokens []Token, err error) {
 }
 
 func (c *conn) token() Token {
-	t := Token{Slot: c.slot, Label: c.info.Label, Serial: c.info.SerialNumber, Manufacturer: c.info.ManufacturerID, Model: c.info.Model, Flags: []string{}}
+	t := Token{Slot: c.slot, Label: c.info.Label, Serial: c.info.SerialNumber, Manufacturer: c.info.ManufacturerID,
+		Model: c.info.Model, Flags: []string{}}
 	for _, f := range tokenFlags {
 		if c.info.Flags&f.bit != 0 {
 			t.Flags = append(t.Flags, f.name)

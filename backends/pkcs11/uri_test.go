@@ -14,11 +14,14 @@ func TestParseURI(t *testing.T) {
 		want URI
 		out  string // "": the same as in
 	}{
-		{"pkcs11:token=%FF%00%1B;object=%C3", URI{Token: "\xff\x00\x1b", Object: "\xc3"}, ""}, // not UTF-8, as some tokens have it
-		{"pkcs11:token=t;serial=0a;id=%01%FF;object=k;type=private", URI{Token: "t", Serial: "0a", ID: []byte{1, 0xff}, Object: "k", Type: "private"}, ""},
+		// not UTF-8, as some tokens have it
+		{"pkcs11:token=%FF%00%1B;object=%C3", URI{Token: "\xff\x00\x1b", Object: "\xc3"}, ""},
+		{"pkcs11:token=t;serial=0a;id=%01%FF;object=k;type=private",
+			URI{Token: "t", Serial: "0a", ID: []byte{1, 0xff}, Object: "k", Type: "private"}, ""},
 		// As p11tool and pkcs11-tool print them.
 		{"pkcs11:model=SoftHSM%20v2;manufacturer=SoftHSM%20project;serial=ab;token=My%20token;id=%01;object=a;type=public",
-			URI{Token: "My token", Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Serial: "ab", ID: []byte{1}, Object: "a", Type: "public"},
+			URI{Token: "My token", Manufacturer: "SoftHSM project", Model: "SoftHSM v2", Serial: "ab", ID: []byte{1},
+				Object: "a", Type: "public"},
 			"pkcs11:token=My%20token;manufacturer=SoftHSM%20project;model=SoftHSM%20v2;serial=ab;id=%01;object=a;type=public"},
 		{"pkcs11:id=ab%3b", URI{ID: []byte("ab;")}, "pkcs11:id=%61%62%3B"},
 		{"pkcs11:object=-._~:[]@!$'()*+,=&", URI{Object: "-._~:[]@!$'()*+,=&"}, ""},
@@ -62,7 +65,8 @@ func TestParseURIRefuses(t *testing.T) {
 func TestParseURINeverShowsAPIN(t *testing.T) {
 	for _, in := range []string{
 		"pkcs11:id=%01?pin-value=hunter22", "pkcs11:id=%01?pin-source=hunter22", "pkcs11:pin-value=hunter22",
-		"pkcs11:id=%01;pin-value=hunter22", "pkcs11:id=%01?module-name=x&pin-value=hunter22", "pkcs11:bad bad;pin-value=hunter22",
+		"pkcs11:id=%01;pin-value=hunter22", "pkcs11:id=%01?module-name=x&pin-value=hunter22",
+		"pkcs11:bad bad;pin-value=hunter22",
 	} {
 		_, err := ParseURI(in)
 		if err == nil || strings.Contains(err.Error(), "hunter22") {

@@ -17,7 +17,8 @@ import (
 // it, and stored in files. The token has a key while it is in use.
 type WrappedConfig struct {
 	Config
-	KEK     string // CKA_LABEL of the key-encryption key for new keys. Keys that another one wrapped are unwrapped with that one.
+	// CKA_LABEL of the key-encryption key for new keys. Keys that another one wrapped are unwrapped with that one.
+	KEK     string
 	Dir     string // of the files; absolute; made if it is not there. One agent uses it at a time.
 	Objects int    // unwrapped keys that the token has at a time; 0: 1,000
 }
@@ -212,7 +213,8 @@ func (w *Wrapped) Status(ctx context.Context) backends.Status {
 		return st
 	}
 	if c := w.current(); c != nil {
-		_, err := run(ctx, w.Backend, "asking for the key-encryption key", func(c *conn, s p11Session) (*kek, error) { return w.kek(c, s) }, nil)
+		_, err := run(ctx, w.Backend, "asking for the key-encryption key",
+			func(c *conn, s p11Session) (*kek, error) { return w.kek(c, s) }, nil)
 		if err != nil {
 			return backends.Status{State: "unavailable", Detail: w.wrap("asking for the key-encryption key", err).Error()}
 		}

@@ -48,8 +48,10 @@ var wrapPad = []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_KEY_WRAP_PAD, nil)}
 func knownKEK(t *testing.T, r rawToken) p11.ObjectHandle {
 	t.Helper()
 	h, err := r.CreateObject(r.s, []*p11.Attribute{
-		attr(p11.CKA_CLASS, p11.CKO_SECRET_KEY), attr(p11.CKA_KEY_TYPE, p11.CKK_AES), attr(p11.CKA_VALUE, bytes.Repeat([]byte{7}, 32)),
-		attr(p11.CKA_TOKEN, false), attr(p11.CKA_WRAP, true), attr(p11.CKA_UNWRAP, true), attr(p11.CKA_ENCRYPT, true), attr(p11.CKA_DECRYPT, true),
+		attr(p11.CKA_CLASS, p11.CKO_SECRET_KEY), attr(p11.CKA_KEY_TYPE, p11.CKK_AES),
+		attr(p11.CKA_VALUE, bytes.Repeat([]byte{7}, 32)),
+		attr(p11.CKA_TOKEN, false), attr(p11.CKA_WRAP, true), attr(p11.CKA_UNWRAP, true), attr(p11.CKA_ENCRYPT, true),
+		attr(p11.CKA_DECRYPT, true),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -76,8 +78,10 @@ func stored(t *testing.T, dir string) []byte {
 // unwrapAs unwraps blob as an attacker with the PIN would try to.
 func unwrapAs(r rawToken, kek p11.ObjectHandle, blob []byte, change ...*p11.Attribute) (p11.ObjectHandle, error) {
 	template := []*p11.Attribute{
-		attr(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), attr(p11.CKA_KEY_TYPE, p11.CKK_EC), attr(p11.CKA_TOKEN, false), attr(p11.CKA_PRIVATE, true),
-		attr(p11.CKA_SENSITIVE, true), attr(p11.CKA_EXTRACTABLE, false), attr(p11.CKA_SIGN, true), attr(p11.CKA_DECRYPT, false),
+		attr(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), attr(p11.CKA_KEY_TYPE, p11.CKK_EC), attr(p11.CKA_TOKEN, false),
+		attr(p11.CKA_PRIVATE, true),
+		attr(p11.CKA_SENSITIVE, true), attr(p11.CKA_EXTRACTABLE, false), attr(p11.CKA_SIGN, true),
+		attr(p11.CKA_DECRYPT, false),
 		attr(p11.CKA_UNWRAP, false), attr(p11.CKA_DERIVE, false), attr(p11.CKA_SIGN_RECOVER, false),
 	}
 	for _, c := range change {
@@ -160,8 +164,10 @@ func attackObject(t *testing.T, r rawToken, refused func(string, error), h, know
 	refused("making it readable", r.SetAttributeValue(r.s, h, []*p11.Attribute{attr(p11.CKA_SENSITIVE, false)}))
 	_, err = r.CopyObject(r.s, h, []*p11.Attribute{attr(p11.CKA_SENSITIVE, false)})
 	refused("copying it as readable", err)
-	if values, err := r.GetAttributeValue(r.s, h, []*p11.Attribute{attr(p11.CKA_EXTRACTABLE, nil)}); err != nil || values[0].Value[0] != 0 {
-		refused("having any key wrap it", r.SetAttributeValue(r.s, h, []*p11.Attribute{attr(p11.CKA_WRAP_WITH_TRUSTED, false)}))
+	if values, err := r.GetAttributeValue(r.s, h, []*p11.Attribute{attr(p11.CKA_EXTRACTABLE, nil)}); err != nil ||
+		values[0].Value[0] != 0 {
+		refused("having any key wrap it", r.SetAttributeValue(r.s, h,
+			[]*p11.Attribute{attr(p11.CKA_WRAP_WITH_TRUSTED, false)}))
 		_, err = r.CopyObject(r.s, h, []*p11.Attribute{attr(p11.CKA_WRAP_WITH_TRUSTED, false)})
 		refused("copying it for any key to wrap", err)
 		return
@@ -179,15 +185,18 @@ func attackKEK(t *testing.T, r rawToken, refused func(string, error), kek, known
 	_, err = r.WrapKey(r.s, wrapPad, known, kek)
 	refused("wrapping the key-encryption key", err)
 	for what, change := range map[string]*p11.Attribute{
-		"decrypt": attr(p11.CKA_DECRYPT, true), "extractable": attr(p11.CKA_EXTRACTABLE, true), "no template": attr(p11.CKA_UNWRAP_TEMPLATE, []byte{}),
-		"modifiable": attr(p11.CKA_MODIFIABLE, true), "derive": attr(p11.CKA_DERIVE, true),
+		"decrypt": attr(p11.CKA_DECRYPT, true), "extractable": attr(p11.CKA_EXTRACTABLE, true),
+		"no template": attr(p11.CKA_UNWRAP_TEMPLATE, []byte{}),
+		"modifiable":  attr(p11.CKA_MODIFIABLE, true), "derive": attr(p11.CKA_DERIVE, true),
 	} {
 		refused("changing the key-encryption key: "+what, r.SetAttributeValue(r.s, kek, []*p11.Attribute{change}))
 		_, err = r.CopyObject(r.s, kek, []*p11.Attribute{change, attr(p11.CKA_TOKEN, false)})
 		refused("copying the key-encryption key: "+what, err)
 	}
-	refused("decrypting with the key-encryption key", r.DecryptInit(r.s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_ECB, nil)}, kek))
-	refused("encrypting with the key-encryption key", r.EncryptInit(r.s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_ECB, nil)}, kek))
+	refused("decrypting with the key-encryption key",
+		r.DecryptInit(r.s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_ECB, nil)}, kek))
+	refused("encrypting with the key-encryption key",
+		r.EncryptInit(r.s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_ECB, nil)}, kek))
 	refused("vouching for an imported key", r.SetAttributeValue(r.s, known, []*p11.Attribute{attr(p11.CKA_TRUSTED, true)}))
 }
 
@@ -235,11 +244,14 @@ func TestUnsafeKEK(t *testing.T) {
 	resident := softhsmtest.Open(t, tok.Config())
 	r := raw(t, tok.Module, resident)
 	safe := []*p11.Attribute{
-		attr(p11.CKA_TOKEN, true), attr(p11.CKA_VALUE_LEN, 32), attr(p11.CKA_SENSITIVE, true), attr(p11.CKA_EXTRACTABLE, false),
-		attr(p11.CKA_WRAP, true), attr(p11.CKA_UNWRAP, true), attr(p11.CKA_ENCRYPT, false), attr(p11.CKA_DECRYPT, false), attr(p11.CKA_ID, "x"),
+		attr(p11.CKA_TOKEN, true), attr(p11.CKA_VALUE_LEN, 32), attr(p11.CKA_SENSITIVE, true),
+		attr(p11.CKA_EXTRACTABLE, false),
+		attr(p11.CKA_WRAP, true), attr(p11.CKA_UNWRAP, true), attr(p11.CKA_ENCRYPT, false), attr(p11.CKA_DECRYPT, false),
+		attr(p11.CKA_ID, "x"),
 	}
 	for label, change := range map[string]*p11.Attribute{
-		"readable": attr(p11.CKA_SENSITIVE, false), "extractable": attr(p11.CKA_EXTRACTABLE, true), "no wrap": attr(p11.CKA_WRAP, false), "not trusted": nil, "twice": nil,
+		"readable": attr(p11.CKA_SENSITIVE, false), "extractable": attr(p11.CKA_EXTRACTABLE, true),
+		"no wrap": attr(p11.CKA_WRAP, false), "not trusted": nil, "twice": nil,
 	} {
 		template := append([]*p11.Attribute{attr(p11.CKA_LABEL, label)}, safe...)
 		if change != nil {
@@ -254,15 +266,17 @@ func TestUnsafeKEK(t *testing.T) {
 		t.Fatal(err)
 	}
 	for label, says := range map[string]string{
-		"readable": "CKA_SENSITIVE is false", "extractable": "CKA_EXTRACTABLE is true", "no wrap": "CKA_WRAP is false", "not trusted": "CKA_TRUSTED",
-		"not there": "keyward pkcs11 wrap-key", "twice": "2 key-encryption keys",
+		"readable": "CKA_SENSITIVE is false", "extractable": "CKA_EXTRACTABLE is true", "no wrap": "CKA_WRAP is false",
+		"not trusted": "CKA_TRUSTED",
+		"not there":   "keyward pkcs11 wrap-key", "twice": "2 key-encryption keys",
 	} {
 		cfg.KEK = label
 		b, err := pkcs11.OpenWrapped(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); err == nil ||
+			!strings.Contains(err.Error(), says) {
 			t.Errorf("%s: Generate = %v, want %q", label, err, says)
 		}
 		if st := b.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, says) {

@@ -44,7 +44,8 @@ func BenchmarkWrapped(b *testing.B) {
 
 var manyKeys = flag.Int("wrapped.keys", 100, "keys of TestManyWrappedKeys")
 
-// One token serves any number of keys, of which it never has more than the configuration says: make wrapped runs it with 100,000.
+// One token serves any number of keys, of which it never has more than the configuration says: make wrapped runs it
+// with 100,000.
 func TestManyWrappedKeys(t *testing.T) {
 	tok, cfg := newWrappedToken(t, false)
 	cfg.Objects = max(*manyKeys/100, 3)

@@ -35,7 +35,8 @@ func (f *wrappedFile) signer() common.Address { return crypto.PubkeyToAddress(*f
 
 func (f *wrappedFile) marshal() []byte {
 	return fmt.Appendf(nil, "%s\nlabel %q\naccount %q\nchain %d\npublic %x\ntoken %q\nkek %x\nmechanism %s\nwrapped %s\n",
-		wrappedMagic, f.label, f.account, f.chainID, f.point, f.serial, f.kekID, f.mechanism, base64.StdEncoding.EncodeToString(f.blob))
+		wrappedMagic, f.label, f.account, f.chainID, f.point, f.serial, f.kekID, f.mechanism,
+		base64.StdEncoding.EncodeToString(f.blob))
 }
 
 // parseWrapped reads a wrapped key's file. What it accepts, marshal returns byte for byte. Errors are

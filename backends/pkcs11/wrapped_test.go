@@ -26,7 +26,8 @@ const kekLabel = "keyward-kek"
 func makeKEK(t testing.TB, tok *softhsmtest.Token, label string, movable bool) {
 	t.Helper()
 	kek := pkcs11.KEK{
-		Module: tok.SoftHSMToken.Module, Env: tok.SoftHSMToken.Env(), Token: tok.Label, Label: label, Movable: movable, SOPIN: secret.FromFile(tok.SOPINFile),
+		Module: tok.SoftHSMToken.Module, Env: tok.SoftHSMToken.Env(), Token: tok.Label, Label: label, Movable: movable,
+		SOPIN: secret.FromFile(tok.SOPINFile),
 	}
 	if err := kek.Make(t.Context()); err != nil {
 		t.Fatal(err)
@@ -132,7 +133,8 @@ func TestWrappedWithoutRoomInTheToken(t *testing.T) {
 	}
 	ctl.On("UnwrapKey").Set(softhsmtest.Return, deviceMemory, 1000)
 	b.ForgetUnwrapped()
-	if _, err := all[0].SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrFull) || !errors.Is(err, backends.ErrNotSigned) {
+	if _, err := all[0].SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrFull) ||
+		!errors.Is(err, backends.ErrNotSigned) {
 		t.Errorf("SignDigest without any room = %v, want ErrFull and ErrNotSigned", err)
 	}
 	ctl.On("UnwrapKey").Set(softhsmtest.Return, 0, 0)
@@ -167,7 +169,8 @@ func TestWrappedFaults(t *testing.T) {
 		b.ForgetUnwrapped()
 		ctl.On(tt.function).Set(tt.kind, tt.rv, tt.times)
 		_, err := k.SignDigest(t.Context(), [32]byte{1})
-		if (err != nil) != tt.fails || !errors.Is(err, tt.is) || tt.fails && errors.Is(err, backends.ErrNotSigned) != tt.certain {
+		if (err != nil) != tt.fails || !errors.Is(err, tt.is) || tt.fails &&
+			errors.Is(err, backends.ErrNotSigned) != tt.certain {
 			t.Errorf("%s: %v, certain %v", name, err, errors.Is(err, backends.ErrNotSigned))
 		}
 		ctl.On(tt.function).Set(softhsmtest.Return, 0, 0)
@@ -212,7 +215,8 @@ func TestWrappedFileThatWasAltered(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.ForgetUnwrapped()
-		if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrKeyDamaged) || !errors.Is(err, backends.ErrNotSigned) {
+		if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrKeyDamaged) ||
+			!errors.Is(err, backends.ErrNotSigned) {
 			t.Errorf("%s: SignDigest = %v, want ErrKeyDamaged and ErrNotSigned", name, err)
 		}
 	}
@@ -263,7 +267,8 @@ func TestWrappedRewrap(t *testing.T) {
 			}
 			backendtest.Verify(t, found, [32]byte{1}) // the old one still unwraps it
 			done, err := b.Rewrap(t.Context(), k.URI())
-			if done != movable || !movable && (!errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "CKA_EXTRACTABLE")) {
+			if done != movable || !movable && (!errors.Is(err, backends.ErrRefused) ||
+				!strings.Contains(err.Error(), "CKA_EXTRACTABLE")) {
 				t.Errorf("Rewrap = %v, %v, want %v", done, err, movable)
 			}
 			if movable {

@@ -69,7 +69,8 @@ func (w *Wrapped) unwrap(c *conn, s p11Session, f *wrappedFile) (p11.ObjectHandl
 	}
 	switch {
 	case hasNoRoom(err):
-		return 0, fmt.Errorf("%w: the token has no room for another unwrapped key: set objects to less than %d: %v", backends.ErrFull, w.cfg.Objects, err)
+		return 0, fmt.Errorf("%w: the token has no room for another unwrapped key: set objects to less than %d: %v",
+			backends.ErrFull, w.cfg.Objects, err)
 	case isWrong(err), isVague(err) && w.unwrapsOthers(c, holder, k, f):
 		return 0, fmt.Errorf("%w: the token does not unwrap the key of %s: %v", backends.ErrKeyDamaged, f.signer(), err)
 	case err != nil:
@@ -99,7 +100,8 @@ func (c *conn) unwrapWith(s p11Session, k *kek, f *wrappedFile, extractable bool
 // checkKEKHandle has key-encryption keys looked for again if err says that the handle of one names nothing any more.
 // The call is then made once more.
 func (c *conn) checkKEKHandle(err error) error {
-	if !errors.Is(err, p11.Error(p11.CKR_UNWRAPPING_KEY_HANDLE_INVALID)) && !errors.Is(err, p11.Error(p11.CKR_WRAPPING_KEY_HANDLE_INVALID)) && !isStale(err) {
+	if !errors.Is(err, p11.Error(p11.CKR_UNWRAPPING_KEY_HANDLE_INVALID)) &&
+		!errors.Is(err, p11.Error(p11.CKR_WRAPPING_KEY_HANDLE_INVALID)) && !isStale(err) {
 		return err
 	}
 	c.held.forgetKEKs()
@@ -113,7 +115,8 @@ func hasNoRoom(err error) bool {
 
 // isWrong reports whether err says that what is to be unwrapped was altered, or wrapped by another key.
 func isWrong(err error) bool {
-	for _, rv := range []p11.Error{p11.CKR_WRAPPED_KEY_INVALID, p11.CKR_WRAPPED_KEY_LEN_RANGE, p11.CKR_ENCRYPTED_DATA_INVALID, p11.CKR_ENCRYPTED_DATA_LEN_RANGE} {
+	for _, rv := range []p11.Error{p11.CKR_WRAPPED_KEY_INVALID, p11.CKR_WRAPPED_KEY_LEN_RANGE,
+		p11.CKR_ENCRYPTED_DATA_INVALID, p11.CKR_ENCRYPTED_DATA_LEN_RANGE} {
 		if errors.Is(err, rv) {
 			return true
 		}
@@ -216,7 +219,8 @@ func (c *conn) checkWrappable(s p11Session, h p11.ObjectHandle) error {
 		attr uint
 		name string
 	}{
-		{p11.CKA_SENSITIVE, "CKA_SENSITIVE"}, {p11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE"}, {p11.CKA_LOCAL, "CKA_LOCAL"},
+		{p11.CKA_SENSITIVE, "CKA_SENSITIVE"}, {p11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE"},
+		{p11.CKA_LOCAL, "CKA_LOCAL"},
 		{p11.CKA_WRAP_WITH_TRUSTED, "CKA_WRAP_WITH_TRUSTED"},
 	} {
 		is, err := c.may(s, h, rule.attr)
@@ -224,7 +228,8 @@ func (c *conn) checkWrappable(s p11Session, h p11.ObjectHandle) error {
 			return fmt.Errorf("reading %s: %w", rule.name, err)
 		}
 		if !is {
-			return fmt.Errorf("%w: the token made a key without %s: it would not be protected until it is wrapped", backends.ErrRefused, rule.name)
+			return fmt.Errorf("%w: the token made a key without %s: it would not be protected until it is wrapped",
+				backends.ErrRefused, rule.name)
 		}
 	}
 	return nil
@@ -281,7 +286,8 @@ func (w *Wrapped) Rewrap(ctx context.Context, uri string) (bool, error) {
 	if err != nil {
 		return false, w.wrap("wrapping a key again", err)
 	}
-	return do(ctx, w.Backend, "wrapping a key again", func(c *conn, s p11Session) (bool, error) { return w.rewrap(c, s, signer) }, nil)
+	return do(ctx, w.Backend, "wrapping a key again",
+		func(c *conn, s p11Session) (bool, error) { return w.rewrap(c, s, signer) }, nil)
 }
 
 func (w *Wrapped) rewrap(c *conn, s p11Session, signer common.Address) (bool, error) {
@@ -298,7 +304,8 @@ func (w *Wrapped) rewrap(c *conn, s p11Session, signer common.Address) (bool, er
 		return false, err
 	}
 	if !from.movable {
-		return false, fmt.Errorf("%w: the key-encryption key with CKA_ID %x gives no key to another: its CKA_UNWRAP_TEMPLATE has CKA_EXTRACTABLE false; "+
+		return false, fmt.Errorf("%w: the key-encryption key with CKA_ID %x gives no key to another: its "+
+			"CKA_UNWRAP_TEMPLATE has CKA_EXTRACTABLE false; "+
 			"end the session and make another", backends.ErrRefused, from.id)
 	}
 	again := *old
@@ -321,7 +328,8 @@ func (w *Wrapped) move(c *conn, s p11Session, from, to *kek, old, again *wrapped
 	h, err := c.unwrapWith(s, from, old, true)
 	switch {
 	case isWrong(err):
-		return fmt.Errorf("%w: the token does not unwrap the key of %s: %v", backends.ErrKeyDamaged, crypto.PubkeyToAddress(*old.public), err)
+		return fmt.Errorf("%w: the token does not unwrap the key of %s: %v", backends.ErrKeyDamaged,
+			crypto.PubkeyToAddress(*old.public), err)
 	case err != nil:
 		return fmt.Errorf("unwrapping the key: %w", err)
 	}

@@ -75,7 +75,8 @@ func TestDeviceIsGivenTheBinding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Binding{Label: "keyward-x", Signer: k.signer, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", ChainID: 2741}
+	want := Binding{Label: "keyward-x", Signer: k.signer, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049",
+		ChainID: 2741}
 	if f.binding() != want {
 		t.Fatalf("binding = %+v, want %+v", f.binding(), want)
 	}
@@ -162,9 +163,12 @@ func writeFile(t *testing.T, b *Backend, k backends.Key, data []byte) {
 
 // FuzzParse: what parse accepts, marshal returns byte for byte.
 func FuzzParse(f *testing.F) {
-	point := "04" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798" + "483ada7726a3c4655da4fbfc0e1108a8fd17b448a68554199c47d08ffb10d4b8"
-	f.Add([]byte(magic + "\nlabel \"keyward-x\"\naccount \"0x00\"\nchain 1\npublic " + point + "\nwrapper \"d\"\nwrapped AAAA\nsealed AAAA\n"))
-	f.Add([]byte(magic + "\nlabel \"\\n\"\naccount \"\"\nchain 18446744073709551615\npublic " + point + "\nwrapper \"\"\nwrapped \nsealed \n"))
+	point := "04" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798" +
+		"483ada7726a3c4655da4fbfc0e1108a8fd17b448a68554199c47d08ffb10d4b8"
+	f.Add([]byte(magic + "\nlabel \"keyward-x\"\naccount \"0x00\"\nchain 1\npublic " + point +
+		"\nwrapper \"d\"\nwrapped AAAA\nsealed AAAA\n"))
+	f.Add([]byte(magic + "\nlabel \"\\n\"\naccount \"\"\nchain 18446744073709551615\npublic " + point +
+		"\nwrapper \"\"\nwrapped \nsealed \n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parsed, err := parse(data)
 		if err != nil {

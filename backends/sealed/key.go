@@ -47,7 +47,8 @@ func (k *key) SignDigest(ctx context.Context, digest [32]byte) (backends.Signatu
 
 // sign signs with the key in the file, opened before or now. To open it is no signature, whatever the device
 // answers; only signWith signs.
-func (k *key) sign(ctx context.Context, digest [32]byte, sending *backends.Sending) (sig backends.Signature, err error) {
+func (k *key) sign(ctx context.Context, digest [32]byte, sending *backends.Sending) (sig backends.Signature,
+	err error) {
 	f, err := k.b.read(k.signer)
 	if err != nil {
 		return sig, err
@@ -77,7 +78,8 @@ func (k *key) sign(ctx context.Context, digest [32]byte, sending *backends.Sendi
 var errWiped = errors.New("the key is not open any more")
 
 // signWith signs with scalar, which has to be f's key. errWiped comes before sending begins.
-func signWith(scalar *secret.Buffer, f *file, digest [32]byte, sending *backends.Sending) (sig backends.Signature, err error) {
+func signWith(scalar *secret.Buffer, f *file, digest [32]byte, sending *backends.Sending) (sig backends.Signature,
+	err error) {
 	err = scalar.Use(func(d []byte) error {
 		if d == nil {
 			return errWiped
@@ -149,7 +151,8 @@ func (b *Backend) sealScalar(ctx context.Context, f *file, scalar *secret.Buffer
 func (f *file) checkSize() error {
 	switch {
 	case len(f.wrapped.Blob) == 0 || len(f.wrapped.Blob) > 8<<10 || len(f.wrapped.Key) > 512:
-		return fmt.Errorf("the device returned %d bytes for a file key, and a name of %d bytes", len(f.wrapped.Blob), len(f.wrapped.Key))
+		return fmt.Errorf("the device returned %d bytes for a file key, and a name of %d bytes", len(f.wrapped.Blob),
+			len(f.wrapped.Key))
 	case len(f.marshal()) > maxFile:
 		return fmt.Errorf("the key's label or account is too long")
 	}

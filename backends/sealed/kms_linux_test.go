@@ -19,13 +19,15 @@ func TestNoKeyInMemoryWithKMS(t *testing.T) {
 	defer server.Close()
 	creds := kmsfake.DefaultCredentials
 	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": creds.AccessKeyID, "AWS_SECRET_ACCESS_KEY": creds.SecretAccessKey, "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "",
-		"AWS_REGION": "us-east-1", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+		"AWS_ACCESS_KEY_ID": creds.AccessKeyID, "AWS_SECRET_ACCESS_KEY": creds.SecretAccessKey, "AWS_SESSION_TOKEN": "",
+		"AWS_PROFILE": "",
+		"AWS_REGION":  "us-east-1", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 	} {
 		t.Setenv(name, value)
 	}
 	b, err := awskms.OpenSealed(t.Context(), awskms.SealedConfig{
-		Config: awskms.Config{Name: "test", Endpoint: server.URL}, Key: fake.NewWrappingKey(), Dir: filepath.Join(t.TempDir(), "keys"),
+		Config: awskms.Config{Name: "test", Endpoint: server.URL}, Key: fake.NewWrappingKey(),
+		Dir: filepath.Join(t.TempDir(), "keys"),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -28,7 +28,8 @@ func lockedKB(t *testing.T) int {
 	return kb
 }
 
-// TestLockedMemoryIsGivenBack: keys and file keys that were opened do not stay in locked memory, of which there is little.
+// TestLockedMemoryIsGivenBack: keys and file keys that were opened do not stay in locked memory, of which there is
+// little.
 func TestLockedMemoryIsGivenBack(t *testing.T) {
 	b := open(t, Config{Wrapper: newDevice(t, "d")})
 	k := backendtest.Generate(t, b, "keyward-x")

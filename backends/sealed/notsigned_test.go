@@ -58,7 +58,8 @@ func TestSigningIsInDoubt(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sending backends.Sending
-	if _, err := signWith(scalar, wrong, [32]byte{1}, &sending); err == nil || errors.Is(sending.End(err), backends.ErrNotSigned) {
+	if _, err := signWith(scalar, wrong, [32]byte{1}, &sending); err == nil ||
+		errors.Is(sending.End(err), backends.ErrNotSigned) {
 		t.Errorf("another key's signature: %v, want an error in doubt", err)
 	}
 	scalar.Close()

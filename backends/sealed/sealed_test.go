@@ -215,7 +215,8 @@ func TestURI(t *testing.T) {
 	uri := backendtest.Generate(t, b, "keyward-x").URI()
 	hex, _ := strings.CutPrefix(uri, "sealed:signer=0x")
 	for _, bad := range []string{
-		"sealed:", "sealed:signer=", "sealed:signer=0x", "sealed:signer=" + hex, "sealed:signer=0x" + hex[1:], uri + "0", uri + ";x=y",
+		"sealed:", "sealed:signer=", "sealed:signer=0x", "sealed:signer=" + hex, "sealed:signer=0x" + hex[1:], uri + "0",
+		uri + ";x=y",
 		"sealed:signer=0x" + strings.ToUpper(hex), "sealed:signer=0x../" + hex[3:], "SEALED:signer=0x" + hex, " " + uri,
 	} {
 		if strings.ToUpper(hex) == hex {

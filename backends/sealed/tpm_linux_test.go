@@ -17,7 +17,8 @@ func TestNoKeyInMemoryWithTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := tpm.Open(tpm.Config{Name: "test", Device: emulator.Socket, Key: key, Dir: filepath.Join(t.TempDir(), "keys")})
+	b, err := tpm.Open(tpm.Config{Name: "test", Device: emulator.Socket, Key: key,
+		Dir: filepath.Join(t.TempDir(), "keys")})
 	if err != nil {
 		t.Fatal(err)
 	}

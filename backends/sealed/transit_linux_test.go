@@ -23,7 +23,10 @@ func TestNoKeyInMemoryWithTransit(t *testing.T) {
 	fake.AddToken("hvs.x", 0, false)
 	b, err := transit.Open(transit.Config{
 		Name: "test", Address: server.URL, Key: "keyward", Dir: filepath.Join(t.TempDir(), "keys"),
-		Auth: transit.Auth{Method: "token", Secret: func(context.Context) (*secret.Buffer, error) { return secret.Take([]byte("hvs.x")) }},
+		Auth: transit.Auth{Method: "token", Secret: func(context.Context) (*secret.Buffer,
+			error) {
+			return secret.Take([]byte("hvs.x"))
+		}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -25,8 +25,8 @@ func wrap(t *testing.T, d *device, label string) (sealed.Wrapped, sealed.Binding
 	return w, bind
 }
 
-// The TPM itself opens a secret for its own session, signer, account and chain alone, and what is altered for nobody. None of
-// that costs a try of the PIN.
+// The TPM itself opens a secret for its own session, signer, account and chain alone, and what is altered for nobody.
+// None of that costs a try of the PIN.
 func TestAttacks(t *testing.T) {
 	emulator := swtpm.Start(t)
 	d := openTest(t, emulator, Config{Key: newKey(t, emulator, "123456"), PINs: pins(t, "123456"), PCRs: 1 << 7}).dev
@@ -61,7 +61,8 @@ func TestAttacks(t *testing.T) {
 		}
 	}
 	for n := range w.Blob {
-		if _, err := d.Unwrap(t.Context(), sealed.Wrapped{Key: w.Key, Blob: w.Blob[:n]}, bind); !errors.Is(err, sealed.ErrDamaged) {
+		if _, err := d.Unwrap(t.Context(), sealed.Wrapped{Key: w.Key, Blob: w.Blob[:n]}, bind); !errors.Is(err,
+			sealed.ErrDamaged) {
 			t.Errorf("cut to %d bytes: %v, want ErrDamaged", n, err)
 		}
 	}
@@ -90,7 +91,8 @@ func TestSwappedParts(t *testing.T) {
 	unbound.pcrs, unbound.pcrDigest = 0, nil
 	for name, b := range map[string]*blob{"another's private part": &mixed, "without its PCRs": &unbound} {
 		for _, bind := range []sealed.Binding{bind, otherBind} {
-			if _, err := d.Unwrap(t.Context(), sealed.Wrapped{Key: w.Key, Blob: b.marshal()}, bind); !errors.Is(err, sealed.ErrDamaged) {
+			if _, err := d.Unwrap(t.Context(), sealed.Wrapped{Key: w.Key, Blob: b.marshal()}, bind); !errors.Is(err,
+				sealed.ErrDamaged) {
 				t.Errorf("%s, for %s: %v, want ErrDamaged", name, bind.Label, err)
 			}
 		}
@@ -137,10 +139,12 @@ func TestParse(t *testing.T) {
 		}
 	}
 	k := Key{Handle: firstOurs, Name: append([]byte{0, 0x0b}, make([]byte, 32)...)}
-	if got, err := ParseKey(k.HandleHex(), k.NameHex()); err != nil || got.Handle != k.Handle || !bytes.Equal(got.Name, k.Name) {
+	if got, err := ParseKey(k.HandleHex(), k.NameHex()); err != nil || got.Handle != k.Handle ||
+		!bytes.Equal(got.Name, k.Name) {
 		t.Errorf("ParseKey = %+v, %v", got, err)
 	}
-	for _, bad := range [][2]string{{"0x80000000", k.NameHex()}, {"0x81800000", k.NameHex()}, {"x", k.NameHex()}, {k.HandleHex(), k.NameHex()[2:]}, {k.HandleHex(), ""}} {
+	for _, bad := range [][2]string{{"0x80000000", k.NameHex()}, {"0x81800000", k.NameHex()}, {"x", k.NameHex()},
+		{k.HandleHex(), k.NameHex()[2:]}, {k.HandleHex(), ""}} {
 		if _, err := ParseKey(bad[0], bad[1]); err == nil {
 			t.Errorf("ParseKey(%q, %q) succeeded", bad[0], bad[1])
 		}

@@ -13,7 +13,8 @@ func BenchmarkSign(b *testing.B) {
 	emulator := swtpm.Start(b)
 	for name, hold := range map[string]time.Duration{"opened for each": 0, "kept open": time.Hour} {
 		b.Run(name, func(b *testing.B) {
-			k, err := openTest(b, emulator, Config{Key: newKey(b, emulator, ""), CacheFor: hold}).Generate(b.Context(), backends.KeyAttributes{Label: "keyward-x"})
+			k, err := openTest(b, emulator, Config{Key: newKey(b, emulator, ""), CacheFor: hold}).Generate(b.Context(),
+				backends.KeyAttributes{Label: "keyward-x"})
 			if err != nil {
 				b.Fatal(err)
 			}

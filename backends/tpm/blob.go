@@ -30,7 +30,8 @@ func ParsePCRs(s string) (PCRs, error) {
 	for _, number := range strings.Split(s, ",") {
 		n, err := strconv.ParseUint(number, 10, 8)
 		if err != nil || n >= pcrCount || strconv.FormatUint(n, 10) != number || set>>n != 0 {
-			return 0, fmt.Errorf("PCRs %q: want numbers from 0 to %d, in ascending order with commas between, such as %q", s, pcrCount-1, "7,14")
+			return 0, fmt.Errorf("PCRs %q: want numbers from 0 to %d, in ascending order with commas between, such as %q", s,
+				pcrCount-1, "7,14")
 		}
 		set |= 1 << n
 	}
@@ -94,8 +95,8 @@ type blob struct {
 // blobVersion is a blob's first byte.
 const blobVersion = 1
 
-// marshal is the version, the set of PCRs in 3 bytes, the lowest first, the length of each of the other fields in 2 bytes,
-// big-endian, before the field.
+// marshal is the version, the set of PCRs in 3 bytes, the lowest first, the length of each of the other fields in 2
+// bytes, big-endian, before the field.
 func (b *blob) marshal() []byte {
 	out := []byte{blobVersion, byte(b.pcrs), byte(b.pcrs >> 8), byte(b.pcrs >> 16)}
 	for _, field := range [][]byte{b.pcrDigest, b.public, b.private} {
@@ -120,7 +121,8 @@ func parseBlob(data []byte) (*blob, error) {
 		*field, rest = rest[2:2+n], rest[2+n:]
 	}
 	if len(rest) > 0 || len(b.pcrDigest) != b.pcrs.digestSize() {
-		return nil, fmt.Errorf("%w: the TPM's blob has %d bytes too many, or a PCR digest of %d", sealed.ErrDamaged, len(rest), len(b.pcrDigest))
+		return nil, fmt.Errorf("%w: the TPM's blob has %d bytes too many, or a PCR digest of %d", sealed.ErrDamaged,
+			len(rest), len(b.pcrDigest))
 	}
 	return b, nil
 }
@@ -132,8 +134,8 @@ func (p PCRs) digestSize() int {
 	return sha256.Size
 }
 
-// policy is the digest of what has to be so before the TPM opens the secret: the PCRs have the values that they had, and
-// the binding's auth value is known.
+// policy is the digest of what has to be so before the TPM opens the secret: the PCRs have the values that they had,
+// and the binding's auth value is known.
 func (b *blob) policy() ([]byte, error) {
 	p, err := tpm2.NewPolicyCalculator(tpm2.TPMAlgSHA256)
 	if err != nil {
@@ -185,7 +187,8 @@ func (b *blob) check() error {
 	}
 	want.Unique = public.Unique
 	if !bytes.Equal(tpm2.Marshal(want), b.public) {
-		return fmt.Errorf("%w: the public part of the TPM's blob is not that of a secret sealed to PCRs %q", sealed.ErrDamaged, b.pcrs)
+		return fmt.Errorf("%w: the public part of the TPM's blob is not that of a secret sealed to PCRs %q",
+			sealed.ErrDamaged, b.pcrs)
 	}
 	return nil
 }

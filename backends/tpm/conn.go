@@ -63,7 +63,8 @@ func open(ctx context.Context, path string) (*conn, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: there is no TPM at %s: switch it on in the firmware's settings, or name another device", backends.ErrUnavailable, path)
+		return nil, fmt.Errorf("%w: there is no TPM at %s: switch it on in the firmware's settings, or name another device",
+			backends.ErrUnavailable, path)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", backends.ErrUnavailable, err)
 	}
@@ -78,7 +79,8 @@ func open(ctx context.Context, path string) (*conn, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: %s: %w; let the agent's user open it, on Debian by the group tss", backends.ErrRefused, path, err)
+		return nil, fmt.Errorf("%w: %s: %w; let the agent's user open it, on Debian by the group tss", backends.ErrRefused,
+			path, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: opening %s: %w", backends.ErrUnavailable, path, err)
 	}
@@ -137,16 +139,18 @@ func isNotStarted(code tpm2.TPMRC) bool {
 
 func isNoRoom(code tpm2.TPMRC) bool {
 	switch code {
-	case tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles, tpm2.TPMRCMemory:
+	case tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles,
+		tpm2.TPMRCMemory:
 		return true
 	}
 	return false
 }
 
-// free flushes the objects and sessions in a TPM without a resource manager. One program at a time is connected to it, so
-// they belong to operations that were cut short.
+// free flushes the objects and sessions in a TPM without a resource manager. One program at a time is connected to it,
+// so they belong to operations that were cut short.
 func (c *conn) free() error {
-	for _, first := range []uint32{0x02000000, 0x03000000, 0x80000000} { // HMAC sessions, policy sessions, transient objects
+	// HMAC sessions, policy sessions, transient objects
+	for _, first := range []uint32{0x02000000, 0x03000000, 0x80000000} {
 		handles, err := listHandles(c, first)
 		if err != nil {
 			return err

@@ -74,7 +74,8 @@ func TestFrozen(t *testing.T) {
 	backendtest.Verify(t, k, [32]byte{1})
 }
 
-// A TPM that was cleared has lost the key for good: that is not tried again, and not taken for a key that was destroyed.
+// A TPM that was cleared has lost the key for good: that is not tried again, and not taken for a key that was
+// destroyed.
 func TestCleared(t *testing.T) {
 	emulator := swtpm.Start(t)
 	b := openTest(t, emulator, Config{Key: newKey(t, emulator, "")})
@@ -87,13 +88,15 @@ func TestCleared(t *testing.T) {
 	} {
 		damage()
 		err := sign(k, time.Minute)
-		if !errors.Is(err, backends.ErrRefused) || errors.Is(err, backends.ErrUnavailable) || errors.Is(err, backends.ErrKeyNotFound) {
+		if !errors.Is(err, backends.ErrRefused) || errors.Is(err, backends.ErrUnavailable) ||
+			errors.Is(err, backends.ErrKeyNotFound) {
 			t.Errorf("%s: %v, want ErrRefused", name, err)
 		}
 		if st := b.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "lost") {
 			t.Errorf("%s: status %+v, want one that says that the key is lost", name, st)
 		}
-		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"}); !errors.Is(err, backends.ErrRefused) {
+		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-y"}); !errors.Is(err,
+			backends.ErrRefused) {
 			t.Errorf("%s: Generate = %v, want ErrRefused", name, err)
 		}
 	}
@@ -155,7 +158,8 @@ func TestNoTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]error{
-		dir + "/absent": backends.ErrUnavailable, file: backends.ErrRefused, dir: backends.ErrRefused, "/dev/full": backends.ErrUnavailable,
+		dir + "/absent": backends.ErrUnavailable, file: backends.ErrRefused, dir: backends.ErrRefused,
+		"/dev/full": backends.ErrUnavailable,
 	} {
 		if _, err := (Setup{Device: path}).Create(t.Context()); !errors.Is(err, want) {
 			t.Errorf("Create with %s = %v, want %v", path, err, want)
@@ -180,7 +184,8 @@ func TestPCRs(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if err := sign(k, time.Minute); !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "PCRs 0,1,2,3,4,5,6,7,9,23") {
+	if err := sign(k, time.Minute); !errors.Is(err, backends.ErrRefused) ||
+		!strings.Contains(err.Error(), "PCRs 0,1,2,3,4,5,6,7,9,23") {
 		t.Errorf("with another PCR 23: %v, want ErrRefused", err)
 	}
 	backendtest.Verify(t, other, [32]byte{1})

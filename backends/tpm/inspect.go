@@ -63,8 +63,10 @@ func Inspect(ctx context.Context, path string) (*Info, error) {
 
 // readMaker reads properties whose values are characters or parts of a version: TPM 2.0 Library, part 2, 6.13.
 func (info *Info) readMaker(c *conn) error {
-	words := []tpm2.TPMPT{tpm2.TPMPTVendorString1, tpm2.TPMPTVendorString2, tpm2.TPMPTVendorString3, tpm2.TPMPTVendorString4}
-	values, err := readProperties(c, append(words, tpm2.TPMPTManufacturer, tpm2.TPMPTFirmwareVersion1, tpm2.TPMPTFirmwareVersion2)...)
+	words := []tpm2.TPMPT{tpm2.TPMPTVendorString1, tpm2.TPMPTVendorString2, tpm2.TPMPTVendorString3,
+		tpm2.TPMPTVendorString4}
+	values, err := readProperties(c, append(words, tpm2.TPMPTManufacturer, tpm2.TPMPTFirmwareVersion1,
+		tpm2.TPMPTFirmwareVersion2)...)
 	if err != nil {
 		return err
 	}

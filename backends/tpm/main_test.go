@@ -93,7 +93,8 @@ func failedTries(t testing.TB, emulator *swtpm.TPM) (l Lockout) {
 func clearTPM(t testing.TB, emulator *swtpm.TPM) {
 	t.Helper()
 	direct(t, emulator, func(c *conn) {
-		if _, err := (tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}).Execute(c); err != nil {
+		if _, err := (tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout,
+			Auth: tpm2.PasswordAuth(nil)}}).Execute(c); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -102,9 +103,10 @@ func clearTPM(t testing.TB, emulator *swtpm.TPM) {
 func TestBackend(t *testing.T) {
 	emulator := swtpm.Start(t)
 	for name, cfg := range map[string]Config{
-		"no PIN":       {Key: newKey(t, emulator, "")},
-		"PIN and PCRs": {Key: newKey(t, emulator, "four words and more"), PINs: pins(t, "four words and more"), PCRs: 1<<7 | 1<<14},
-		"kept open":    {Key: newKey(t, emulator, ""), CacheFor: time.Hour},
+		"no PIN": {Key: newKey(t, emulator, "")},
+		"PIN and PCRs": {Key: newKey(t, emulator, "four words and more"), PINs: pins(t, "four words and more"),
+			PCRs: 1<<7 | 1<<14},
+		"kept open": {Key: newKey(t, emulator, ""), CacheFor: time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			backendtest.Run(t, backendtest.Options{Signatures: 16}, func(t *testing.T) backends.Backend {

@@ -15,7 +15,8 @@ import (
 
 // Lockout is the TPM's count of wrong PINs and passwords, of all programs together: TPM 2.0 Library, part 1, 19.8.
 type Lockout struct {
-	Failed   int           `json:"failed"`   // tries that failed lately, of any program; a crash of the machine may count as one
+	// tries that failed lately, of any program; a crash of the machine may count as one
+	Failed   int           `json:"failed"`
 	Max      int           `json:"max"`      // with so many, the TPM tries none
 	Interval time.Duration `json:"interval"` // after which one of Failed is forgotten; 0: never
 }
@@ -38,7 +39,8 @@ func readLockout(t transport.TPM) (Lockout, error) {
 func readProperties(t transport.TPM, wanted ...tpm2.TPMPT) (map[tpm2.TPMPT]uint32, error) {
 	values := map[tpm2.TPMPT]uint32{}
 	for _, property := range wanted {
-		answer, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(property), PropertyCount: 1}.Execute(t)
+		answer, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(property),
+			PropertyCount: 1}.Execute(t)
 		if err != nil {
 			return nil, err
 		}
@@ -54,16 +56,17 @@ func readProperties(t transport.TPM, wanted ...tpm2.TPMPT) (map[tpm2.TPMPT]uint3
 	return values, nil
 }
 
-// tries returns how many tries of the PIN the TPM has left. A right PIN does not raise that number; only time does. Wrong PINs of
-// other programs and crashes of the machine lower it. So the number does not show whether our own last try failed:
-// a mark on disk does.
+// tries returns how many tries of the PIN the TPM has left. A right PIN does not raise that number; only time does.
+// Wrong PINs of other programs and crashes of the machine lower it. So the number does not show whether our own last
+// try failed: a mark on disk does.
 func (d *device) tries(l Lockout) secret.Tries {
 	return secret.Tries{Left: l.Left(), Device: d.keyName(), Fixed: true}
 }
 
-// authorize calls f with the storage key's auth value, which it uses in one command: that is a try of the PIN, if the key
-// has one.
-func authorize[T any](ctx context.Context, d *device, c *conn, s *storage, f func(auth []byte) (T, error)) (result T, err error) {
+// authorize calls f with the storage key's auth value, which it uses in one command: that is a try of the PIN, if the
+// key has one.
+func authorize[T any](ctx context.Context, d *device, c *conn, s *storage, f func(auth []byte) (T, error)) (result T,
+	err error) {
 	if !s.needsPIN() {
 		return f(nil)
 	}
@@ -102,9 +105,11 @@ func (d *device) checkPIN(ctx context.Context, c *conn, s *storage) error {
 func (d *device) needed(s *storage) error {
 	switch {
 	case s.needsPIN() && d.cfg.PINs == nil:
-		return fmt.Errorf("%w: the storage key has a PIN, and the backend's section has no source of one: add pin_file, pin_credential, pin_env or pin_prompt = true", backends.ErrRefused)
+		return fmt.Errorf("%w: the storage key has a PIN, and the backend's section has no source of one: add pin_file, "+
+			"pin_credential, pin_env or pin_prompt = true", backends.ErrRefused)
 	case !s.needsPIN() && d.cfg.PINs != nil:
-		return fmt.Errorf("%w: the storage key has no PIN: remove the source of one from the backend's section", backends.ErrRefused)
+		return fmt.Errorf("%w: the storage key has no PIN: remove the source of one from the backend's section",
+			backends.ErrRefused)
 	}
 	return nil
 }

@@ -66,7 +66,8 @@ func TestOddPINFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err = k.SignDigest(t.Context(), [32]byte{1}); err == nil || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), r.pin) {
+		if _, err = k.SignDigest(t.Context(), [32]byte{1}); err == nil || !strings.Contains(err.Error(), file) ||
+			strings.Contains(err.Error(), r.pin) {
 			t.Errorf("%q: %v, want an error that names the file", odd, err)
 		}
 	}
@@ -87,7 +88,8 @@ func TestWrongPIN(t *testing.T) {
 		}
 		for range 3 {
 			err := sign(found, time.Minute)
-			if first := errors.Is(err, backends.ErrPINIncorrect); first != (start == 0) || !first && !errors.Is(err, backends.ErrLocked) {
+			if first := errors.Is(err, backends.ErrPINIncorrect); first != (start == 0) || !first &&
+				!errors.Is(err, backends.ErrLocked) {
 				t.Errorf("start %d: %v, want ErrPINIncorrect at the first start, then ErrLocked", start, err)
 			}
 			if st := b.Status(t.Context()); st.State != "locked" && start == 0 {
@@ -133,7 +135,8 @@ func TestLockout(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = tpm2.Create{ParentHandle: s.authorized(authValue("PIN", []byte("wrong"))), InPublic: tpm2.New2B(template(true))}.Execute(c)
+			_, err = tpm2.Create{ParentHandle: s.authorized(authValue("PIN", []byte("wrong"))),
+				InPublic: tpm2.New2B(template(true))}.Execute(c)
 			if !errors.Is(err, tpm2.TPMRCAuthFail) {
 				t.Fatalf("a wrong password: %v", err)
 			}
@@ -148,7 +151,8 @@ func TestLockout(t *testing.T) {
 	}
 	wrong()
 	for range 3 {
-		if err := sign(found, time.Minute); !errors.Is(err, backends.ErrPINFinalTry) || !strings.Contains(err.Error(), "tpm status") {
+		if err := sign(found, time.Minute); !errors.Is(err, backends.ErrPINFinalTry) ||
+			!strings.Contains(err.Error(), "tpm status") {
 			t.Errorf("with one try left: %v, want ErrPINFinalTry", err)
 		}
 	}
@@ -193,11 +197,13 @@ func TestNeededPIN(t *testing.T) {
 		"needless":  {Key: without, PINs: pins(t, "123456")},
 	} {
 		b := openTest(t, emulator, cfg)
-		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "section") {
+		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err,
+			backends.ErrRefused) || !strings.Contains(err.Error(), "section") {
 			t.Errorf("%s: %v, want ErrRefused", name, err)
 		}
 	}
-	if _, err := (Setup{Device: emulator.Socket, PIN: buffer(t, "123")}).Create(t.Context()); !errors.Is(err, backends.ErrRefused) {
+	if _, err := (Setup{Device: emulator.Socket, PIN: buffer(t, "123")}).Create(t.Context()); !errors.Is(err,
+		backends.ErrRefused) {
 		t.Errorf("a PIN of 3 bytes: %v, want ErrRefused", err)
 	}
 	if l := failedTries(t, emulator); l.Failed != 0 {

@@ -65,7 +65,8 @@ func (p PCRs) digestNow(c *conn) ([]byte, error) {
 // Unwrap implements [sealed.Wrapper].
 func (d *device) Unwrap(ctx context.Context, w sealed.Wrapped, bind sealed.Binding) (*secret.Buffer, error) {
 	if w.Key != d.keyName() {
-		return nil, fmt.Errorf("%w: the key is sealed to %s, and this backend has %s", backends.ErrUnavailable, w.Key, d.keyName())
+		return nil, fmt.Errorf("%w: the key is sealed to %s, and this backend has %s", backends.ErrUnavailable, w.Key,
+			d.keyName())
 	}
 	b, err := parseBlob(w.Blob)
 	if err != nil {
@@ -101,7 +102,8 @@ func (d *device) open(ctx context.Context, c *conn, s *storage, b *blob, bind se
 		return nil, explain("loading what is sealed", err)
 	}
 	defer func() { err = errors.Join(err, flush(c, loaded.ObjectHandle)) }()
-	session, end, err := tpm2.PolicySession(c, tpm2.TPMAlgSHA256, 16, s.salted(tpm2.Auth(bound(bind)), tpm2.AESEncryption(128, tpm2.EncryptOut))...)
+	session, end, err := tpm2.PolicySession(c, tpm2.TPMAlgSHA256, 16,
+		s.salted(tpm2.Auth(bound(bind)), tpm2.AESEncryption(128, tpm2.EncryptOut))...)
 	if err != nil {
 		return nil, explain("starting a session", err)
 	}
@@ -109,7 +111,8 @@ func (d *device) open(ctx context.Context, c *conn, s *storage, b *blob, bind se
 	if err := b.satisfy(c, session.Handle()); err != nil {
 		return nil, err
 	}
-	opened, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session}}.Execute(c)
+	opened, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name,
+		Auth: session}}.Execute(c)
 	switch {
 	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail):
 		return nil, fmt.Errorf("%w: the TPM does not open it for this session: %w", sealed.ErrDamaged, err)
@@ -123,7 +126,8 @@ func (d *device) open(ctx context.Context, c *conn, s *storage, b *blob, bind se
 // TPM 2.0 Library, part 3, 12.2.2.
 func isNotOurs(err error) bool {
 	for _, code := range []tpm2.TPMRC{
-		tpm2.TPMRCIntegrity, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCTag, tpm2.TPMRCType, tpm2.TPMRCBinding, tpm2.TPMRCSensitive, tpm2.TPMRCHash,
+		tpm2.TPMRCIntegrity, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCTag, tpm2.TPMRCType, tpm2.TPMRCBinding,
+		tpm2.TPMRCSensitive, tpm2.TPMRCHash,
 	} {
 		if errors.Is(err, code) {
 			return true
@@ -140,7 +144,8 @@ func (b *blob) satisfy(c *conn, session tpm2.TPMHandle) error {
 		case tpm2.PolicyPCR:
 			_, err = step.Execute(c)
 			if errors.Is(err, tpm2.TPMRCValue) {
-				return fmt.Errorf("%w: PCRs %v have other values than when the key was made: other firmware, settings or software was started; "+
+				return fmt.Errorf("%w: PCRs %v have other values than when the key was made: other firmware, settings or "+
+					"software was started; "+
 					"start what was started then, or end the session and make another", backends.ErrRefused, b.pcrs)
 			}
 		case tpm2.PolicyAuthValue:

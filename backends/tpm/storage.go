@@ -28,7 +28,8 @@ type Key struct {
 func ParseKey(handle, name string) (Key, error) {
 	h, err := strconv.ParseUint(handle, 0, 32)
 	if err != nil || uint32(h) < firstPersistent || uint32(h) > lastPersistent {
-		return Key{}, fmt.Errorf("handle %q is not a persistent handle of the owner, 0x%08x to 0x%08x", handle, firstPersistent, lastPersistent)
+		return Key{}, fmt.Errorf("handle %q is not a persistent handle of the owner, 0x%08x to 0x%08x", handle,
+			firstPersistent, lastPersistent)
 	}
 	n, err := hex.DecodeString(name)
 	if err != nil || len(n) != 2+sha256.Size || !bytes.HasPrefix(n, []byte{0x00, 0x0b}) {
@@ -63,7 +64,8 @@ type storage struct {
 func findStorage(c *conn, k Key) (*storage, error) {
 	answer, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(k.Handle)}.Execute(c)
 	if errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCValue) {
-		return nil, fmt.Errorf("%w: the TPM has no key at %s: it was cleared or the key was deleted, or it is another TPM; what is sealed to the key is lost with it",
+		return nil, fmt.Errorf("%w: the TPM has no key at %s: it was cleared or the key was deleted, or it is another "+
+			"TPM; what is sealed to the key is lost with it",
 			backends.ErrRefused, k.HandleHex())
 	}
 	if err != nil {
@@ -78,7 +80,8 @@ func findStorage(c *conn, k Key) (*storage, error) {
 		return nil, explain("reading the storage key", err)
 	}
 	if !bytes.Equal(name.Buffer, k.Name) {
-		return nil, fmt.Errorf("%w: the TPM has another key at %s than the configured one; what is sealed to that one is lost with it", backends.ErrRefused, k.HandleHex())
+		return nil, fmt.Errorf("%w: the TPM has another key at %s than the configured one; what is sealed to that one is "+
+			"lost with it", backends.ErrRefused, k.HandleHex())
 	}
 	return &storage{tpm2.TPMHandle(k.Handle), *name, *public}, nil
 }
@@ -107,8 +110,8 @@ func authValue(purpose string, secret []byte) []byte {
 	return []byte(base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:24]))
 }
 
-// template is a storage key under the owner's primary. The TPM makes it from its own random numbers, so unlike a primary it
-// can't be made again by a program that knows its template.
+// template is a storage key under the owner's primary. The TPM makes it from its own random numbers, so unlike a
+// primary it can't be made again by a program that knows its template.
 func template(withPIN bool) tpm2.TPMTPublic {
 	t := tpm2.ECCSRKTemplate
 	t.ObjectAttributes.NoDA = !withPIN
@@ -126,7 +129,8 @@ type Setup struct {
 // MinPIN is how long a PIN has to be, in bytes.
 const MinPIN = 4
 
-// Create makes a storage key in the TPM, persistent and with a handle that was free. Errors are those of package backends.
+// Create makes a storage key in the TPM, persistent and with a handle that was free. Errors are those of package
+// backends.
 func (s Setup) Create(ctx context.Context) (Key, error) {
 	if s.PIN != nil && s.PIN.Len() < MinPIN {
 		return Key{}, fmt.Errorf("%w: the PIN has %d bytes, want at least %d", backends.ErrRefused, s.PIN.Len(), MinPIN)
@@ -162,7 +166,8 @@ func (s Setup) create(c *conn, owner tpm2.AuthHandle) (_ Key, err error) {
 	}
 	primary, err := tpm2.CreatePrimary{PrimaryHandle: owner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(c)
 	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
-		return Key{}, fmt.Errorf("%w: the TPM's owner hierarchy has another password: give it with --owner-auth-file", backends.ErrRefused)
+		return Key{}, fmt.Errorf("%w: the TPM's owner hierarchy has another password: give it with --owner-auth-file",
+			backends.ErrRefused)
 	}
 	if err != nil {
 		return Key{}, explain("making the primary key", err)
@@ -177,7 +182,8 @@ func (s Setup) create(c *conn, owner tpm2.AuthHandle) (_ Key, err error) {
 	if err != nil {
 		return Key{}, explain("making the storage key", err)
 	}
-	loaded, err := tpm2.Load{ParentHandle: parent.authorized(nil), InPrivate: made.OutPrivate, InPublic: made.OutPublic}.Execute(c)
+	loaded, err := tpm2.Load{ParentHandle: parent.authorized(nil), InPrivate: made.OutPrivate,
+		InPublic: made.OutPublic}.Execute(c)
 	if err != nil {
 		return Key{}, explain("loading the storage key", err)
 	}

@@ -63,7 +63,8 @@ func Open(cfg Config) (*Backend, error) {
 		cfg.Device = DefaultDevice
 	}
 	dev := &device{cfg: cfg, turn: make(chan struct{}, 1)}
-	b, err := sealed.Open(sealed.Config{Name: "tpm " + cfg.Name, Dir: cfg.Dir, Wrapper: dev, CacheFor: cfg.CacheFor, Logger: cfg.Logger})
+	b, err := sealed.Open(sealed.Config{Name: "tpm " + cfg.Name, Dir: cfg.Dir, Wrapper: dev, CacheFor: cfg.CacheFor,
+		Logger: cfg.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,8 @@ func (d *device) wrap(what string, err error) error {
 	return fmt.Errorf("tpm %s: %s: %w", d.cfg.Name, what, err)
 }
 
-// withTPM calls f with the TPM, opened, and the storage key in it. It may call f twice, if the first call found the TPM full.
+// withTPM calls f with the TPM, opened, and the storage key in it. It may call f twice, if the first call found the TPM
+// full.
 func (d *device) withTPM(ctx context.Context, f func(context.Context, *conn, *storage) error) error {
 	if d.cfg.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -200,7 +202,8 @@ func (d *device) Status(ctx context.Context) backends.Status {
 	case d.cfg.PINs == nil:
 		return backends.Status{State: "ready", Detail: detail}
 	case l.Left() == 0:
-		return backends.Status{State: "locked", Detail: detail + "; the TPM is locked after too many wrong PINs: " + remedies.Blocked}
+		return backends.Status{State: "locked", Detail: detail + "; the TPM is locked after too many wrong PINs: " +
+			remedies.Blocked}
 	case l.Left() == 1:
 		return backends.Status{State: "locked", Detail: detail + "; one wrong PIN more would lock the TPM: " + remedies.Final}
 	}
@@ -214,7 +217,8 @@ func (d *device) Status(ctx context.Context) backends.Status {
 // closeTimeout is how long Close waits for a TPM that does not answer.
 const closeTimeout = 2 * time.Second
 
-// Close implements [sealed.Wrapper]. Nothing is open between operations, but one that was cut short may still be ending.
+// Close implements [sealed.Wrapper]. Nothing is open between operations, but one that was cut short may still be
+// ending.
 func (d *device) Close() error {
 	select {
 	case d.turn <- struct{}{}:

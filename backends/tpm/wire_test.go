@@ -154,7 +154,8 @@ func TestRetry(t *testing.T) {
 	p := newTap(t, emulator)
 	b := openTest(t, &swtpm.TPM{Socket: p.socket}, Config{Key: key, PINs: pins(t, "123456")})
 	k := backendtest.Generate(t, b, "keyward-x")
-	for _, warning := range []tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate, tpm2.TPMRCNVUnavailable} {
+	for _, warning := range []tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCNVRate,
+		tpm2.TPMRCNVUnavailable} {
 		refused := map[tpm2.TPMCC]int{}
 		p.answers(func(command tpm2.TPMCC) []byte {
 			if refused[command]++; refused[command] <= 2 {
@@ -243,7 +244,8 @@ func TestGarbage(t *testing.T) {
 		"vendor's":      code(0x7ff),
 		"no room":       code(tpm2.TPMRCObjectMemory),
 	} {
-		for _, at := range []tpm2.TPMCC{tpm2.TPMCCReadPublic, tpm2.TPMCCStartAuthSession, tpm2.TPMCCLoad, tpm2.TPMCCPolicyAuthValue, tpm2.TPMCCUnseal, tpm2.TPMCCFlushContext} {
+		for _, at := range []tpm2.TPMCC{tpm2.TPMCCReadPublic, tpm2.TPMCCStartAuthSession, tpm2.TPMCCLoad,
+			tpm2.TPMCCPolicyAuthValue, tpm2.TPMCCUnseal, tpm2.TPMCCFlushContext} {
 			p.answers(func(command tpm2.TPMCC) []byte {
 				if command == at {
 					return garbage

@@ -37,7 +37,8 @@ func call[O any](ctx context.Context, c *client, op operation, in any) (*O, erro
 				t.worked.Store(true)
 				return &out.Data, nil
 			}
-			if e := new(answerError); retried || !errors.As(err, &e) || e.status != http.StatusForbidden || !c.tokens.refused(t) {
+			if e := new(answerError); retried || !errors.As(err, &e) || e.status != http.StatusForbidden ||
+				!c.tokens.refused(t) {
 				return nil, c.explain(op, err)
 			}
 		}

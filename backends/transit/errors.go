@@ -88,23 +88,30 @@ func (c *client) explain(op operation, err error) error {
 	case e.status == http.StatusServiceUnavailable:
 		return fmt.Errorf("%w: if it is sealed, run: vault operator unseal: %w", ErrSealed, e)
 	case e.status == http.StatusTooManyRequests:
-		return fmt.Errorf("%w: a quota of Vault's is used up; raise it (sys/quotas/rate-limit), or lower in_flight: %w", backends.ErrUnavailable, e)
+		return fmt.Errorf("%w: a quota of Vault's is used up; raise it (sys/quotas/rate-limit), or lower in_flight: %w",
+			backends.ErrUnavailable, e)
 	case !e.vaults:
 		return fmt.Errorf("%w: what answers at %s is not Vault: %w", backends.ErrUnavailable, c.base, e)
 	case e.status == http.StatusForbidden:
-		return fmt.Errorf("%w: allow %q on %q in a policy of the token, or replace the token: %w", ErrDenied, op.capability, op.path, e)
-	case e.status == http.StatusNotFound && len(e.messages) == 0 && op.capability == "read" && !strings.HasPrefix(op.path, "auth/"):
-		return fmt.Errorf("%w: %s is not there; if Vault's keys were deleted, what they sealed is lost: %w", backends.ErrKeyNotFound, op.path, e)
+		return fmt.Errorf("%w: allow %q on %q in a policy of the token, or replace the token: %w", ErrDenied, op.capability,
+			op.path, e)
+	case e.status == http.StatusNotFound && len(e.messages) == 0 && op.capability == "read" &&
+		!strings.HasPrefix(op.path, "auth/"):
+		return fmt.Errorf("%w: %s is not there; if Vault's keys were deleted, what they sealed is lost: %w",
+			backends.ErrKeyNotFound, op.path, e)
 	case e.status == http.StatusNotFound:
 		return fmt.Errorf("%w: Vault has no %s: check mount and namespace: %w", backends.ErrRefused, op.path, e)
 	case e.status == http.StatusBadRequest && e.says("encryption key not found"):
 		return fmt.Errorf("%w: Vault has no transit key for %s: %w", backends.ErrKeyNotFound, op.path, e)
 	case e.status == http.StatusBadRequest && e.says("disallowed by policy (too old)"):
-		return fmt.Errorf("%w: it was sealed by a version of the transit key below min_decryption_version; lower that, then run: keyward key rewrap: %w",
+		return fmt.Errorf("%w: it was sealed by a version of the transit key below min_decryption_version; lower that, "+
+			"then run: keyward key rewrap: %w",
 			backends.ErrRefused, e)
 	case e.status == http.StatusBadRequest && op.capability == "update" && isDamage(e):
-		return fmt.Errorf("%w, or sealed for another session, or by a key of that name in another Vault: %w", sealed.ErrDamaged, e)
-	case e.status >= 500, e.status == http.StatusPreconditionFailed, e.status == http.StatusRequestTimeout, e.status == 472, e.status == 473:
+		return fmt.Errorf("%w, or sealed for another session, or by a key of that name in another Vault: %w",
+			sealed.ErrDamaged, e)
+	case e.status >= 500, e.status == http.StatusPreconditionFailed, e.status == http.StatusRequestTimeout,
+		e.status == 472, e.status == 473:
 		return fmt.Errorf("%w: %s can't answer now: %w", backends.ErrUnavailable, c.base, e)
 	}
 	return fmt.Errorf("%w: Vault refuses %s: %w", backends.ErrRefused, op.path, e)

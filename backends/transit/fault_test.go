@@ -27,31 +27,49 @@ func TestFaults(t *testing.T) {
 		never []error
 		says  string
 	}{
-		{name: "throttled twice", fault: transitfake.Fault{Status: 429, Errors: []string{"rate limit quota exceeded"}}, times: 2, calls: 3},
+		{name: "throttled twice", fault: transitfake.Fault{Status: 429, Errors: []string{"rate limit quota exceeded"}},
+			times: 2, calls: 3},
 		{name: "not yet replicated", fault: transitfake.Fault{Status: 412}, times: 1, calls: 2},
-		{name: "throttled until the deadline", fault: transitfake.Fault{Status: 429}, times: -1, wants: []error{backends.ErrUnavailable}, says: "quotas/rate-limit"},
-		{name: "asked to wait for longer than there is", fault: transitfake.Fault{Status: 429, RetryAfter: 60}, times: -1, calls: 1, wants: []error{backends.ErrUnavailable}},
-		{name: "sealed", fault: transitfake.Fault{Status: 503, Errors: []string{"Vault is sealed"}}, times: -1, wants: []error{ErrSealed, backends.ErrUnavailable}, says: "vault operator unseal"},
-		{name: "sealed for a moment", fault: transitfake.Fault{Status: 503, Errors: []string{"Vault is sealed"}}, times: 1, calls: 2},
-		{name: "internal error once", fault: transitfake.Fault{Status: 500, Errors: []string{"internal error"}}, times: 1, calls: 2},
+		{name: "throttled until the deadline", fault: transitfake.Fault{Status: 429}, times: -1,
+			wants: []error{backends.ErrUnavailable}, says: "quotas/rate-limit"},
+		{name: "asked to wait for longer than there is", fault: transitfake.Fault{Status: 429, RetryAfter: 60}, times: -1,
+			calls: 1, wants: []error{backends.ErrUnavailable}},
+		{name: "sealed", fault: transitfake.Fault{Status: 503, Errors: []string{"Vault is sealed"}}, times: -1,
+			wants: []error{ErrSealed, backends.ErrUnavailable}, says: "vault operator unseal"},
+		{name: "sealed for a moment", fault: transitfake.Fault{Status: 503, Errors: []string{"Vault is sealed"}}, times: 1,
+			calls: 2},
+		{name: "internal error once", fault: transitfake.Fault{Status: 500, Errors: []string{"internal error"}}, times: 1,
+			calls: 2},
 		{name: "standby", fault: transitfake.Fault{Status: 473, Errors: []string{"standby"}}, times: 1, calls: 2},
-		{name: "slow", fault: transitfake.Fault{Delay: time.Hour}, times: -1, wants: []error{backends.ErrUnavailable, context.DeadlineExceeded}},
+		{name: "slow", fault: transitfake.Fault{Delay: time.Hour}, times: -1,
+			wants: []error{backends.ErrUnavailable, context.DeadlineExceeded}},
 		{name: "connection cut after the call", fault: transitfake.Fault{Cut: true}, times: 1, calls: 2},
 		{name: "connection cut before", fault: transitfake.Fault{CutHard: true}, times: 1, calls: 2},
-		{name: "cut each time", fault: transitfake.Fault{CutHard: true}, times: -1, wants: []error{backends.ErrUnavailable}, says: "no answer from http://"},
+		{name: "cut each time", fault: transitfake.Fault{CutHard: true}, times: -1, wants: []error{backends.ErrUnavailable},
+			says: "no answer from http://"},
 		{name: "garbled once", fault: transitfake.Fault{Status: 200, Body: `{"data": {"plaint`}, times: 1, calls: 2},
-		{name: "garbled each time", fault: transitfake.Fault{Status: 200, Body: page}, times: -1, wants: []error{backends.ErrUnavailable}, says: "is it Vault?"},
-		{name: "a proxy's page", fault: transitfake.Fault{Status: 403, Body: page}, times: -1, wants: []error{backends.ErrUnavailable}, never: []error{backends.ErrRefused}, says: "is not Vault"},
-		{name: "a proxy's other page", fault: transitfake.Fault{Status: 404, Body: page}, times: -1, wants: []error{backends.ErrUnavailable}, never: []error{backends.ErrKeyNotFound}},
+		{name: "garbled each time", fault: transitfake.Fault{Status: 200, Body: page}, times: -1,
+			wants: []error{backends.ErrUnavailable}, says: "is it Vault?"},
+		{name: "a proxy's page", fault: transitfake.Fault{Status: 403, Body: page}, times: -1,
+			wants: []error{backends.ErrUnavailable}, never: []error{backends.ErrRefused}, says: "is not Vault"},
+		{name: "a proxy's other page", fault: transitfake.Fault{Status: 404, Body: page}, times: -1,
+			wants: []error{backends.ErrUnavailable}, never: []error{backends.ErrKeyNotFound}},
 		{name: "denied", fault: transitfake.Fault{Status: 403, Errors: []string{"permission denied"}}, times: -1, calls: 2,
-			wants: []error{ErrDenied}, never: []error{backends.ErrUnavailable}, says: `allow "update" on "transit/decrypt/keyward"`},
-		{name: "mount not there", fault: transitfake.Fault{Status: 404, Errors: []string{"no handler for route"}}, times: -1, calls: 1,
+			wants: []error{ErrDenied}, never: []error{backends.ErrUnavailable},
+			says: `allow "update" on "transit/decrypt/keyward"`},
+		{name: "mount not there", fault: transitfake.Fault{Status: 404, Errors: []string{"no handler for route"}}, times: -1,
+			calls: 1,
 			wants: []error{backends.ErrRefused}, never: []error{backends.ErrKeyNotFound}, says: "check mount and namespace"},
-		{name: "key deleted", fault: transitfake.Fault{Status: 400, Errors: []string{"encryption key not found"}}, times: -1, calls: 1, wants: []error{backends.ErrKeyNotFound}},
-		{name: "another refusal", fault: transitfake.Fault{Status: 405, Errors: []string{"unsupported"}}, times: -1, calls: 1, wants: []error{backends.ErrRefused}},
+		{name: "key deleted", fault: transitfake.Fault{Status: 400, Errors: []string{"encryption key not found"}}, times: -1,
+			calls: 1, wants: []error{backends.ErrKeyNotFound}},
+		{name: "another refusal", fault: transitfake.Fault{Status: 405, Errors: []string{"unsupported"}}, times: -1, calls: 1,
+			wants: []error{backends.ErrRefused}},
 		{name: "an empty answer", fault: transitfake.Fault{Status: 200, Body: "{}"}, times: -1, calls: 1, wants: []error{}},
-		{name: "a short file key", fault: transitfake.Fault{Status: 200, Body: `{"data":{"plaintext":"AAAA"}}`}, times: -1, calls: 1, wants: []error{backends.ErrKeyDamaged}},
-		{name: "another file key", fault: transitfake.Fault{Status: 200, Body: `{"data":{"plaintext":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`}, times: -1, calls: 1, wants: []error{backends.ErrKeyDamaged}},
+		{name: "a short file key", fault: transitfake.Fault{Status: 200, Body: `{"data":{"plaintext":"AAAA"}}`}, times: -1,
+			calls: 1, wants: []error{backends.ErrKeyDamaged}},
+		{name: "another file key", fault: transitfake.Fault{Status: 200,
+			Body: `{"data":{"plaintext":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}}`}, times: -1, calls: 1,
+			wants: []error{backends.ErrKeyDamaged}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -136,7 +154,8 @@ func TestRedirects(t *testing.T) {
 	}))
 	defer circle.Close()
 	cfg.Address = circle.URL
-	if _, err := newWrapper(t, cfg).describe(t.Context()); !errors.Is(err, backends.ErrUnavailable) || !strings.Contains(err.Error(), "more than once") {
+	if _, err := newWrapper(t, cfg).describe(t.Context()); !errors.Is(err, backends.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "more than once") {
 		t.Errorf("in a circle: %v, want ErrUnavailable", err)
 	}
 }

@@ -77,8 +77,10 @@ func (a *Auth) login(ctx context.Context, c *client, credential *secret.Buffer) 
 	defer clear(body)
 	var out struct{ Auth tokenAnswer }
 	err = c.send(ctx, op, nil, body, &out)
-	if refusal := new(answerError); errors.As(err, &refusal) && refusal.vaults && (refusal.status == http.StatusBadRequest || refusal.status == http.StatusForbidden) {
-		return nil, fmt.Errorf("%w: %s with role %q: status %d: check the role and its secret (secret IDs expire, and may be used up), "+
+	if refusal := new(answerError); errors.As(err, &refusal) && refusal.vaults &&
+		(refusal.status == http.StatusBadRequest || refusal.status == http.StatusForbidden) {
+		return nil, fmt.Errorf("%w: %s with role %q: status %d: check the role and its secret (secret IDs expire, and may "+
+			"be used up), "+
 			"and Vault's log", ErrLogin, op.path, a.Role, refusal.status)
 	}
 	if refusal := new(answerError); errors.As(err, &refusal) {
@@ -92,7 +94,8 @@ func (a *Auth) login(ctx context.Context, c *client, credential *secret.Buffer) 
 		return nil, errors.Join(err, credential.Close())
 	}
 	if value.Len() == 0 {
-		return nil, errors.Join(fmt.Errorf("%w: the answer to a login has no token", errNotVault), value.Close(), credential.Close())
+		return nil, errors.Join(fmt.Errorf("%w: the answer to a login has no token", errNotVault), value.Close(),
+			credential.Close())
 	}
 	t := &token{value: value, issued: time.Now(), life: out.Auth.life(), renewable: out.Auth.Renewable}
 	return t, credential.Close()

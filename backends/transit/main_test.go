@@ -56,7 +56,8 @@ func given(value string) secret.Source {
 
 func (f *fakeVault) config() Config {
 	return Config{
-		Name: "test", Address: f.url, Key: testKey, Timeout: 30 * time.Second, Auth: Auth{Method: "token", Secret: given(rootToken)},
+		Name: "test", Address: f.url, Key: testKey, Timeout: 30 * time.Second,
+		Auth: Auth{Method: "token", Secret: given(rootToken)},
 	}
 }
 

@@ -52,7 +52,8 @@ func newWrapper(t *testing.T, cfg Config) *wrapper {
 func TestBinding(t *testing.T) {
 	fake := newFake(t)
 	w := newWrapper(t, fake.config())
-	bind := sealed.Binding{Label: "keyward-x", Signer: [20]byte{1}, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049", ChainID: 2741}
+	bind := sealed.Binding{Label: "keyward-x", Signer: [20]byte{1}, Account: "0x36615Cf349d7F6344891B1e7CA7C72883F5dc049",
+		ChainID: 2741}
 	key, err := secret.Take(bytes.Repeat([]byte{7}, 32))
 	if err != nil {
 		t.Fatal(err)
@@ -94,9 +95,11 @@ func TestBinding(t *testing.T) {
 			t.Errorf("%s: Unwrap = %v, want ErrDamaged", name, err)
 		}
 	}
-	for _, name := range []string{"", "arn:aws:kms:x", strings.Replace(wrapped.Key, testKey, "..", 1), strings.Replace(wrapped.Key, testKey, "a/b", 1),
+	for _, name := range []string{"", "arn:aws:kms:x", strings.Replace(wrapped.Key, testKey, "..", 1),
+		strings.Replace(wrapped.Key, testKey, "a/b", 1),
 		strings.Replace(wrapped.Key, "transit/keys", "other/keys", 1)} {
-		if _, err := w.Unwrap(t.Context(), sealed.Wrapped{Key: name, Blob: wrapped.Blob}, bind); !errors.Is(err, backends.ErrUnavailable) {
+		if _, err := w.Unwrap(t.Context(), sealed.Wrapped{Key: name, Blob: wrapped.Blob}, bind); !errors.Is(err,
+			backends.ErrUnavailable) {
 			t.Errorf("Unwrap with the key %q = %v, want ErrUnavailable", name, err)
 		}
 	}
@@ -113,7 +116,8 @@ func TestUnsafeKeys(t *testing.T) {
 		fake := newFake(t)
 		fake.SetKey(testKey, change)
 		b := open(t, fake.config())
-		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, ErrUnsafeKey) || !strings.Contains(err.Error(), says) {
+		if _, err := b.Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, ErrUnsafeKey) ||
+			!strings.Contains(err.Error(), says) {
 			t.Errorf("Generate = %v, want ErrUnsafeKey and %q", err, says)
 		}
 		if fake.Calls("encrypt") != 0 {
@@ -152,7 +156,8 @@ func TestRewrap(t *testing.T) {
 	fake.SetKey(testKey, func(k *transitfake.Key) { k.MinDecryptionVersion = 2 })
 	b.Forget()
 	backendtest.Verify(t, k, [32]byte{2})
-	if _, err := other.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrRefused) || errors.Is(err, backends.ErrKeyDamaged) ||
+	if _, err := other.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrRefused) ||
+		errors.Is(err, backends.ErrKeyDamaged) ||
 		!strings.Contains(err.Error(), "min_decryption_version") {
 		t.Errorf("SignDigest below min_decryption_version = %v, want ErrRefused and what to do", err)
 	}

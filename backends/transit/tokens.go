@@ -245,7 +245,8 @@ func (t *tokens) renew(ctx context.Context, now *token) error {
 	var out struct{ Auth tokenAnswer }
 	op := operation{method: http.MethodPost, path: "auth/token/renew-self", capability: "update"}
 	if err := t.c.send(ctx, op, now.value, []byte("{}"), &out); err != nil {
-		if e := new(answerError); errors.As(err, &e) && (e.status == http.StatusForbidden || e.status == http.StatusBadRequest) {
+		if e := new(answerError); errors.As(err, &e) && (e.status == http.StatusForbidden ||
+			e.status == http.StatusBadRequest) {
 			t.refused(now)
 		}
 		return t.c.explain(op, err)

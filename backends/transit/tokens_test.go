@@ -55,7 +55,8 @@ func TestLoginAgain(t *testing.T) {
 			fake.RemoveRole(cfg.Auth.mount(), l.role)
 			fake.AddRole(cfg.Auth.mount(), l.role, "secret-2")
 			fake.RevokeTokens()
-			if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrLogin) || strings.Contains(err.Error(), "secret-1") || !errors.Is(err, backends.ErrNotSigned) {
+			if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrLogin) ||
+				strings.Contains(err.Error(), "secret-1") || !errors.Is(err, backends.ErrNotSigned) {
 				t.Errorf("SignDigest = %v, want ErrLogin without the secret", err)
 			}
 			before := fake.Calls("login")
@@ -164,7 +165,8 @@ func TestGivenTokenIsReplaced(t *testing.T) {
 	value.set("hvs.second")
 	backendtest.Verify(t, k, [32]byte{1})
 	fake.RevokeTokens()
-	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrDenied) || strings.Contains(err.Error(), "hvs.") {
+	if _, err := k.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrDenied) ||
+		strings.Contains(err.Error(), "hvs.") {
 		t.Errorf("SignDigest with a token that was taken back = %v, want ErrDenied without the token", err)
 	}
 }
@@ -189,7 +191,8 @@ func TestNothingSecretIsTold(t *testing.T) {
 		}
 	}
 	generate() // Vault quotes the secret ID in its answer
-	for _, l := range []string{`{"auth":{"client_token":"hvs.secret-1\u0000","lease_duration":1}}`, `{"auth":{"client_token":"hvs.secret-1"}`, `{"errors":["secret-1"]}`} {
+	for _, l := range []string{`{"auth":{"client_token":"hvs.secret-1\u0000","lease_duration":1}}`,
+		`{"auth":{"client_token":"hvs.secret-1"}`, `{"errors":["secret-1"]}`} {
 		b = open(t, cfg)
 		fake.Inject("login", -1, answering(l))
 		generate()

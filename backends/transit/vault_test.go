@@ -129,7 +129,8 @@ func TestVaultRewrap(t *testing.T) {
 	}
 	v.call(t, "POST", "transit/keys/keyward/config", `{"min_decryption_version": 2}`)
 	backendtest.Verify(t, k, [32]byte{1})
-	if _, err := left.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrRefused) || !strings.Contains(err.Error(), "min_decryption_version") {
+	if _, err := left.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, backends.ErrRefused) ||
+		!strings.Contains(err.Error(), "min_decryption_version") {
 		t.Errorf("SignDigest below min_decryption_version = %v", err)
 	}
 }
@@ -138,28 +139,33 @@ func TestVaultRewrap(t *testing.T) {
 func TestVaultErrors(t *testing.T) {
 	v := startVault(t)
 	for name, body := range map[string]string{
-		"plain": `{}`, "exportable": `{"derived": true, "exportable": true}`, "backup": `{"derived": true, "allow_plaintext_backup": true}`, "signs": `{"type": "ed25519"}`,
+		"plain": `{}`, "exportable": `{"derived": true, "exportable": true}`,
+		"backup": `{"derived": true, "allow_plaintext_backup": true}`, "signs": `{"type": "ed25519"}`,
 	} {
 		v.call(t, "POST", "transit/keys/"+name, body)
 		cfg := v.config(t)
 		cfg.Key = name
-		if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, ErrUnsafeKey) {
+		if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err,
+			ErrUnsafeKey) {
 			t.Errorf("%s: Generate = %v, want ErrUnsafeKey", name, err)
 		}
 	}
 	cfg := v.config(t)
 	cfg.Key = "none"
-	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, backends.ErrKeyNotFound) {
+	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err,
+		backends.ErrKeyNotFound) {
 		t.Errorf("no such key: %v, want ErrKeyNotFound", err)
 	}
 	cfg = v.config(t)
 	cfg.Mount = "elsewhere"
-	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, backends.ErrRefused) {
+	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err,
+		backends.ErrRefused) {
 		t.Errorf("no such mount: %v, want ErrRefused", err)
 	}
 	cfg = v.config(t)
 	cfg.Auth.Secret = given("0e0e0e0e-wrong")
-	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, ErrLogin) || strings.Contains(err.Error(), "0e0e") {
+	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err,
+		ErrLogin) || strings.Contains(err.Error(), "0e0e") {
 		t.Errorf("a wrong secret ID: %v, want ErrLogin without it", err)
 	}
 	cfg = v.config(t)
@@ -172,11 +178,13 @@ func TestVaultErrors(t *testing.T) {
 		t.Errorf("another session's ciphertext: %v, want ErrKeyDamaged", err)
 	}
 	v.call(t, "PUT", "sys/policies/acl/keyward", `{"policy": "path \"transit/keys/+\" { capabilities = [\"read\"] }"}`)
-	if _, err := other.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "transit/decrypt/keyward") {
+	if _, err := other.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrDenied) ||
+		!strings.Contains(err.Error(), "transit/decrypt/keyward") {
 		t.Errorf("without the capability: %v, want ErrDenied and the path", err)
 	}
 	v.call(t, "PUT", "sys/seal", "{}")
-	if _, err := other.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrSealed) || !errors.Is(err, backends.ErrNotSigned) {
+	if _, err := other.SignDigest(t.Context(), [32]byte{1}); !errors.Is(err, ErrSealed) ||
+		!errors.Is(err, backends.ErrNotSigned) {
 		t.Errorf("a sealed Vault: %v, want ErrSealed and ErrNotSigned", err)
 	}
 	if st := b.Status(t.Context()); st.State != "unavailable" || !strings.Contains(st.Detail, "sealed") {
@@ -218,13 +226,15 @@ func TestVaultKubernetes(t *testing.T) {
 	v.call(t, "POST", "sys/auth/kubernetes", `{"type": "kubernetes"}`)
 	v.call(t, "POST", "auth/kubernetes/config", fmt.Sprintf(`{"kubernetes_host": %q, "kubernetes_ca_cert": %q, "disable_local_ca_jwt": true}`, api.URL,
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw})))
-	v.call(t, "POST", "auth/kubernetes/role/keyward", `{"bound_service_account_names": "keyward", "bound_service_account_namespaces": "default", "token_policies": "keyward"}`)
+	v.call(t, "POST", "auth/kubernetes/role/keyward",
+		`{"bound_service_account_names": "keyward", "bound_service_account_namespaces": "default", "token_policies": "keyward"}`)
 	cfg := v.config(t)
 	cfg.Auth = Auth{Method: "kubernetes", Role: "keyward", Secret: given(serviceAccountToken(t, "keyward"))}
 	k := backendtest.Generate(t, open(t, cfg), "keyward-x")
 	backendtest.Verify(t, k, [32]byte{1})
 	cfg.Auth.Secret = given(serviceAccountToken(t, "another"))
-	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err, ErrLogin) {
+	if _, err := open(t, cfg).Generate(t.Context(), backends.KeyAttributes{Label: "keyward-x"}); !errors.Is(err,
+		ErrLogin) {
 		t.Errorf("another service account: %v, want ErrLogin", err)
 	}
 }

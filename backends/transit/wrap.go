@@ -54,7 +54,8 @@ func (d *description) check(path string) error {
 		{!d.SupportsEncryption, fmt.Sprintf("its type is %q; make one of type aes256-gcm96", d.Type)},
 		{!d.Derived, "it has no derivation, so it would open any session's key for any other; make one with derived=true"},
 		{d.Exportable, "it can be exported (exportable), which can't be undone; make another"},
-		{d.AllowPlaintextBackup, "it can be backed up in the clear (allow_plaintext_backup), which can't be undone; make another"},
+		{d.AllowPlaintextBackup, "it can be backed up in the clear (allow_plaintext_backup), which can't be undone; make " +
+			"another"},
 	} {
 		if c.bad {
 			return fmt.Errorf("%w: %s: %s: vault write %s type=aes256-gcm96 derived=true", ErrUnsafeKey, path, c.why, path)
@@ -72,7 +73,8 @@ func (w *wrapper) name() string {
 func (w *wrapper) parseName(name string) (key string, err error) {
 	key, ok := strings.CutPrefix(name, fmt.Sprintf("transit namespace=%s key=%s/keys/", w.c.cfg.Namespace, w.c.cfg.Mount))
 	if !ok || !keyName.MatchString(key) || hasDots(key) {
-		return "", fmt.Errorf("%w: the key is sealed by %q, and this backend uses %q", backends.ErrUnavailable, name, w.name())
+		return "", fmt.Errorf("%w: the key is sealed by %q, and this backend uses %q", backends.ErrUnavailable, name,
+			w.name())
 	}
 	return key, nil
 }

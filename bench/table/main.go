@@ -132,7 +132,8 @@ func (r *results) markdown(commit, load string, now time.Time) []byte {
 	fmt.Fprintf(&w, "\nMeasured %s at commit %s on %s, %d processors. The load average before was %s.\n",
 		now.UTC().Format("2006-01-02 15:04 UTC"), commit, r.cpu, runtime.NumCPU(), load)
 	for _, b := range r.list {
-		fmt.Fprintf(&w, "\n**%s**\n\n| | %s |\n|---|%s\n", b.name, strings.Join(b.units, " | "), strings.Repeat("---:|", len(b.units)))
+		fmt.Fprintf(&w, "\n**%s**\n\n| | %s |\n|---|%s\n", b.name, strings.Join(b.units, " | "),
+			strings.Repeat("---:|", len(b.units)))
 		for _, row := range b.rows {
 			fmt.Fprintf(&w, "| %s |", strings.ReplaceAll(row.name, "/", ", "))
 			for _, unit := range b.units {

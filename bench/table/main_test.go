@@ -91,7 +91,8 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(doc)
-	if text := string(got); err != nil || strings.Contains(text, "old") || !strings.HasPrefix(text, "before\n"+begin+"\nMeasured") ||
+	if text := string(got); err != nil || strings.Contains(text, "old") ||
+		!strings.HasPrefix(text, "before\n"+begin+"\nMeasured") ||
 		!strings.HasSuffix(text, "\n\n"+end+"after\n") {
 		t.Errorf("the document is %s (%v)", got, err)
 	}

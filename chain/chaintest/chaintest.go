@@ -76,8 +76,10 @@ func StartChain(t testing.TB, id uint64) *Node {
 // startAnvil starts the node on a free port and returns its URL.
 func startAnvil(t testing.TB, dir string, id uint64) string {
 	t.Helper()
-	bin := filepath.Join(dir, "node_modules", "@foundry-rs", fmt.Sprintf("anvil-%s-%s", runtime.GOOS, runtime.GOARCH), "bin", "anvil")
-	cmd := exec.Command(bin, "--host", "127.0.0.1", "--port", "0", "--chain-id", fmt.Sprint(id), "--accounts", "1", "--order", "fifo")
+	bin := filepath.Join(dir, "node_modules", "@foundry-rs", fmt.Sprintf("anvil-%s-%s", runtime.GOOS, runtime.GOARCH),
+		"bin", "anvil")
+	cmd := exec.Command(bin, "--host", "127.0.0.1", "--port", "0", "--chain-id", fmt.Sprint(id), "--accounts", "1",
+		"--order", "fifo")
 	cmd.Dir = t.TempDir()
 	cmd.Env = []string{"HOME=" + cmd.Dir, "TMPDIR=" + cmd.Dir} // it keeps states there
 	out, err := cmd.StdoutPipe()
@@ -232,7 +234,8 @@ func (n *Node) transact(to policy.Address, name, function string, args ...any) e
 
 func (n *Node) send(to policy.Address, data []byte) error {
 	n.t.Helper()
-	tx := map[string]any{"from": n.owner, "to": common.Address(to), "data": hexutil.Bytes(data), "gas": hexutil.Uint64(8_000_000)}
+	tx := map[string]any{"from": n.owner, "to": common.Address(to), "data": hexutil.Bytes(data),
+		"gas": hexutil.Uint64(8_000_000)}
 	// The same as a call first, for the reason of a revert.
 	var out hexutil.Bytes
 	if err := n.rpc.CallContext(context.Background(), &out, "eth_call", tx, "latest"); err != nil {

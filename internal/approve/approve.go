@@ -1,5 +1,5 @@
-// Package approve has the programs that vote on approvals: an operator's hook, and a server that is called over HTTP. Each gets the
-// request as one JSON object, [Request].
+// Package approve has the programs that vote on approvals: an operator's hook, and a server that is called over HTTP.
+// Each gets the request as one JSON object, [Request].
 package approve
 
 import (
@@ -36,7 +36,8 @@ func encode(a *session.Approval) ([]byte, error) {
 	}
 	r := Request{
 		ID: a.ID, Session: string(a.Session), Account: a.Tx.From, ChainID: a.Tx.ChainID, Digest: a.Digest,
-		UID: a.Peer.UID, GID: a.Peer.GID, PID: a.Peer.PID, Method: a.Method, Rules: []string{}, Call: rules.CallText(a.Tx.Data),
+		UID: a.Peer.UID, GID: a.Peer.GID, PID: a.Peer.PID, Method: a.Method, Rules: []string{},
+		Call:  rules.CallText(a.Tx.Data),
 		Until: a.Until, Transaction: tx,
 	}
 	for _, need := range a.Needs {

@@ -28,9 +28,10 @@ import (
 )
 
 var asked = &session.Approval{
-	ID: "00112233445566778899aabbccddeeff", Session: "s1", Peer: audit.Peer{UID: 7, GID: 8, PID: 9}, Method: "eth_signTransaction",
-	Tx:    &zktx.Transaction{From: policy.Address{1}, To: policy.Address{2}, ChainID: 1, Value: *uint256.NewInt(5)},
-	Needs: []rules.Need{{Rule: "large"}}, Until: time.Unix(1_900_000_000, 0).UTC(),
+	ID: "00112233445566778899aabbccddeeff", Session: "s1", Peer: audit.Peer{UID: 7, GID: 8, PID: 9},
+	Method: "eth_signTransaction",
+	Tx:     &zktx.Transaction{From: policy.Address{1}, To: policy.Address{2}, ChainID: 1, Value: *uint256.NewInt(5)},
+	Needs:  []rules.Need{{Rule: "large"}}, Until: time.Unix(1_900_000_000, 0).UTC(),
 }
 
 func TestHook(t *testing.T) {
@@ -75,7 +76,8 @@ func TestHook(t *testing.T) {
 	if err == nil {
 		err = json.Unmarshal(text, &seen)
 	}
-	if err != nil || seen.ID != asked.ID || seen.UID != 7 || seen.Rules[0] != "large" || !strings.Contains(string(seen.Transaction), `"value":"5"`) {
+	if err != nil || seen.ID != asked.ID || seen.UID != 7 || seen.Rules[0] != "large" ||
+		!strings.Contains(string(seen.Transaction), `"value":"5"`) {
 		t.Errorf("the hook saw %+v, %v", seen, err)
 	}
 }
@@ -107,21 +109,25 @@ func TestCallback(t *testing.T) {
 			answer(rw, mac(key, asked.ID, "\n", `{"approve":false}`), `{"approve":false}`)
 		}, false, ""},
 		{"without a proof", func(rw http.ResponseWriter, _ string) { answer(rw, "", yes) }, false, "does not prove"},
-		{"another secret", func(rw http.ResponseWriter, _ string) { answer(rw, mac("x", asked.ID, "\n", yes), yes) }, false, "does not prove"},
+		{"another secret", func(rw http.ResponseWriter, _ string) { answer(rw, mac("x", asked.ID, "\n", yes), yes) }, false,
+			"does not prove"},
 		{"an answer to another request", func(rw http.ResponseWriter, _ string) {
 			answer(rw, mac(key, strings.Repeat("0", 32), "\n", yes), yes)
 		}, false, "does not prove"},
-		{"the request's own proof", func(rw http.ResponseWriter, body string) { answer(rw, mac(key, body), body) }, false, "does not prove"},
+		{"the request's own proof", func(rw http.ResponseWriter, body string) { answer(rw, mac(key, body), body) }, false,
+			"does not prove"},
 		{"a no turned into a yes", func(rw http.ResponseWriter, _ string) {
 			answer(rw, mac(key, asked.ID, "\n", `{"approve":false}`), yes)
 		}, false, "does not prove"},
-		{"nothing in it", func(rw http.ResponseWriter, _ string) { answer(rw, mac(key, asked.ID, "\n", "{}"), "{}") }, false, "the answer is not"},
+		{"nothing in it", func(rw http.ResponseWriter, _ string) { answer(rw, mac(key, asked.ID, "\n", "{}"), "{}") }, false,
+			"the answer is not"},
 		{"an error", func(rw http.ResponseWriter, _ string) { rw.WriteHeader(500) }, false, "status 500"},
 		{"sent elsewhere", func(rw http.ResponseWriter, _ string) {
 			rw.Header().Set("Location", "http://127.0.0.1:1/")
 			rw.WriteHeader(302)
 		}, false, "not followed"},
-		{"endless", func(rw http.ResponseWriter, _ string) { _, _ = io.WriteString(rw, strings.Repeat(" ", 5000)) }, false, "more than 4096 bytes"},
+		{"endless", func(rw http.ResponseWriter, _ string) { _, _ = io.WriteString(rw, strings.Repeat(" ", 5000)) }, false,
+			"more than 4096 bytes"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -154,7 +160,10 @@ func TestCallbackOverUnixSocket(t *testing.T) {
 	if err := os.Chmod(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { answer(rw, "", `{"approve":true}`) })}
+	server := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		answer(rw, "",
+			`{"approve":true}`)
+	})}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	if yes, err := Callback("unix:"+path, nil).Decide(t.Context(), asked); !yes || err != nil {
@@ -163,7 +172,8 @@ func TestCallbackOverUnixSocket(t *testing.T) {
 	if err := os.Chmod(path, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if yes, err := Callback("unix:"+path, nil).Decide(t.Context(), asked); yes || err == nil || !strings.Contains(err.Error(), "written to by others") {
+	if yes, err := Callback("unix:"+path, nil).Decide(t.Context(), asked); yes || err == nil ||
+		!strings.Contains(err.Error(), "written to by others") {
 		t.Errorf("a socket that others could replace: %v, %v", yes, err)
 	}
 	if err := server.Close(); err != nil {
@@ -177,7 +187,8 @@ func TestCallbackOverUnixSocket(t *testing.T) {
 // TestShortSecret has a secret that can be guessed.
 func TestShortSecret(t *testing.T) {
 	short := func(context.Context) (*secret.Buffer, error) { return secret.Take([]byte("guess me")) }
-	if _, err := Callback("http://127.0.0.1:1/", short).Decide(t.Context(), asked); err == nil || !strings.Contains(err.Error(), "want 16 or more") {
+	if _, err := Callback("http://127.0.0.1:1/", short).Decide(t.Context(), asked); err == nil ||
+		!strings.Contains(err.Error(), "want 16 or more") {
 		t.Error(err)
 	}
 }

@@ -19,17 +19,17 @@ import (
 	"github.com/keyward/keyward/session"
 )
 
-// SignatureHeader proves who wrote a body: "sha256=" and the HMAC-SHA256 (RFC 2104) in hex, with the common secret as key. In a
-// request it is over the body. In an answer it is over the request's id, a newline and the body, so that an answer is for one request only.
-// The secret itself is never sent: at a loopback port anyone may listen.
+// SignatureHeader proves who wrote a body: "sha256=" and the HMAC-SHA256 (RFC 2104) in hex, with the common secret as
+// key. In a request it is over the body. In an answer it is over the request's id, a newline and the body, so that an
+// answer is for one request only. The secret itself is never sent: at a loopback port anyone may listen.
 const SignatureHeader = "Keyward-Signature"
 
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 4096
 
-// Callback is an HTTP server as a voter. It gets the request by POST, and answers with status 200 and {"approve": true} or
-// {"approve": false}. All else is no vote. address is a URL, or "unix:" and the path of a Unix socket in a place that others can't change. key is the
-// common secret; nil: there is none, which only a Unix socket may have.
+// Callback is an HTTP server as a voter. It gets the request by POST, and answers with status 200 and {"approve": true}
+// or {"approve": false}. All else is no vote. address is a URL, or "unix:" and the path of a Unix socket in a place
+// that others can't change. key is the common secret; nil: there is none, which only a Unix socket may have.
 func Callback(address string, key secret.Source) session.Decider {
 	c := &callback{url: address, key: key, slots: newSlots()}
 	transport := &http.Transport{Proxy: nil, DisableKeepAlives: true, ResponseHeaderTimeout: 0}
@@ -130,7 +130,8 @@ func readAnswer(resp *http.Response, id string, sign func(parts ...[]byte) (stri
 			return false, err
 		}
 		if !hmac.Equal([]byte(want), []byte(resp.Header.Get(SignatureHeader))) {
-			return false, fmt.Errorf("callback: the header %s does not prove that the answer is from the server with the secret", SignatureHeader)
+			return false, fmt.Errorf("callback: the header %s does not prove that the answer is from the server with the secret",
+				SignatureHeader)
 		}
 	}
 	var answer struct {

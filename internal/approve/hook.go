@@ -12,8 +12,8 @@ import (
 	"github.com/keyward/keyward/session"
 )
 
-// Hook is the program at path as a voter. It gets the request on stdin, no arguments and an environment with PATH only. Exit code 0
-// approves and 1 denies; all else is no vote. It is killed when the request ends.
+// Hook is the program at path as a voter. It gets the request on stdin, no arguments and an environment with PATH only.
+// Exit code 0 approves and 1 denies; all else is no vote. It is killed when the request ends.
 //
 // A program that others could change is not started.
 func Hook(path string) session.Decider {

@@ -66,7 +66,8 @@ func Write(w io.Writer, dirs config.Dirs, ledger, version string, now time.Time)
 	}
 	gz := gzip.NewWriter(w)
 	b := &writer{tar: tar.NewWriter(gz)}
-	b.m = Manifest{Format: format, Created: now.UTC().Truncate(time.Second), Version: version, Records: head.Seq, Hash: fmt.Sprintf("0x%x", head.Hash)}
+	b.m = Manifest{Format: format, Created: now.UTC().Truncate(time.Second), Version: version, Records: head.Seq,
+		Hash: fmt.Sprintf("0x%x", head.Hash)}
 	for _, step := range []func() error{
 		func() error { return b.optional(configName, dirs.ConfigFile()) },
 		func() error {

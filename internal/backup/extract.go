@@ -97,7 +97,8 @@ func unpackFile(r io.Reader, path string) (string, error) {
 // compare holds the entries that were found to the manifest.
 func (m *Manifest) compare(found []File) error {
 	if m.Format != format {
-		return fmt.Errorf("it has the format %d, and this keyward reads %d: use the version that wrote it, %s", m.Format, format, m.Version)
+		return fmt.Errorf("it has the format %d, and this keyward reads %d: use the version that wrote it, %s", m.Format,
+			format, m.Version)
 	}
 	if !slices.Equal(m.Files, found) {
 		for i, f := range found {

@@ -100,7 +100,8 @@ func prepare(made, dirs config.Dirs, m *Manifest, since session.Since, now time.
 	}
 	switch {
 	case after == nil && since == "" && ledgerErr != nil:
-		return nil, fmt.Errorf("%w record %d of %s, the backup's last: the trail in place has records up to %d, and may lack the newest, since its ledger can't be read (%w)",
+		return nil, fmt.Errorf("%w record %d of %s, the backup's last: the trail in place has records up to %d, and may "+
+			"lack the newest, since its ledger can't be read (%w)",
 			session.ErrSince, m.Records, m.Created.Format(time.RFC3339), end.Seq, ledgerErr)
 	case after == nil:
 		if err := takeTrail(dirs.AuditTrail(), made.State); err != nil {
@@ -131,7 +132,8 @@ func prepare(made, dirs config.Dirs, m *Manifest, since session.Since, now time.
 // record opens the state in dirs without devices and records rec, which may be nil.
 func record(dirs config.Dirs, rec *audit.Record) error {
 	s, err := session.Open(session.Config{
-		LedgerPath: dirs.Ledger(), AuditPath: dirs.AuditTrail(), LockPath: dirs.LockFile(), Logger: slog.New(slog.DiscardHandler),
+		LedgerPath: dirs.Ledger(), AuditPath: dirs.AuditTrail(), LockPath: dirs.LockFile(),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

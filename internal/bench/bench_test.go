@@ -72,7 +72,8 @@ func TestNothingIsLeft(t *testing.T) {
 		want   error
 	}{
 		"the device fails": {func(context.Context, [32]byte) (*backends.Signature, error) { return nil, broken }, broken},
-		"cancelled":        {func(context.Context, [32]byte) (*backends.Signature, error) { cancel(); return nil, nil }, context.Canceled},
+		"cancelled": {func(context.Context, [32]byte) (*backends.Signature, error) { cancel(); return nil, nil },
+			context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			device := &soft.Backend{}

@@ -35,8 +35,8 @@ var answer = []byte(`{"jsonrpc":"2.0","id":1,"result":"0x`)
 // shed is the error of a request that was turned away (api.CodeLimited).
 var shed = []byte(`"code":-32005,`)
 
-// Sign asks for a signature over the transaction with that nonce. The error has the agent's answer; it is [ErrShed] if the
-// request was turned away.
+// Sign asks for a signature over the transaction with that nonce. The error has the agent's answer; it is [ErrShed] if
+// the request was turned away.
 func (c *Caller) Sign(nonce uint64) error {
 	c.buf = append(c.buf[:0], c.before...)
 	c.buf = strconv.AppendUint(c.buf, nonce, 10)

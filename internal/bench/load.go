@@ -39,7 +39,8 @@ func (l *Load) Quantile(q float64) time.Duration {
 
 // Add takes in another run of the same load.
 func (l *Load) Add(other *Load) {
-	l.Done, l.Shed, l.Failed, l.Elapsed = l.Done+other.Done, l.Shed+other.Shed, l.Failed+other.Failed, l.Elapsed+other.Elapsed
+	l.Done, l.Shed, l.Failed, l.Elapsed = l.Done+other.Done, l.Shed+other.Shed, l.Failed+other.Failed, l.Elapsed+
+		other.Elapsed
 	if l.Err == nil {
 		l.Err = other.Err
 	}
@@ -51,8 +52,8 @@ func (l *Load) Add(other *Load) {
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, longest, 2) }
 
-// Closed has n callers for d, or until one fails, each of which begins an operation when its last one has ended. That is the most
-// that n callers get done; latencies are of the operations alone. do's argument is the caller's number.
+// Closed has n callers for d, or until one fails, each of which begins an operation when its last one has ended. That
+// is the most that n callers get done; latencies are of the operations alone. do's argument is the caller's number.
 func Closed(ctx context.Context, n int, d time.Duration, do func(caller int) error) *Load {
 	end := time.Now().Add(d)
 	return run(n, do, func() (time.Time, bool) {

@@ -44,7 +44,8 @@ type Stage struct {
 // Run measures a's backend for d each. Progress, if not nil, is told what is measured. When ctx is done, the
 // error is ctx's.
 func (a *Agent) Run(ctx context.Context, d time.Duration, progress func(what string)) (*Report, error) {
-	s := &suite{Agent: a, d: d, progress: progress, rep: &Report{Protection: a.Session.Protection, CPUs: runtime.GOMAXPROCS(0)}}
+	s := &suite{Agent: a, d: d, progress: progress, rep: &Report{Protection: a.Session.Protection,
+		CPUs: runtime.GOMAXPROCS(0)}}
 	key, err := a.device.Key(ctx, a.Session.KeyURI)
 	if err != nil {
 		return nil, err
@@ -158,7 +159,8 @@ func (s *suite) ledger(ctx context.Context) error {
 func (s *suite) record(ctx context.Context) error {
 	return s.Sessions.Record(ctx, audit.Record{
 		Event: audit.BackendChecked, Peer: &s.peer, Session: string(s.Session.ID), Signer: s.Session.Signer().String(),
-		Digest: crypto.Keccak256Hash([]byte("benchmark")).Hex(), KeyURI: s.Session.KeyURI, Detail: "benchmark of the ledger: a record of about the size of a grant's",
+		Digest: crypto.Keccak256Hash([]byte("benchmark")).Hex(), KeyURI: s.Session.KeyURI,
+		Detail: "benchmark of the ledger: a record of about the size of a grant's",
 	})
 }
 
@@ -206,7 +208,8 @@ func (s *suite) stages(ctx context.Context) error {
 }
 
 // sample is a transaction as the callers ask for, and the device's signature over it.
-func (s *suite) sample(ctx context.Context, c *Caller) (tx *zktx.Transaction, digest [32]byte, sig backends.Signature, err error) {
+func (s *suite) sample(ctx context.Context, c *Caller) (tx *zktx.Transaction, digest [32]byte, sig backends.Signature,
+	err error) {
 	if tx, err = zktx.ParseTypedData(c.typedData()); err != nil {
 		return nil, digest, sig, err
 	}

@@ -90,7 +90,8 @@ func TestParseCommand(t *testing.T) {
 			t.Errorf("%s: data %x, Le %d; want %s, %d", tc.name, cmd.Data, cmd.Le, tc.data, tc.le)
 		}
 	}
-	for _, bad := range []string{"", "000100", "00010000 03 abcd", "00010000 02 abcd 0000", "00010000 00 0003 abcd", "00010000 00 0001 ab 00"} {
+	for _, bad := range []string{"", "000100", "00010000 03 abcd", "00010000 02 abcd 0000", "00010000 00 0003 abcd",
+		"00010000 00 0001 ab 00"} {
 		if cmd, err := parseCommand(unhex(t, bad)); err == nil {
 			t.Errorf("parseCommand(%s) = %+v, want an error", bad, cmd)
 		}

@@ -19,7 +19,8 @@ func (o *OpenPGP) get(tag uint16) ([]byte, uint16) {
 	case 0x5F52:
 		return historical, SWOK
 	case 0x65:
-		return dataObject(tag, dataObject(0x5B, o.do[0x5B]), dataObject(0x5F2D, o.do[0x5F2D]), dataObject(0x5F35, o.do[0x5F35])), SWOK
+		return dataObject(tag, dataObject(0x5B, o.do[0x5B]), dataObject(0x5F2D, o.do[0x5F2D]),
+			dataObject(0x5F35, o.do[0x5F35])), SWOK
 	case 0x6E:
 		return o.applicationData(), SWOK
 	case 0x73:

@@ -91,7 +91,8 @@ func TestGPGAcceptsOpenPGP(t *testing.T) {
 				t.Errorf("%s: gpg has no signature by %s: %q", curve, command, out)
 			}
 		}
-		wantIn(run("gpg", "--card-status"), "Name of cardholder: Ada Lovelace", "Key attributes ...: "+curve+" rsa2048 "+curve,
+		wantIn(run("gpg", "--card-status"), "Name of cardholder: Ada Lovelace", "Key attributes ...: "+curve+" rsa2048 "+
+			curve,
 			"Signature counter : 1", "PIN retry counter : 3 0 3")
 	}
 	if user, admin := app.Tries(); user != 3 || admin != 3 {

@@ -161,7 +161,8 @@ func (o *OpenPGP) importKey(cmd *Command) uint16 {
 		return SWWrongData
 	}
 	k := o.keys[d[2]]
-	want := dataObject(0x4D, []byte{d[2], 0}, dataObject(0x7F48, []byte{0x92, scalar}), dataObject(0x5F48, d[len(d)-scalar:]))
+	want := dataObject(0x4D, []byte{d[2], 0}, dataObject(0x7F48, []byte{0x92, scalar}),
+		dataObject(0x5F48, d[len(d)-scalar:]))
 	if k.attributes[0] != 0x13 || !bytes.Equal(d, want) {
 		return SWWrongData
 	}

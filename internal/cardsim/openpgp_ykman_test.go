@@ -23,7 +23,8 @@ func TestYkmanAcceptsOpenPGP(t *testing.T) {
 		return string(out)
 	}
 	out := ykman("info")
-	for _, want := range []string{"OpenPGP version: 3.4", "Application version: 5.4.3", "PIN tries remaining: 3", "Admin PIN tries remaining: 3"} {
+	for _, want := range []string{"OpenPGP version: 3.4", "Application version: 5.4.3", "PIN tries remaining: 3",
+		"Admin PIN tries remaining: 3"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("ykman openpgp info does not say %q:\n%s", want, out)
 		}

@@ -92,7 +92,8 @@ func (p *PCSCD) setUp() error {
 	for i := range p.slots {
 		p.slots[i].addr = fmt.Sprintf("127.0.0.1:%d", p.port+i)
 	}
-	conf := fmt.Sprintf("FRIENDLYNAME %q\nDEVICENAME /dev/null:%#x\nLIBPATH %s\nCHANNELID %#x\n", ReaderName, p.port, vpcdDriver, p.port)
+	conf := fmt.Sprintf("FRIENDLYNAME %q\nDEVICENAME /dev/null:%#x\nLIBPATH %s\nCHANNELID %#x\n", ReaderName, p.port,
+		vpcdDriver, p.port)
 	if err := os.Mkdir(filepath.Join(p.dir, "readers"), 0o700); err != nil {
 		return err
 	}
@@ -248,7 +249,8 @@ func startProcess(dir string, listen *os.File, log *syncbuf.Buffer) (*process, e
 		}
 	}
 	const script = `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`
-	cmd := exec.Command("/bin/sh", "-c", script, "sh", path, "--foreground", "--error", "--config", filepath.Join(dir, "readers"))
+	cmd := exec.Command("/bin/sh", "-c", script, "sh", path, "--foreground", "--error", "--config",
+		filepath.Join(dir, "readers"))
 	cmd.ExtraFiles = []*os.File{listen}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -1,5 +1,5 @@
-// Package cloudtrail compares what AWS CloudTrail says of KMS keys with an agent's audit trail: a signature, or a decryption of a sealed
-// key, that the agent did not ask for was asked for by somebody else.
+// Package cloudtrail compares what AWS CloudTrail says of KMS keys with an agent's audit trail: a signature, or a
+// decryption of a sealed key, that the agent did not ask for was asked for by somebody else.
 //
 // CloudTrail counts calls and has no digests, so calls are matched with the agent's records by key and time.
 package cloudtrail
@@ -69,7 +69,8 @@ func (t *Trail) Add(line []byte) error {
 		return fmt.Errorf("%w: %w", audit.ErrDamaged, err)
 	}
 	if t.From.IsZero() {
-		t.From, t.signed, t.opened, t.named = rec.Time, map[string][]time.Time{}, map[string][]time.Time{}, map[string]string{}
+		t.From, t.signed, t.opened, t.named = rec.Time, map[string][]time.Time{}, map[string][]time.Time{},
+			map[string]string{}
 	}
 	if rec.Time.After(t.Until) {
 		t.Until = rec.Time
@@ -103,7 +104,8 @@ func Read(r io.Reader) ([]Event, error) {
 	}
 	var events []Event
 	for _, rec := range file.Records {
-		if rec.EventSource != "kms.amazonaws.com" || rec.ErrorCode != "" || rec.EventName != "Sign" && rec.EventName != "Decrypt" {
+		if rec.EventSource != "kms.amazonaws.com" || rec.ErrorCode != "" || rec.EventName != "Sign" &&
+			rec.EventName != "Decrypt" {
 			continue
 		}
 		e := Event{
@@ -128,8 +130,8 @@ func Read(r io.Reader) ([]Event, error) {
 type Result struct {
 	Compared int     `json:"compared"` // calls for keys that are in the trail
 	Foreign  []Event `json:"foreign"`  // that no record explains
-	// Repeats are calls that no record explains, right beside one that a record does, from the same place: a call of the agent's own whose
-	// answer was lost, and which it made again, looks so.
+	// Repeats are calls that no record explains, right beside one that a record does, from the same place: a call of the
+	// agent's own whose answer was lost, and which it made again, looks so.
 	Repeats []Event `json:"repeats"`
 	Outside int     `json:"outside"` // calls for keys that are in the trail, before its first record or after its last
 	Others  int     `json:"others"`  // calls for keys that are not in the trail
@@ -138,12 +140,14 @@ type Result struct {
 // repeatWithin is how far a repeated call may be from the first: the agent's longest time for a request.
 const repeatWithin = 30 * time.Second
 
-// Compare compares events with a trail. A call and its record are at most window apart, which has to cover the difference of the clocks.
+// Compare compares events with a trail. A call and its record are at most window apart, which has to cover the
+// difference of the clocks.
 func (t *Trail) Compare(events []Event, window time.Duration) *Result {
 	r := &Result{Foreign: []Event{}, Repeats: []Event{}}
 	events = slices.Clone(events)
 	slices.SortStableFunc(events, func(a, b Event) int { return a.Time.Compare(b.Time) })
-	events = slices.CompactFunc(events, func(a, b Event) bool { return a.ID != "" && a.ID == b.ID }) // a file that was given twice
+	// a file that was given twice
+	events = slices.CompactFunc(events, func(a, b Event) bool { return a.ID != "" && a.ID == b.ID })
 	left := map[string][]time.Time{}
 	for key, times := range t.signed {
 		left[key] = slices.SortedFunc(slices.Values(times), time.Time.Compare)
@@ -167,9 +171,11 @@ func (t *Trail) Compare(events []Event, window time.Duration) *Result {
 		r.Compared++
 		before, seen := last[e.Key]
 		switch {
-		case e.Name == "Sign" && take(left, e.Key, e.Time, window), e.Name == "Decrypt" && near(t.opened[e.signer], e.Time, window):
+		case e.Name == "Sign" && take(left, e.Key, e.Time, window), e.Name == "Decrypt" &&
+			near(t.opened[e.signer], e.Time, window):
 			last[e.Key] = e
-		case e.Name == "Sign" && seen && e.Time.Sub(before.Time) <= repeatWithin && e.Identity == before.Identity && e.Source == before.Source:
+		case e.Name == "Sign" && seen && e.Time.Sub(before.Time) <= repeatWithin && e.Identity == before.Identity &&
+			e.Source == before.Source:
 			r.Repeats = append(r.Repeats, e)
 		default:
 			r.Foreign = append(r.Foreign, e)
@@ -178,7 +184,8 @@ func (t *Trail) Compare(events []Event, window time.Duration) *Result {
 	return r
 }
 
-// take takes the earliest record that is near at, so that it explains no other call. The times are in order, and so are the calls.
+// take takes the earliest record that is near at, so that it explains no other call. The times are in order, and so are
+// the calls.
 func take(left map[string][]time.Time, key string, at time.Time, window time.Duration) bool {
 	times := left[key]
 	for len(times) > 0 && times[0].Before(at.Add(-window)) {

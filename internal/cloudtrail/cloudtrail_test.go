@@ -24,7 +24,8 @@ func trailOf(t *testing.T, event, keyURI, signer string, seconds ...float64) *Tr
 	t.Helper()
 	trail := new(Trail)
 	add := func(event string, s float64) {
-		line := fmt.Sprintf(`{"seq":1,"time":%q,"event":%q,"session":"00112233aabbccdd","signer":%q,"keyUri":%q}`, at(s).Format(time.RFC3339Nano), event, signer, keyURI)
+		line := fmt.Sprintf(`{"seq":1,"time":%q,"event":%q,"session":"00112233aabbccdd","signer":%q,"keyUri":%q}`,
+			at(s).Format(time.RFC3339Nano), event, signer, keyURI)
 		if err := trail.Add([]byte(line)); err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +34,8 @@ func trailOf(t *testing.T, event, keyURI, signer string, seconds ...float64) *Tr
 	for _, s := range seconds {
 		add(event, s)
 	}
-	if err := trail.Add(fmt.Appendf(nil, `{"time":%q,"event":"agent.stopped"}`, at(43200).Format(time.RFC3339))); err != nil {
+	if err := trail.Add(fmt.Appendf(nil, `{"time":%q,"event":"agent.stopped"}`,
+		at(43200).Format(time.RFC3339))); err != nil {
 		t.Fatal(err)
 	}
 	return trail
@@ -61,7 +63,8 @@ func TestCompare(t *testing.T) {
 	uri, signer := "awskms:"+arn, "0x52908400098527886E0F7030069857D2E4169EE7"
 	resident := trailOf(t, "sign.granted", uri, signer, 0, 100, 1000)
 	sealed := trailOf(t, "sign.granted", "sealed:signer="+signer, signer, 0, 100)
-	context := fmt.Sprintf(`, "requestParameters": {"keyId": %q, "encryptionContext": {"keyward:signer": %q}}`, arn, signer)
+	context := fmt.Sprintf(`, "requestParameters": {"keyId": %q, "encryptionContext": {"keyward:signer": %q}}`, arn,
+		signer)
 	for _, tt := range []struct {
 		name             string
 		trail            *Trail
@@ -69,19 +72,23 @@ func TestCompare(t *testing.T) {
 		foreign, repeats int
 		compared         int
 	}{
-		{"its own", resident, read(t, call("Sign", arn, ours, 0.4, ""), call("Sign", arn, ours, 103, ""), call("Sign", arn, ours, 955, "")), 0, 0, 3},
+		{"its own", resident, read(t, call("Sign", arn, ours, 0.4, ""), call("Sign", arn, ours, 103, ""),
+			call("Sign", arn, ours, 955, "")), 0, 0, 3},
 		{"fewer than granted", resident, read(t, call("Sign", arn, ours, 100, "")), 0, 0, 1},
 		{"at another time", resident, read(t, call("Sign", arn, them, 500, "")), 1, 0, 1},
 		{"one more than granted", resident, read(t, call("Sign", arn, ours, 0, ""), call("Sign", arn, them, 1, "")), 1, 0, 2},
-		{"one more before its own", resident, read(t, call("Sign", arn, them, 0, ""), call("Sign", arn, ours, 1, "")), 1, 0, 2},
+		{"one more before its own", resident, read(t, call("Sign", arn, them, 0, ""), call("Sign", arn, ours, 1, "")), 1, 0,
+			2},
 		{"a repeat", resident, read(t, call("Sign", arn, ours, 0, ""), call("Sign", arn, ours, 2, "")), 0, 1, 2},
-		{"much later than a repeat", resident, read(t, call("Sign", arn, ours, 0, ""), call("Sign", arn, ours, 39, "")), 1, 0, 2},
+		{"much later than a repeat", resident, read(t, call("Sign", arn, ours, 0, ""), call("Sign", arn, ours, 39, "")), 1, 0,
+			2},
 		{"failed", resident, read(t, call("Sign", arn, them, 500, `, "errorCode": "AccessDenied"`)), 0, 0, 0},
 		{"another key", resident, read(t, call("Sign", other, them, 500, "")), 0, 0, 0},
 		{"other calls", resident, read(t, call("DescribeKey", arn, them, 500, "")), 0, 0, 0},
 		{"a file twice", resident, read(t, call("Sign", arn, ours, 0, ""), call("Sign", arn, ours, 0, "")), 0, 0, 1},
 		{"before the trail", resident, read(t, call("Sign", arn, ours, -50000, "")), 0, 0, 0},
-		{"opened", sealed, read(t, call("Decrypt", arn, ours, 99, context), call("Decrypt", arn, ours, 101, context)), 0, 0, 2},
+		{"opened", sealed, read(t, call("Decrypt", arn, ours, 99, context), call("Decrypt", arn, ours, 101, context)), 0, 0,
+			2},
 		{"opened elsewhere", sealed, read(t, call("Decrypt", arn, them, 500, context)), 1, 0, 1},
 		{"not a session's", sealed, read(t, call("Decrypt", arn, them, 500, "")), 0, 0, 0},
 		{"checked", trailOf(t, "backend.checked", uri, "", 10), read(t, call("Sign", arn, ours, 9, "")), 0, 0, 1},
@@ -99,7 +106,8 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// However the clocks differ within the window, the agent's own calls are explained, and of what another identity adds all is foreign.
+// However the clocks differ within the window, the agent's own calls are explained, and of what another identity adds
+// all is foreign.
 func TestCompareProperty(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 4))
@@ -127,7 +135,8 @@ func TestCompareProperty(t *testing.T) {
 }
 
 func TestReadRefuses(t *testing.T) {
-	for _, text := range []string{"", "{}", "[]", `{"Records": 1}`, `{"Records": [{"eventSource": "kms.amazonaws.com", "eventName": "Sign"}]}`, `{"Records": [`} {
+	for _, text := range []string{"", "{}", "[]", `{"Records": 1}`,
+		`{"Records": [{"eventSource": "kms.amazonaws.com", "eventName": "Sign"}]}`, `{"Records": [`} {
 		if events, err := Read(strings.NewReader(text)); err == nil {
 			t.Errorf("Read(%q) = %v, want an error", text, events)
 		}

@@ -51,7 +51,8 @@ func (a *agent) callbackAddress() string {
 	return a.conf.Approval.Callback
 }
 
-// groupID is the id of a group that is given by its name or number. One that names nobody in particular, as nogroup, is refused.
+// groupID is the id of a group that is given by its name or number. One that names nobody in particular, as nogroup, is
+// refused.
 func groupID(group string) (uint32, error) {
 	text := group
 	if g, err := user.LookupGroup(group); err == nil {
@@ -64,7 +65,8 @@ func groupID(group string) (uint32, error) {
 	return client.ID, nil
 }
 
-// listenApprove makes approve.sock, unless systemd listens on it. It is open to its group, or to the agent's own user only.
+// listenApprove makes approve.sock, unless systemd listens on it. It is open to its group, or to the agent's own user
+// only.
 func (a *agent) listenApprove(inherited net.Listener) (net.Listener, error) {
 	c := &a.conf.Approval
 	if c.Socket == "" || inherited != nil {
@@ -90,7 +92,8 @@ func (a *agent) listenApprove(inherited net.Listener) (net.Listener, error) {
 	}
 	if err != nil {
 		l.Close()
-		return nil, a.placed(fmt.Errorf("giving %s to group %s: %w (the agent's user has to be in that group)", path, c.Group, err), "approval", "group")
+		return nil, a.placed(fmt.Errorf("giving %s to group %s: %w (the agent's user has to be in that group)", path, c.Group,
+			err), "approval", "group")
 	}
 	return l, nil
 }

@@ -18,14 +18,16 @@ import (
 )
 
 func (t *tool) approveCommand() *cli.Command {
-	socket := &cli.StringFlag{Name: "socket", TakesFile: true, Usage: "`FILE` of the socket (default: [approval] socket in the configuration, or approve.sock)"}
+	socket := &cli.StringFlag{Name: "socket", TakesFile: true,
+		Usage: "`FILE` of the socket (default: [approval] socket in the configuration, or approve.sock)"}
 	return &cli.Command{
 		Name:  "approve",
 		Usage: "decide on requests that guard rules want an operator to approve",
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list the requests that wait",
-				Flags: []cli.Flag{socket, &cli.DurationFlag{Name: "wait", Usage: "`DURATION` to wait for a request, if there is none"}}, Action: t.approveList,
+				Flags: []cli.Flag{socket, &cli.DurationFlag{Name: "wait",
+					Usage: "`DURATION` to wait for a request, if there is none"}}, Action: t.approveList,
 			},
 			{
 				Name: "show", Usage: "show who asks for what, what it may cost, and what is left",
@@ -52,7 +54,8 @@ func (t *tool) dialApprove(c *cli.Context) (*client.Client, error) {
 	socket := c.String("socket")
 	if socket == "" && p.conf != nil {
 		if socket = p.conf.Approval.Socket; socket == "" {
-			return nil, withHint(fmt.Errorf("the configuration has no socket for approvals"), `add to config.toml: [approval] socket = "approve.sock"`)
+			return nil, withHint(fmt.Errorf("the configuration has no socket for approvals"),
+				`add to config.toml: [approval] socket = "approve.sock"`)
 		}
 	}
 	if socket == "" {
@@ -87,7 +90,8 @@ func (t *tool) approveList(c *cli.Context) error {
 		for _, r := range a.Rules {
 			names = append(names, r.Name)
 		}
-		rows = append(rows, []string{a.ID[:8], userdb.User(a.Client.UID), approvalText(a), strings.Join(names, ", "), votesText(a), leftText(a.Until)})
+		rows = append(rows, []string{a.ID[:8], userdb.User(a.Client.UID), approvalText(a), strings.Join(names, ", "),
+			votesText(a), leftText(a.Until)})
 	}
 	return t.table(rows)
 }
@@ -147,7 +151,8 @@ func findApproval(c *cli.Context, cl *client.Client, text string) (*api.Approval
 	case 1:
 		return cl.Approval(c.Context, found[0].ID)
 	case 0:
-		return nil, withHint(fmt.Errorf("no request %q waits for an approval: it may be decided, or its time may be over", text), "keyward approve list")
+		return nil, withHint(fmt.Errorf("no request %q waits for an approval: it may be decided, or its time may be over",
+			text), "keyward approve list")
 	}
 	return nil, fmt.Errorf("%d requests begin with %q: give more of the id", len(found), text)
 }

@@ -155,7 +155,8 @@ func unknownFlag(path []string, name string, known []cli.Flag) error {
 
 // needSubcommand is the action of a command that is only a group of others.
 func needSubcommand(c *cli.Context) error {
-	return withHint(usageError("%s needs one of: %s", c.Command.Name, strings.Join(commandNames(c.Command.Subcommands), ", ")),
+	return withHint(usageError("%s needs one of: %s", c.Command.Name,
+		strings.Join(commandNames(c.Command.Subcommands), ", ")),
 		"keyward %s --help", c.Command.Name)
 }
 

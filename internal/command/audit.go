@@ -30,8 +30,10 @@ func (t *tool) auditCommand() *cli.Command {
 				Usage: "check that no record was changed, inserted, removed or cut off",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "file", TakesFile: true, Usage: "`FILE` to check instead: a copy of the agent's trail"},
-					&cli.StringFlag{Name: "checkpoint", TakesFile: true, Usage: "compare with the checkpoint in `FILE`, too: what a witness has kept"},
-					&cli.StringFlag{Name: "archive", TakesFile: true, Usage: "verify the archived segments in `DIRECTORY`, too, as one chain with the trail"},
+					&cli.StringFlag{Name: "checkpoint", TakesFile: true,
+						Usage: "compare with the checkpoint in `FILE`, too: what a witness has kept"},
+					&cli.StringFlag{Name: "archive", TakesFile: true,
+						Usage: "verify the archived segments in `DIRECTORY`, too, as one chain with the trail"},
 					&cli.StringFlag{Name: "key", Usage: "public `KEY` of that checkpoint (default: the agent's own)"},
 				},
 				Action: t.auditVerify,

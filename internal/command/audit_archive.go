@@ -21,14 +21,16 @@ func (t *tool) archiveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "archive",
 		Usage: "move sealed segments of the trail to another directory, or delete them",
-		Description: "The trail is verified first, and each copy is read again. Before a segment is deleted, the trail gets a record\n" +
+		Description: "The trail is verified first, and each copy is read again. Before a segment is deleted, the trail " +
+			"gets a record\n" +
 			"with the number and hash of its last record: so the rest can still be verified, alone or with its archive\n" +
 			"(keyward audit verify --archive).",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", TakesFile: true, Usage: "`DIRECTORY` to move them to"},
 			&cli.BoolFlag{Name: "gzip", Usage: "compress them there"},
 			&cli.BoolFlag{Name: "drop", Usage: "delete them instead"},
-			&cli.DurationFlag{Name: "older-than", Usage: "only segments whose last record is older than `DURATION`, such as 2160h"},
+			&cli.DurationFlag{Name: "older-than", Usage: "only segments whose last record is older than `DURATION`, such as " +
+				"2160h"},
 		},
 		Action: t.auditArchive,
 	}
@@ -110,7 +112,8 @@ func (t *tool) archivable(p *place, limit time.Time) ([]audit.Sealed, error) {
 	}
 	for i, s := range all {
 		if s.Last > x.sent.Seq {
-			t.note("%d segments stay: 'keyward audit export' has sent the records up to %d only (%s)", len(all)-i, x.sent.Seq, x.file)
+			t.note("%d segments stay: 'keyward audit export' has sent the records up to %d only (%s)", len(all)-i, x.sent.Seq,
+				x.file)
 			return all[:i], nil
 		}
 	}
@@ -128,9 +131,10 @@ func olderThan(path string, limit time.Time) ([]audit.Sealed, error) {
 	return all, err
 }
 
-// archive copies a segment, has the trail say so, and deletes it. After an error, or when the process is killed between two
-// of these, the trail is whole: the next call does the rest.
-func (p *place) archive(ctx context.Context, a *anchor, s audit.Sealed, to string, compress bool, tree *audit.Tree) (*audit.Gone, error) {
+// archive copies a segment, has the trail say so, and deletes it. After an error, or when the process is killed between
+// two of these, the trail is whole: the next call does the rest.
+func (p *place) archive(ctx context.Context, a *anchor, s audit.Sealed, to string, compress bool,
+	tree *audit.Tree) (*audit.Gone, error) {
 	if uint64(tree.Len()) < s.Last {
 		if err := tree.Extend(p.dirs.AuditTrail(), s.Last); err != nil {
 			return nil, err
@@ -164,7 +168,8 @@ func (p *place) recordArchived(ctx context.Context, a *anchor, gone *audit.Gone)
 		return cl.TrailArchived(ctx, said)
 	}
 	s, err := session.Open(session.Config{
-		LedgerPath: p.dirs.Ledger(), AuditPath: p.dirs.AuditTrail(), LockPath: p.dirs.LockFile(), Logger: slog.New(slog.DiscardHandler),
+		LedgerPath: p.dirs.Ledger(), AuditPath: p.dirs.AuditTrail(), LockPath: p.dirs.LockFile(),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

@@ -46,7 +46,8 @@ func segmentedState(t *testing.T, dir string) {
 	}
 }
 
-// archiveUnder runs audit archive in dir with strace and those of its options, and returns what it said and how it ended.
+// archiveUnder runs audit archive in dir with strace and those of its options, and returns what it said and how it
+// ended.
 func archiveUnder(t *testing.T, dir string, strace ...string) (string, *os.ProcessState) {
 	t.Helper()
 	keyward, err := exec.LookPath("keyward") // this program, see TestMain
@@ -91,8 +92,8 @@ func wholeArchive(t *testing.T, dir string) {
 	}
 }
 
-// The command is killed at each of its steps: before it names, deletes or syncs a file, and while it writes a copy. The trail
-// verifies, and the next call does the rest.
+// The command is killed at each of its steps: before it names, deletes or syncs a file, and while it writes a copy. The
+// trail verifies, and the next call does the rest.
 func TestArchiveKilled(t *testing.T) {
 	state := t.TempDir()
 	segmentedState(t, state)
@@ -129,7 +130,8 @@ func TestArchiveKilled(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"2 segments, 0 copies and a part", "2 segments, 1 copies", "1 segments, 1 copies", "0 segments, 2 copies"} {
+	for _, want := range []string{"2 segments, 0 copies and a part", "2 segments, 1 copies", "1 segments, 1 copies",
+		"0 segments, 2 copies"} {
 		if !seen[want] {
 			t.Errorf("no kill left %s; seen: %v", want, seen)
 		}

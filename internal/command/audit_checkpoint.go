@@ -24,8 +24,10 @@ func (t *tool) checkpointCommand() *cli.Command {
 		Name:  "checkpoint",
 		Usage: "print a signed statement of all records, to be kept elsewhere (c2sp.org/tlog-checkpoint)",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "origin", Usage: "`NAME` of the trail in its checkpoints, when the first one is made (default: keyward/HOSTNAME)"},
-			&cli.StringFlag{Name: "out", TakesFile: true, Usage: "write it to `FILE` too, if that file's checkpoint is of this trail"},
+			&cli.StringFlag{Name: "origin", Usage: "`NAME` of the trail in its checkpoints, when the first one is made " +
+				"(default: keyward/HOSTNAME)"},
+			&cli.StringFlag{Name: "out", TakesFile: true, Usage: "write it to `FILE` too, if that file's checkpoint is of " +
+				"this trail"},
 		},
 		Action: t.auditCheckpoint,
 	}
@@ -35,12 +37,14 @@ func (t *tool) witnessCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "witness",
 		Usage: "give checkpoints to a witness, which notices a trail that was set back together with its ledger",
-		Description: "The witness is a file, which belongs on another host or on a disk that only grows, or a server that speaks c2sp.org/tlog-witness.\n" +
+		Description: "The witness is a file, which belongs on another host or on a disk that only grows, or a server that " +
+			"speaks c2sp.org/tlog-witness.\n" +
 			"Exit code 65: the trail does not continue what the witness has seen.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "`FILE`, or the submission prefix of a server: https://…"},
 			&cli.StringFlag{Name: "witness-key", Usage: "`KEY` of the server, which then has to sign its answer: NAME+HASH+KEY"},
-			&cli.DurationFlag{Name: "every", Usage: "go on, with a checkpoint every `DURATION` if there are new records, until interrupted"},
+			&cli.DurationFlag{Name: "every", Usage: "go on, with a checkpoint every `DURATION` if there are new records, " +
+				"until interrupted"},
 		},
 		Action: t.auditWitness,
 	}

@@ -21,10 +21,12 @@ func (t *tool) cloudTrailCommand() *cli.Command {
 	return &cli.Command{
 		Name: "cloudtrail", ArgsUsage: "FILE...",
 		Usage: "compare AWS CloudTrail's files with the audit trail: did something else use the sessions' KMS keys",
-		Description: "Reads files that CloudTrail writes to S3, .json or .json.gz, and prints the calls of Sign and Decrypt that no record of the trail explains. " +
+		Description: "Reads files that CloudTrail writes to S3, .json or .json.gz, and prints the calls of Sign and " +
+			"Decrypt that no record of the trail explains. " +
 			"It needs neither an agent nor AWS. The exit code is 1 if there are such calls.",
 		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "window", Value: 2 * time.Minute, Usage: "a call and its record are at most this `DURATION` apart"},
+			&cli.DurationFlag{Name: "window", Value: 2 * time.Minute,
+				Usage: "a call and its record are at most this `DURATION` apart"},
 		},
 		Action: t.auditCloudTrail,
 	}
@@ -60,7 +62,8 @@ func (t *tool) auditCloudTrail(c *cli.Context) error {
 		t.printCloudTrail(r)
 	}
 	if err == nil && len(r.Foreign) > 0 {
-		err = withHint(fmt.Errorf("%d calls for the sessions' keys were not this agent's", len(r.Foreign)), "revoke these sessions on chain, and the permissions of who called")
+		err = withHint(fmt.Errorf("%d calls for the sessions' keys were not this agent's", len(r.Foreign)),
+			"revoke these sessions on chain, and the permissions of who called")
 	}
 	return err
 }
@@ -71,10 +74,12 @@ func (t *tool) printCloudTrail(r *cloudtrail.Result) {
 		events []cloudtrail.Event
 	}{{"NOT THIS AGENT'S", r.Foreign}, {"perhaps repeated", r.Repeats}} {
 		for _, e := range list.events {
-			t.print("%s  %-16s  %s of session %s by %q from %q, event %q", e.Time.UTC().Format(time.RFC3339), list.what, e.Name, e.Session, e.Identity, e.Source, e.ID)
+			t.print("%s  %-16s  %s of session %s by %q from %q, event %q", e.Time.UTC().Format(time.RFC3339), list.what, e.Name,
+				e.Session, e.Identity, e.Source, e.ID)
 		}
 	}
-	t.print("%d calls compared: %d not this agent's, %d perhaps repeated by it; %d before or after the trail; %d for other keys",
+	t.print("%d calls compared: %d not this agent's, %d perhaps repeated by it; %d before or after the trail; %d for "+
+		"other keys",
 		r.Compared, len(r.Foreign), len(r.Repeats), r.Outside, r.Others)
 }
 

@@ -19,13 +19,16 @@ func (t *tool) eraseCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "erase",
 		Usage: "delete personal data from the trail, and leave its chain as it is",
-		Description: "Personal data is the client (user, group, process, program), the transaction, and the clients and accounts of\n" +
-			"sessions. The records stay, with what was decided, and so do their numbers and hashes: the trail verifies as before.\n" +
+		Description: "Personal data is the client (user, group, process, program), the transaction, and the clients and " +
+			"accounts of\n" +
+			"sessions. The records stay, with what was decided, and so do their numbers and hashes: the trail verifies as " +
+			"before.\n" +
 			"Records of older versions have no such data apart; archive or drop their segments.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "session", Usage: "of the session whose id or signer begins with `ID`"},
 			&cli.StringFlag{Name: "client", Usage: "of the `CLIENT`: uid:N, gid:N or a user's name"},
-			&cli.StringFlag{Name: "until", Usage: "of records before this `TIME`: 720h (ago), 90d, 2026-11-28, or 2026-11-28T15:04:05Z"},
+			&cli.StringFlag{Name: "until", Usage: "of records before this `TIME`: 720h (ago), 90d, 2026-11-28, or " +
+				"2026-11-28T15:04:05Z"},
 			&cli.StringFlag{Name: "archive", TakesFile: true, Usage: "in the archived segments in `DIRECTORY`, too"},
 		},
 		Action: t.auditErase,
@@ -74,7 +77,8 @@ func (t *tool) auditErase(c *cli.Context) error {
 		return fmt.Errorf("%d records were erased; the same command does the rest: %w", done.Erased, err)
 	}
 	if done.Older > 0 {
-		t.note("%d records are of older versions and stay as they were: archive or drop their segments (keyward audit archive)", done.Older)
+		t.note("%d records are of older versions and stay as they were: archive or drop their segments (keyward audit "+
+			"archive)", done.Older)
 	}
 	if c.Bool("json") {
 		return t.printJSON(done)
@@ -109,7 +113,8 @@ func (p *place) recordErased(ctx context.Context, a *anchor, choice api.TrailEra
 		return cl.TrailErased(ctx, choice)
 	}
 	s, err := session.Open(session.Config{
-		LedgerPath: p.dirs.Ledger(), AuditPath: p.dirs.AuditTrail(), LockPath: p.dirs.LockFile(), Logger: slog.New(slog.DiscardHandler),
+		LedgerPath: p.dirs.Ledger(), AuditPath: p.dirs.AuditTrail(), LockPath: p.dirs.LockFile(),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

@@ -29,12 +29,15 @@ func (t *tool) exportCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "export",
 		Usage: "send the audit trail to a SIEM: its lines as they are, over a socket, and those that come, until interrupted",
-		Description: "Each record arrives at least once: after a break, records that may not have arrived are sent again. seq tells them apart.\n" +
+		Description: "Each record arrives at least once: after a break, records that may not have arrived are sent again. " +
+			"seq tells them apart.\n" +
 			"The agent does not know of it: a receiver that is slow or away delays the export only.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "unix:PATH, tcp:HOST:PORT or tls:HOST:PORT; `ADDRESS` of the receiver"},
-			&cli.StringFlag{Name: "position", TakesFile: true, Usage: "`FILE` that keeps what was sent (default: export.position in the state)"},
-			&cli.BoolFlag{Name: "acks", Usage: "the receiver answers with lines that have the number of the last record it has kept; only then is it taken as sent"},
+			&cli.StringFlag{Name: "position", TakesFile: true,
+				Usage: "`FILE` that keeps what was sent (default: export.position in the state)"},
+			&cli.BoolFlag{Name: "acks", Usage: "the receiver answers with lines that have the number of the last record it " +
+				"has kept; only then is it taken as sent"},
 			&cli.BoolFlag{Name: "once", Usage: "end when all records there are were sent"},
 		},
 		Action: t.auditExport,
@@ -77,7 +80,8 @@ func (t *tool) auditExport(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	x := &export{tool: t, trail: p.dirs.AuditTrail(), dial: dial, file: c.String("position"), acks: c.Bool("acks"), once: c.Bool("once"), patience: exportPatience}
+	x := &export{tool: t, trail: p.dirs.AuditTrail(), dial: dial, file: c.String("position"), acks: c.Bool("acks"),
+		once: c.Bool("once"), patience: exportPatience}
 	if x.file == "" {
 		x.file = exportPosition(p.dirs)
 	}

@@ -108,7 +108,8 @@ func TestExportIsAtLeastOnce(t *testing.T) {
 			}
 			var notes bytes.Buffer
 			x := &export{
-				tool: &tool{stderr: &notes}, trail: cfg.AuditPath, file: filepath.Join(t.TempDir(), "position"), acks: acks, once: true, patience: 10 * time.Second,
+				tool: &tool{stderr: &notes}, trail: cfg.AuditPath, file: filepath.Join(t.TempDir(), "position"), acks: acks,
+				once: true, patience: 10 * time.Second,
 				dial: func(ctx context.Context) (net.Conn, error) { return net.Dial("unix", receiver.l.Addr().String()) },
 			}
 			for round := range 4 {
@@ -120,7 +121,8 @@ func TestExportIsAtLeastOnce(t *testing.T) {
 				err := x.connected(t.Context())
 				if round < 3 { // five records at a time, and the receiver took three
 					if acks != (err != nil) {
-						t.Fatalf("round %d: %v; a receiver that acknowledges 3 of 5 records has not had all, one that reads all has", round, err)
+						t.Fatalf("round %d: %v; a receiver that acknowledges 3 of 5 records has not had all, one that reads all has",
+							round, err)
 					}
 					continue
 				}
@@ -133,7 +135,8 @@ func TestExportIsAtLeastOnce(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for end := time.Now().Add(10 * time.Second); receiver.missing(20) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(10 * time.Second); receiver.missing(20) > 0 &&
+				time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			}
 			if seq := receiver.missing(20); seq > 0 {
 				t.Errorf("record %d has not arrived", seq)
@@ -156,7 +159,8 @@ func TestExportToADeafReceiver(t *testing.T) {
 	}
 	ours, theirs := socketPair(t)
 	defer theirs.Close()
-	x := &export{tool: &tool{stderr: io.Discard}, trail: cfg.AuditPath, file: filepath.Join(t.TempDir(), "position"), once: true, patience: 200 * time.Millisecond,
+	x := &export{tool: &tool{stderr: io.Discard}, trail: cfg.AuditPath, file: filepath.Join(t.TempDir(), "position"),
+		once: true, patience: 200 * time.Millisecond,
 		dial: func(context.Context) (net.Conn, error) { return ours, nil }}
 	if err := x.connected(t.Context()); err == nil || x.sent.Seq != 0 {
 		t.Errorf("a receiver that reads nothing: %v, position %d, want an error and 0", err, x.sent.Seq)

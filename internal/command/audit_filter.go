@@ -61,12 +61,14 @@ func momentFlag(c *cli.Context, name string) (time.Time, error) {
 			return time.Now().AddDate(0, 0, -int(n)), nil
 		}
 	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateTime, "2006-01-02T15:04", time.DateOnly} {
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateTime, "2006-01-02T15:04",
+		time.DateOnly} {
 		if at, err := time.ParseInLocation(layout, text, time.Local); err == nil {
 			return at, nil
 		}
 	}
-	return time.Time{}, usageError("--%s %q: want a duration such as 2h or 3d, a day such as 2026-11-28, or a time such as 2026-11-28T15:04:05Z", name, text)
+	return time.Time{}, usageError("--%s %q: want a duration such as 2h or 3d, a day such as 2026-11-28, or a time "+
+		"such as 2026-11-28T15:04:05Z", name, text)
 }
 
 // any reports whether the filter lets every record through.
@@ -85,11 +87,13 @@ func (f *recordFilter) lets(line []byte) bool {
 		return true
 	}
 	switch {
-	case f.session != "" && !strings.HasPrefix(r.Session, f.session) && !strings.HasPrefix(strings.ToLower(r.Signer), f.session):
+	case f.session != "" && !strings.HasPrefix(r.Session, f.session) &&
+		!strings.HasPrefix(strings.ToLower(r.Signer), f.session):
 		return false
 	case f.client != "" && !isClient(r.Peer, f.client):
 		return false
-	case f.event != "" && string(r.Event) != f.event && !(strings.HasSuffix(f.event, ".") && strings.HasPrefix(string(r.Event), f.event)):
+	case f.event != "" && string(r.Event) != f.event &&
+		!(strings.HasSuffix(f.event, ".") && strings.HasPrefix(string(r.Event), f.event)):
 		return false
 	case f.reason != "" && !hasReason(&r.Record, r.Detail, f.reason):
 		return false

@@ -19,10 +19,12 @@ func (t *tool) auditReportCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "report",
 		Usage: "sum up a period: what sessions spent, what was refused, how long requests took, what was done",
-		Description: "Writes one HTML page that loads nothing, or CSV, or with --json JSON. It reads the trail and needs no agent;\n" +
+		Description: "Writes one HTML page that loads nothing, or CSV, or with --json JSON. It reads the trail and needs " +
+			"no agent;\n" +
 			"keyward audit verify says whether the trail is whole.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "since", Value: "30d", Usage: "begin at this `TIME`: 2h (ago), 30d, 2026-11-28, or 2026-11-28T15:04:05Z"},
+			&cli.StringFlag{Name: "since", Value: "30d", Usage: "begin at this `TIME`: 2h (ago), 30d, 2026-11-28, or " +
+				"2026-11-28T15:04:05Z"},
 			&cli.StringFlag{Name: "until", Usage: "end before this `TIME` (default: now)"},
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, TakesFile: true, Usage: "write to `FILE` instead of stdout"},
 			&cli.BoolFlag{Name: "csv", Usage: "write CSV: a line for each amount that a session spent"},
@@ -50,7 +52,8 @@ func (t *tool) auditReport(c *cli.Context) (err error) {
 		until = time.Now()
 	}
 	if !from.Before(until) {
-		return usageError("--since %s is not before --until %s", from.UTC().Format(time.RFC3339), until.UTC().Format(time.RFC3339))
+		return usageError("--since %s is not before --until %s", from.UTC().Format(time.RFC3339),
+			until.UTC().Format(time.RFC3339))
 	}
 	r, err := t.readReport(c, from, until)
 	if err != nil {

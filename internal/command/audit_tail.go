@@ -109,7 +109,8 @@ type tailRecord struct {
 func (t *tool) printRecord(line []byte) error {
 	var r tailRecord
 	if err := json.Unmarshal(line, &r); err != nil {
-		return withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)), "keyward audit verify")
+		return withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)),
+			"keyward audit verify")
 	}
 	t.print("%s", recordLine(&r))
 	return nil

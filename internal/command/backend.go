@@ -16,7 +16,8 @@ func (t *tool) backendCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list the configured backends, what they can do and how they are", Action: t.backendList,
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "tokens", Usage: "list the tokens of the configured PKCS#11 modules instead, with labels and serials; needs no agent"}},
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "tokens",
+					Usage: "list the tokens of the configured PKCS#11 modules instead, with labels and serials; needs no agent"}},
 			},
 			{
 				Name: "check", ArgsUsage: "[NAME]", Action: t.backendCheck,

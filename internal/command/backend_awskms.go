@@ -24,7 +24,8 @@ func (a *agent) openAWSKMS(ctx context.Context, name string, b *config.Backend) 
 		DeletionDays: c.DeletionDays,
 	}
 	if c.Class == "sealed" {
-		return awskms.OpenSealed(ctx, awskms.SealedConfig{Config: kms, Key: c.Key, Dir: a.dirs.Keys(name), CacheFor: c.CacheFor})
+		return awskms.OpenSealed(ctx, awskms.SealedConfig{Config: kms, Key: c.Key, Dir: a.dirs.Keys(name),
+			CacheFor: c.CacheFor})
 	}
 	return awskms.Open(ctx, kms)
 }

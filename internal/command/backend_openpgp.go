@@ -52,18 +52,21 @@ func adminPINs(dirs config.Dirs, backend string, pin *config.AdminPIN) *secret.K
 	if *pin == (config.AdminPIN{}) {
 		return nil
 	}
-	return secret.NewAdminKeeper(backend, pinSource(dirs, backend, "admin_", &config.PIN{File: pin.File, Credential: pin.Credential})).MarkIn(dirs.PINTries())
+	return secret.NewAdminKeeper(backend, pinSource(dirs, backend, "admin_",
+		&config.PIN{File: pin.File, Credential: pin.Credential})).MarkIn(dirs.PINTries())
 }
 
 // serveOpenPGP opens it in the child.
-func serveOpenPGP(_ context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend, error) {
+func serveOpenPGP(_ context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend,
+	error) {
 	var s openpgpSettings
 	if err := isolated.Decode(settings, &s); err != nil {
 		return nil, err
 	}
 	cfg := openpgp.Config{
 		Name: name, Serial: s.Serial, Slots: s.Slots, Touch: s.Touch, Overwrite: s.Overwrite,
-		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, OnHang: env.Hung, Locks: s.Locks, Timeout: s.Timeout, Logger: env.Logger,
+		PIN: env.PINs, AdminPIN: env.AdminPINs, OnWait: env.Waiting, OnHang: env.Hung, Locks: s.Locks, Timeout: s.Timeout,
+		Logger: env.Logger,
 	}
 	return openpgp.Open(cfg)
 }

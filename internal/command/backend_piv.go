@@ -103,7 +103,8 @@ func pivPINs(dirs config.Dirs, name string, c *config.PIV) *secret.Keeper {
 }
 
 // openPIVHere opens it in the child.
-func openPIVHere(_ context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend, error) {
+func openPIVHere(_ context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend,
+	error) {
 	var s pivSettings
 	if err := isolated.Decode(settings, &s); err != nil {
 		return nil, err

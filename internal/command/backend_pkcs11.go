@@ -33,7 +33,8 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 	if err != nil {
 		return nil, a.placed(err, "backends", name, "env")
 	}
-	s := pkcs11Settings{Module: a.dirs.Path(c.Module), Token: c.Token, Serial: c.Serial, Slot: c.Slot, Env: env, Sessions: c.Sessions, Timeout: b.Timeout}
+	s := pkcs11Settings{Module: a.dirs.Path(c.Module), Token: c.Token, Serial: c.Serial, Slot: c.Slot, Env: env,
+		Sessions: c.Sessions, Timeout: b.Timeout}
 	rules := a.moduleRules(&s)
 	if c.Class == "wrapped" {
 		s.KEK, s.Dir, s.Objects = c.KEK, a.dirs.Keys(name), c.Objects
@@ -60,7 +61,8 @@ func (a *agent) openPKCS11(ctx context.Context, name string, b *config.Backend) 
 }
 
 // servePKCS11 opens it in the child.
-func servePKCS11(ctx context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend, error) {
+func servePKCS11(ctx context.Context, name string, settings json.RawMessage, env *isolated.Env) (backends.Backend,
+	error) {
 	var s pkcs11Settings
 	if err := isolated.Decode(settings, &s); err != nil {
 		return nil, err

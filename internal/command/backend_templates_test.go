@@ -10,7 +10,8 @@ import (
 	"github.com/keyward/keyward/internal/config"
 )
 
-// The template of each backend that is known by name passes keyward config check. Its page links it and says what was tried.
+// The template of each backend that is known by name passes keyward config check. Its page links it and says what was
+// tried.
 func TestBackendTemplates(t *testing.T) {
 	const docs = "../../docs/backends"
 	templates, err := filepath.Glob(docs + "/templates/*.toml")
@@ -31,7 +32,8 @@ func TestBackendTemplates(t *testing.T) {
 				t.Fatal(err)
 			}
 			var stdout, stderr bytes.Buffer
-			if code := (&tool{stdout: &stdout, stderr: &stderr}).run(t.Context(), []string{"config", "check", file}); code != exitOK {
+			if code := (&tool{stdout: &stdout, stderr: &stderr}).run(t.Context(),
+				[]string{"config", "check", file}); code != exitOK {
 				t.Errorf("config check exits with %d:\n%s", code, &stderr)
 			}
 			conf, err := config.Load(file)
@@ -52,7 +54,8 @@ func TestBackendTemplates(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{"yubihsm2", "cloudhsm", "luna", "nshield", "utimaco", "opencryptoki", "wolfpkcs11", "nitrokey", "p11-kit"} {
+	for _, name := range []string{"yubihsm2", "cloudhsm", "luna", "nshield", "utimaco", "opencryptoki", "wolfpkcs11",
+		"nitrokey", "p11-kit"} {
 		if !pages[name] {
 			t.Errorf("there is no template for %s", name)
 		}

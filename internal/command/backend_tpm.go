@@ -28,7 +28,8 @@ func (a *agent) openTPM(_ context.Context, name string, b *config.Backend) (back
 		if hold == 0 {
 			hold = secret.UntilLock
 		}
-		cfg.PINs = a.asLocked(tpm.Explained(secret.NewKeeper(pinSource(a.dirs, name, "", &c.PIN), hold)).MarkIn(a.dirs.PINTries()))
+		cfg.PINs = a.asLocked(tpm.Explained(secret.NewKeeper(pinSource(a.dirs, name, "", &c.PIN),
+			hold)).MarkIn(a.dirs.PINTries()))
 	}
 	return tpm.Open(cfg)
 }

@@ -23,7 +23,8 @@ func TestEveryBackendTypeHasAnOpener(t *testing.T) {
 func TestEveryBackendTypeHasAProtection(t *testing.T) {
 	want := map[string]backends.Protection{
 		"pkcs11": backends.Resident, "openpgp": backends.Resident, "gcpkms": backends.Resident, "azurekv": backends.Resident,
-		"piv": backends.Sealed, "tpm": backends.Sealed, "transit": backends.Sealed, "awskms": backends.Sealed, // of class sealed
+		// of class sealed
+		"piv": backends.Sealed, "tpm": backends.Sealed, "transit": backends.Sealed, "awskms": backends.Sealed,
 	}
 	for _, typ := range config.BackendTypes() {
 		b := config.NewBackend(typ)
@@ -39,7 +40,8 @@ func TestEveryBackendTypeHasAProtection(t *testing.T) {
 // A request whose card waits 15 s for another one's touch, in vain, has time for its own.
 func TestTimeForTwoTouches(t *testing.T) {
 	const want = 15*time.Second + backends.TouchTime
-	for what, got := range map[string]time.Duration{"piv": config.TouchTimeout, "openpgp": config.NewBackend("openpgp").Timeout} {
+	for what, got := range map[string]time.Duration{"piv": config.TouchTimeout,
+		"openpgp": config.NewBackend("openpgp").Timeout} {
 		if got <= want {
 			t.Errorf("%s has %v, want more than %v", what, got, want)
 		}

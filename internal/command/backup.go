@@ -20,7 +20,8 @@ func (t *tool) backupCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "backup",
 		Usage: "write configuration, ledger, audit trail and sealed keys into one file, while the agent runs or not",
-		Description: "The file is checked before it gets its name: ledger and trail are opened and verified. It has no PIN, and no key that is in a device.\n" +
+		Description: "The file is checked before it gets its name: ledger and trail are opened and verified. It has no " +
+			"PIN, and no key that is in a device.\n" +
 			"Keep it as secret as the audit trail.",
 		Flags:  []cli.Flag{&cli.StringFlag{Name: "out", TakesFile: true, Usage: "`FILE` to write, which must not exist"}},
 		Action: t.backup,
@@ -113,10 +114,13 @@ func (t *tool) restoreCommand() *cli.Command {
 		Name:      "restore",
 		Usage:     "put a backup into the place of an agent that does not run",
 		ArgsUsage: "FILE",
-		Description: "A backup does not know what was signed after it. If that is not known from the audit trail in place either, restore refuses\n" +
-			"until --since says what to do. What was in place is moved aside, and nothing is deleted. The audit trail gets a record of it.",
+		Description: "A backup does not know what was signed after it. If that is not known from the audit trail in place " +
+			"either, restore refuses\n" +
+			"until --since says what to do. What was in place is moved aside, and nothing is deleted. The audit trail gets a " +
+			"record of it.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "since", Usage: "of the time since the backup, `WHAT`: \"trail\": count what the trail in place shows; \"spent\": count the limits of all sessions as used up; " +
+			&cli.StringFlag{Name: "since", Usage: "of the time since the backup, `WHAT`: \"trail\": count what the trail in " +
+				"place shows; \"spent\": count the limits of all sessions as used up; " +
 				"\"nothing\": you know that nothing was signed"},
 			&cli.BoolFlag{Name: "check", Usage: "only check the file"},
 		},
@@ -148,7 +152,8 @@ func (t *tool) restore(c *cli.Context) error {
 	res, err := backup.Restore(args[0], p.dirs, since, time.Now())
 	switch {
 	case errors.Is(err, session.ErrSince):
-		return withHint(withCode(exitFailed, err), "say what of the time since: --since trail, --since spent or --since nothing (keyward restore --help)")
+		return withHint(withCode(exitFailed, err), "say what of the time since: --since trail, --since spent or --since "+
+			"nothing (keyward restore --help)")
 	case errors.Is(err, backup.ErrDamaged):
 		return withCode(exitDamaged, err)
 	case err != nil:
@@ -176,7 +181,8 @@ func (t *tool) checkBackup(c *cli.Context, file string) error {
 	if c.Bool("json") {
 		return t.printJSON(m)
 	}
-	t.print("%s: a backup of %s by keyward %s, %d records, the last is %s", file, m.Created.Format(time.RFC3339), m.Version, m.Records, m.Hash)
+	t.print("%s: a backup of %s by keyward %s, %d records, the last is %s", file, m.Created.Format(time.RFC3339),
+		m.Version, m.Records, m.Hash)
 	return nil
 }
 

@@ -31,7 +31,8 @@ func (t *tool) benchCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend (default: the only one)"},
 			&cli.StringFlag{Name: "key", Usage: "sign with the key of session `ID`, of a running agent; none is made"},
-			&cli.BoolFlag{Name: "create", Usage: "make a key although one costs money or a slot in this backend; it is destroyed afterwards"},
+			&cli.BoolFlag{Name: "create", Usage: "make a key although one costs money or a slot in this backend; it is " +
+				"destroyed afterwards"},
 			&cli.DurationFlag{Name: "duration", Value: 4 * time.Second, Usage: "measure each figure for `TIME`"},
 		},
 		Description: `It runs an agent of its own, with a ledger beside the real one, and signs with a throw-away key for a chain that does
@@ -91,7 +92,8 @@ func (t *tool) benchBackend(c *cli.Context) (*agent, string, error) {
 	}
 	conf, err := config.Load(dirs.ConfigFile())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", withHint(fmt.Errorf("no agent in %s: %w", dirs.Config, err), "keyward init --dir %s --softhsm", dirs.Config)
+		return nil, "", withHint(fmt.Errorf("no agent in %s: %w", dirs.Config, err), "keyward init --dir %s --softhsm",
+			dirs.Config)
 	}
 	if err != nil {
 		return nil, "", err
@@ -107,7 +109,8 @@ func (t *tool) benchBackend(c *cli.Context) (*agent, string, error) {
 		return nil, "", usageError("there is no backend %q in the configuration; want %s", name, strings.Join(names, " or "))
 	}
 	if why := costs[conf.Backends[name].Type]; why != "" && !c.Bool("create") && c.String("key") == "" {
-		return nil, "", usageError("backend %q: %s: give --key SESSION to sign with that session's key, or --create to make a key all the same", name, why)
+		return nil, "", usageError("backend %q: %s: give --key SESSION to sign with that session's key, or --create to "+
+			"make a key all the same", name, why)
 	}
 	a := &agent{process: &process{dirs: dirs, notify: newNotifier()}, conf: conf, backends: map[string]socket.Backend{}}
 	a.newest.Store(a)
@@ -149,7 +152,8 @@ func (t *tool) borrowedKey(c *cli.Context, backend string) (string, error) {
 }
 
 // measure opens the backend and runs the benchmark. However it ends, the throw-away key is destroyed.
-func (t *tool) measure(ctx context.Context, a *agent, name, borrow string, d time.Duration) (report *bench.Report, err error) {
+func (t *tool) measure(ctx context.Context, a *agent, name, borrow string, d time.Duration) (report *bench.Report,
+	err error) {
 	if err := a.openBackend(ctx, name); err != nil {
 		return nil, err
 	}
@@ -191,7 +195,8 @@ func (t *tool) benchUnlock(ctx context.Context, a *agent, name string) error {
 
 // printBench writes the report for a person.
 func (t *tool) printBench(r *benchReport) error {
-	t.print("%s, %d processors, keyward %s", joined("backend "+r.Backend+" ("+r.Type+")", string(r.Protection)), r.CPUs, r.Version)
+	t.print("%s, %d processors, keyward %s", joined("backend "+r.Backend+" ("+r.Type+")", string(r.Protection)), r.CPUs,
+		r.Version)
 	t.print("")
 	rows := [][]string{{"", "AT A TIME", "PER SECOND", "MEDIAN", "P99", "RATIO"}}
 	for _, part := range []struct {
@@ -203,7 +208,8 @@ func (t *tool) printBench(r *benchReport) error {
 			if row.Ratio != 0 {
 				ratio = fmt.Sprintf("%.2f of the device", row.Ratio)
 			}
-			rows = append(rows, []string{part.name, fmt.Sprint(row.Callers), fmt.Sprintf("%.0f", row.PerSecond), micros(row.P50), micros(row.P99), ratio})
+			rows = append(rows, []string{part.name, fmt.Sprint(row.Callers), fmt.Sprintf("%.0f", row.PerSecond), micros(row.P50),
+				micros(row.P99), ratio})
 		}
 	}
 	if err := t.table(rows); err != nil {

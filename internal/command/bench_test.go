@@ -45,8 +45,8 @@ func keys(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// Every type of backend is either free to make a key in, as a PKCS#11 token is, and a directory of files that a TPM or Vault opens, or says
-// what one costs.
+// Every type of backend is either free to make a key in, as a PKCS#11 token is, and a directory of files that a TPM or
+// Vault opens, or says what one costs.
 func TestBenchKnowsCosts(t *testing.T) {
 	for name := range openers {
 		if (costs[name] == "") != (name == "pkcs11" || name == "tpm" || name == "transit") {

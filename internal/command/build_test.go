@@ -21,8 +21,8 @@ func dependencies(t *testing.T, tags string) string {
 	return string(out)
 }
 
-// go-ethereum's core/types brings in KZG and gnark, two megabytes of cryptography that the agent has no use for. accounts/abi, with
-// which explain decodes calls, does without them.
+// go-ethereum's core/types brings in KZG and gnark, two megabytes of cryptography that the agent has no use for.
+// accounts/abi, with which explain decodes calls, does without them.
 func TestNoKZG(t *testing.T) {
 	unwanted := regexp.MustCompile(`(?m)^.*(gnark|kzg|blst|go-ethereum/core|go-ethereum/accounts).*$`)
 	found := unwanted.FindAllString(dependencies(t, ""), -1)
@@ -56,7 +56,8 @@ func TestBuildTags(t *testing.T) {
 	sdks := map[string]*regexp.Regexp{
 		"noaws":   regexp.MustCompile(`(?m)^github\.com/aws/`),
 		"noazure": regexp.MustCompile(`(?m)^github\.com/Azure`),
-		"nogcp":   regexp.MustCompile(`(?m)^(cloud\.google\.com|google\.golang\.org/(api|grpc))/`), // the ledger's store has google.golang.org/protobuf, and CEL some of genproto
+		// the ledger's store has google.golang.org/protobuf, and CEL some of genproto
+		"nogcp": regexp.MustCompile(`(?m)^(cloud\.google\.com|google\.golang\.org/(api|grpc))/`),
 	}
 	const all = "noaws noazure nogcp"
 	for _, tags := range []string{"noaws", "noazure", "nogcp", all} {

@@ -142,7 +142,8 @@ func (r *chainReport) ask(c *cli.Context, conf *config.Chain) error {
 func knownRegistries(conf *config.Chain) []registryReport {
 	var known []registryReport
 	if conf.ID == policy.ProductionChain {
-		known = []registryReport{{Name: "production docs", Address: config.RegistryOfDocs}, {Name: "agw-client", Address: config.RegistryOfSDK}}
+		known = []registryReport{{Name: "production docs", Address: config.RegistryOfDocs},
+			{Name: "agw-client", Address: config.RegistryOfSDK}}
 	}
 	inUse := conf.Registry.IsZero() // none is
 	for i := range known {
@@ -172,7 +173,8 @@ func (t *tool) printChains(reports []*chainReport) error {
 		}
 		rows = append(rows, []string{r.Name, strconv.FormatUint(r.ID, 10), state, block, at, r.ClockOffset})
 		for _, g := range r.Registries {
-			registries = append(registries, []string{r.Name, g.Name, g.Address.String(), yesNo(g.InUse), yesNo(g.Live), yesNo(g.Populated), g.Detail})
+			registries = append(registries, []string{r.Name, g.Name, g.Address.String(), yesNo(g.InUse), yesNo(g.Live),
+				yesNo(g.Populated), g.Detail})
 		}
 	}
 	if err := t.table(rows); err != nil || len(registries) == 1 {

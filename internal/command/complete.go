@@ -70,8 +70,8 @@ func (t *tool) complete(app *cli.App, words []string) {
 	}
 }
 
-// rejoin undoes that bash takes = and : for words of their own (COMP_WORDBREAKS). split reports whether the last word was
-// behind one.
+// rejoin undoes that bash takes = and : for words of their own (COMP_WORDBREAKS). split reports whether the last word
+// was behind one.
 func rejoin(words []string) (joined []string, split bool) {
 	glue := false
 	for _, w := range words {

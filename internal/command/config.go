@@ -22,7 +22,8 @@ func (t *tool) configCommand() *cli.Command {
 				Action:    t.configCheck,
 			},
 			{
-				Name: "diff", Usage: "say in which sections the configuration differs from FILE, and which keys only a start puts into effect",
+				Name: "diff", Usage: "say in which sections the configuration differs from FILE, and which keys only a start " +
+					"puts into effect",
 				ArgsUsage: "FILE",
 				Action:    t.configDiff,
 			},
@@ -58,9 +59,11 @@ func (t *tool) configCheck(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("json") {
-		return t.printJSON(map[string]any{"ok": true, "file": file, "backends": len(conf.Backends), "chains": len(conf.Chains), "rules": len(conf.Rules)})
+		return t.printJSON(map[string]any{"ok": true, "file": file, "backends": len(conf.Backends),
+			"chains": len(conf.Chains), "rules": len(conf.Rules)})
 	}
-	t.print("%s: valid, with %d backends, %d chains and %d guard rules", file, len(conf.Backends), len(conf.Chains), len(conf.Rules))
+	t.print("%s: valid, with %d backends, %d chains and %d guard rules", file, len(conf.Backends), len(conf.Chains),
+		len(conf.Rules))
 	return nil
 }
 
@@ -74,7 +77,8 @@ func (t *tool) configDiff(c *cli.Context) error {
 		return err
 	}
 	if p.conf == nil {
-		return withHint(errors.New("no configuration that can be read in "+p.dirs.Config), "keyward init --dir %s", p.dirs.Config)
+		return withHint(errors.New("no configuration that can be read in "+p.dirs.Config), "keyward init --dir %s",
+			p.dirs.Config)
 	}
 	other, err := config.Load(args[0])
 	if err != nil {

@@ -18,11 +18,12 @@ var systemFiles = []string{"/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc", "
 
 // systemDevices are nodes that every program may need, and those that HSMs, TPMs and smart cards have.
 var systemDevices = []string{
-	"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/bus", "/dev/usb", "/dev/hidraw*", "/dev/tpm*",
+	"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/bus", "/dev/usb", "/dev/hidraw*",
+	"/dev/tpm*",
 }
 
-// confine takes from the agent, when its configuration is known and before it opens anything, what neither it nor a process
-// of its devices needs: those are confined by its rules, too.
+// confine takes from the agent, when its configuration is known and before it opens anything, what neither it nor a
+// process of its devices needs: those are confined by its rules, too.
 func (a *agent) confine() error {
 	if err := durable.MkdirAll(a.dirs.State, 0o700); err != nil { // a rule is for what exists
 		return err
@@ -108,8 +109,8 @@ func (a *agent) paths(configured []string) []string {
 	return paths
 }
 
-// allowBackend adds what a backend needs in the agent: its PIN's directory, since an editor puts a new file into it, and the files
-// of its section.
+// allowBackend adds what a backend needs in the agent: its PIN's directory, since an editor puts a new file into it,
+// and the files of its section.
 func (a *agent) allowBackend(r *confine.Rules, b *config.Backend) error {
 	if pin := b.PIN(); pin != nil && pin.File != "" {
 		r.Read = append(r.Read, filepath.Dir(a.dirs.Path(pin.File)))
@@ -149,7 +150,8 @@ func (a *agent) allowBackend(r *confine.Rules, b *config.Backend) error {
 	return nil
 }
 
-// allowModule adds what a PKCS#11 library needs: itself, files and directories that its environment names, and SoftHSM's tokens.
+// allowModule adds what a PKCS#11 library needs: itself, files and directories that its environment names, and
+// SoftHSM's tokens.
 func (a *agent) allowModule(r *confine.Rules, module string, env map[string]string) {
 	r.Read = append(r.Read, filepath.Dir(module))
 	for _, value := range env {
@@ -201,7 +203,8 @@ func softHSMTokens(conf string) string {
 	return string(named[1])
 }
 
-// namedByEnv are the files, no directories, that environment variables name: credentials of clouds, certificates, configurations.
+// namedByEnv are the files, no directories, that environment variables name: credentials of clouds, certificates,
+// configurations.
 func namedByEnv() []string {
 	paths := map[string]bool{}
 	for _, variable := range os.Environ() {

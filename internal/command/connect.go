@@ -29,8 +29,8 @@ func findPlace(c *cli.Context) (*place, error) {
 	return p, p.fault
 }
 
-// findAgent finds the agent that a command talks to. A mistake in the configuration is no error: the agent may run with an
-// older version of the file, and has to be reached to be locked.
+// findAgent finds the agent that a command talks to. A mistake in the configuration is no error: the agent may run with
+// an older version of the file, and has to be reached to be locked.
 func findAgent(c *cli.Context) (*place, error) { return findAgentIn(c.String("dir")) }
 
 // findAgentIn is findAgent; dir is what --dir says.
@@ -129,14 +129,15 @@ func (p *place) dial(ctx context.Context, socket string) (*client.Client, error)
 	case errors.Is(err, fs.ErrPermission): // says which group to ask for
 		return nil, withCode(exitUnreachable, err)
 	case !p.dirs.Configured():
-		return nil, withHint(withCode(exitUnreachable, fmt.Errorf("no agent in %s (%s): %w", p.dirs.Config, p.dirs.Rule, err)), "keyward init --dir %s", p.dirs.Config)
+		return nil, withHint(withCode(exitUnreachable, fmt.Errorf("no agent in %s (%s): %w", p.dirs.Config, p.dirs.Rule,
+			err)), "keyward init --dir %s", p.dirs.Config)
 	}
 	err = fmt.Errorf("no agent is running in %s (%s): %w", p.dirs.Config, p.dirs.Rule, err)
 	return nil, withHint(withCode(exitUnreachable, err), "%s", startCommand(p.dirs))
 }
 
-// startCommand starts the agent in dirs. The system's agent is started by its service only: another process would run as another
-// user, whose files the service can't write.
+// startCommand starts the agent in dirs. The system's agent is started by its service only: another process would run
+// as another user, whose files the service can't write.
 func startCommand(dirs config.Dirs) string {
 	if dirs.System() {
 		return "systemctl start keyward || journalctl -u keyward -n 20"

@@ -90,7 +90,8 @@ func executed(texts []string) map[string][]string {
 	return by
 }
 
-// verb matches what a command does: "session revoke", "systemctl restart", with its flags' names but not what they are about.
+// verb matches what a command does: "session revoke", "systemctl restart", with its flags' names but not what they are
+// about.
 var verb = regexp.MustCompile(`^[a-z][a-z-]*( [a-z][a-z-]*)*`)
 
 // does is what a command of the documents does, without "keyward".
@@ -98,8 +99,8 @@ func does(command string) string {
 	return strings.TrimSpace(strings.TrimPrefix(verb.FindString(command), "keyward "))
 }
 
-// Every command in the documents is executed by a test, which names it or at least has that command with flags of its own, or has a
-// reason. No test names a command that no document has.
+// Every command in the documents is executed by a test, which names it or at least has that command with flags of its
+// own, or has a reason. No test names a command that no document has.
 func TestDocumentedCommands(t *testing.T) {
 	texts := testSources(t)
 	all, by := documented(t), executed(texts)
@@ -138,7 +139,8 @@ func TestDocumentScripts(t *testing.T) {
 		Dir:                 "testdata/docs",
 		RequireExplicitExec: true,
 		Setup:               setupScript,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save, "begin": begin},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save,
+			"begin": begin},
 	})
 }
 

@@ -15,7 +15,8 @@ func (t *tool) doctorCommand() *cli.Command {
 		Name:  "doctor",
 		Usage: "check everything that an agent needs, and say what to do about what is wrong",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "client", Usage: "also check that `CLIENT`, as in session create, can reach the apps' socket; may be repeated"},
+			&cli.StringSliceFlag{Name: "client", Usage: "also check that `CLIENT`, as in session create, can reach the apps' " +
+				"socket; may be repeated"},
 		},
 		Description: `It looks at the configuration, the modes and owners of files, the sockets and their clients, modules, tokens and PINs, the state
 and the disk, the clock, the limits of the process, the chains' nodes, the systemd unit and the version. It works with and without

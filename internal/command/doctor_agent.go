@@ -21,7 +21,8 @@ import (
 func (x *examination) checkPlace() {
 	d := x.place.dirs
 	if d.Hidden != "" {
-		x.add("directory", warning, "keyward doctor --dir "+d.Hidden, "%s (%s); the system's agent, in %s, is another one", d.Config, d.Rule, d.Hidden)
+		x.add("directory", warning, "keyward doctor --dir "+d.Hidden, "%s (%s); the system's agent, in %s, is another one",
+			d.Config, d.Rule, d.Hidden)
 		return
 	}
 	x.add("directory", fine, "", "%s (%s)", d.Config, d.Rule)
@@ -44,7 +45,8 @@ func (x *examination) checkAgent() {
 		return
 	}
 	do := map[string]string{
-		api.StateLocked: "keyward unlock", api.StateHalted: "keyward status, then repair the disk and start the agent again", api.StateDegraded: "see the lines below",
+		api.StateLocked: "keyward unlock", api.StateHalted: "keyward status, then repair the disk and start the agent again",
+		api.StateDegraded: "see the lines below",
 	}[x.status.State]
 	v := fine
 	switch x.status.State {
@@ -57,7 +59,8 @@ func (x *examination) checkAgent() {
 	if x.status.Version == version() {
 		x.add("version", fine, "", "%s", version())
 	} else {
-		x.add("version", warning, restartCommand(x.place.dirs.System()), "the agent runs %s, and this command is %s", x.status.Version, version())
+		x.add("version", warning, restartCommand(x.place.dirs.System()), "the agent runs %s, and this command is %s",
+			x.status.Version, version())
 	}
 	if sessions, err := cl.AllSessions(x.c.Context); err == nil {
 		x.clients = append(x.clients, clientsOf(sessions)...)
@@ -134,7 +137,8 @@ func (x *examination) checkSockets() {
 			continue
 		}
 		stat := info.Sys().(*syscall.Stat_t)
-		facts := fmt.Sprintf("%s, mode %04o, owner %s, group %s", path, info.Mode().Perm(), userdb.User(stat.Uid), userdb.Group(stat.Gid))
+		facts := fmt.Sprintf("%s, mode %04o, owner %s, group %s", path, info.Mode().Perm(), userdb.User(stat.Uid),
+			userdb.Group(stat.Gid))
 		if s.check == "admin socket" && info.Mode().Perm()&0o077 != 0 {
 			x.add(s.check, wrong, "chmod 0600 "+path, "%s: others can reach it", facts)
 			continue
@@ -161,8 +165,8 @@ func (x *examination) checkClients(path string) {
 	}
 }
 
-// letIn is what lets a client past the obstacle why, whose last part says it in words: a command if the socket's group is all that is
-// missing.
+// letIn is what lets a client past the obstacle why, whose last part says it in words: a command if the socket's group
+// is all that is missing.
 func (x *examination) letIn(path, client, why string) string {
 	info, err := os.Stat(path)
 	number, isUser := strings.CutPrefix(client, "uid:")
@@ -170,7 +174,8 @@ func (x *examination) letIn(path, client, why string) string {
 	if err != nil || !isUser || parseErr != nil || !strings.Contains(why, "add the user to the group") {
 		return why[strings.LastIndex(why, ": ")+2:]
 	}
-	return fmt.Sprintf("usermod -aG %s %s; then start the client again", userdb.Group(info.Sys().(*syscall.Stat_t).Gid), userdb.User(uid))
+	return fmt.Sprintf("usermod -aG %s %s; then start the client again", userdb.Group(info.Sys().(*syscall.Stat_t).Gid),
+		userdb.User(uid))
 }
 
 // checkLimits looks at what the process may have: of the running agent, or else of a process started from here.
@@ -180,7 +185,8 @@ func (x *examination) checkLimits() {
 		pid = x.status.PID
 	}
 	var files, locked unix.Rlimit
-	err := errors.Join(unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &files), unix.Prlimit(pid, unix.RLIMIT_MEMLOCK, nil, &locked))
+	err := errors.Join(unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &files),
+		unix.Prlimit(pid, unix.RLIMIT_MEMLOCK, nil, &locked))
 	if errors.Is(err, unix.EPERM) {
 		x.add("limits", skipped, "sudo keyward doctor", "the agent's limits can't be read by this user")
 		return
@@ -196,10 +202,12 @@ func (x *examination) checkLimits() {
 	}
 	switch {
 	case files.Cur < need:
-		x.add("limits", warning, fmt.Sprintf("LimitNOFILE=%d in the unit, ulimit -n %d, or fewer connections in [limits]", need, need),
+		x.add("limits", warning, fmt.Sprintf("LimitNOFILE=%d in the unit, ulimit -n %d, or fewer connections in [limits]",
+			need, need),
 			"%d descriptors, and connections in [limits] wants %d", files.Cur, need)
 	case locked.Cur < lockedNeeded:
-		x.add("limits", warning, "LimitMEMLOCK=64M in the unit, or ulimit -l 65536", "%d bytes of locked memory, which PINs need", locked.Cur)
+		x.add("limits", warning, "LimitMEMLOCK=64M in the unit, or ulimit -l 65536",
+			"%d bytes of locked memory, which PINs need", locked.Cur)
 	default:
 		x.add("limits", fine, "", "%d descriptors, %s of locked memory", files.Cur, bytesOrAll(locked.Cur))
 	}
@@ -225,7 +233,8 @@ func (x *examination) checkUnit() {
 		return
 	}
 	for _, unit := range []string{"keyward.service", "keyward.socket", "keyward-admin.socket"} {
-		out, err := exec.CommandContext(x.c.Context, "systemctl", "show", "-p", "LoadState,ActiveState,UnitFileState,NeedDaemonReload", unit).Output()
+		out, err := exec.CommandContext(x.c.Context, "systemctl", "show", "-p",
+			"LoadState,ActiveState,UnitFileState,NeedDaemonReload", unit).Output()
 		if err != nil {
 			x.add("unit "+unit, skipped, "", "systemctl show: %v", err)
 			continue

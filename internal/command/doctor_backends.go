@@ -18,7 +18,8 @@ import (
 	"github.com/keyward/keyward/internal/userdb"
 )
 
-// checkBackends looks at each backend: what the running agent says of it, its module and token, and where its PIN comes from.
+// checkBackends looks at each backend: what the running agent says of it, its module and token, and where its PIN comes
+// from.
 func (x *examination) checkBackends() {
 	for _, name := range slices.Sorted(maps.Keys(x.place.backends())) {
 		b := x.place.backends()[name]
@@ -92,7 +93,8 @@ func (x *examination) checkToken(name string, settings *config.PKCS11) {
 		return
 	}
 	if labels == nil {
-		x.add(check, wrong, "connect the token, or initialize one with the vendor's tool", "module %s has no token that this user sees", path)
+		x.add(check, wrong, "connect the token, or initialize one with the vendor's tool",
+			"module %s has no token that this user sees", path)
 		return
 	}
 	x.add(check, wrong, "correct token or serial in [backends."+name+"]: keyward backend list --tokens",
@@ -101,14 +103,16 @@ func (x *examination) checkToken(name string, settings *config.PKCS11) {
 
 // judgeTries judges what a token's flags say of its PIN.
 func (x *examination) judgeTries(check, name string, t pkcs11.Token) {
-	const reset = "reset the count with the vendor's tool and the security officer's PIN, as softhsm2-util or pkcs11-tool --init-pin"
+	const reset = "reset the count with the vendor's tool and the security officer's PIN, as softhsm2-util or " +
+		"pkcs11-tool --init-pin"
 	switch {
 	case slices.Contains(t.Flags, pkcs11.PINLocked):
 		x.add(check, wrong, reset, "token %q: its PIN is locked after too many wrong tries", t.Label)
 	case slices.Contains(t.Flags, pkcs11.PINFinalTry):
 		x.add(check, wrong, reset, "token %q: one PIN try is left, which the agent never spends", t.Label)
 	case slices.Contains(t.Flags, pkcs11.PINCountLow):
-		x.add(check, wrong, "correct the PIN's source, then: keyward unlock --backend "+name, "token %q: a wrong PIN was tried; the agent does not log in by itself", t.Label)
+		x.add(check, wrong, "correct the PIN's source, then: keyward unlock --backend "+name,
+			"token %q: a wrong PIN was tried; the agent does not log in by itself", t.Label)
 	default:
 		x.add(check, fine, "", "token %q, serial %s", t.Label, t.Serial)
 	}
@@ -161,7 +165,8 @@ func (x *examination) checkSecretFile(check, path, what, key string) {
 	case info.Mode().Perm()&0o077 != 0:
 		x.add(check, wrong, "chmod 0600 "+path, "%s can be read by others (mode %04o)", path, info.Mode().Perm())
 	case owner != agent && agent != 0:
-		x.add(check, wrong, fmt.Sprintf("chown %s %s", userdb.User(agent), path), "%s belongs to %s, and the agent runs as %s", path, userdb.User(owner), userdb.User(agent))
+		x.add(check, wrong, fmt.Sprintf("chown %s %s", userdb.User(agent), path),
+			"%s belongs to %s, and the agent runs as %s", path, userdb.User(owner), userdb.User(agent))
 	default:
 		x.add(check, fine, "", "in %s", path)
 	}
@@ -176,7 +181,8 @@ func (x *examination) agentUID() uint32 {
 }
 
 // credentialStores are where systemd looks for credentials (systemd.exec(5), LoadCredentialEncrypted=).
-var credentialStores = []string{"/etc/credstore.encrypted", "/run/credstore.encrypted", "/usr/lib/credstore.encrypted", "/etc/credstore", "/run/credstore", "/usr/lib/credstore"}
+var credentialStores = []string{"/etc/credstore.encrypted", "/run/credstore.encrypted", "/usr/lib/credstore.encrypted",
+	"/etc/credstore", "/run/credstore", "/usr/lib/credstore"}
 
 func (x *examination) checkCredential(check, name string) {
 	for _, store := range credentialStores {
@@ -191,7 +197,8 @@ func (x *examination) checkCredential(check, name string) {
 			return
 		}
 	}
-	x.add(check, warning, fmt.Sprintf("systemd-ask-password -n | systemd-creds encrypt --name=%s - /etc/credstore.encrypted/%s", name, name),
+	x.add(check, warning, fmt.Sprintf("systemd-ask-password -n | systemd-creds encrypt --name=%s - "+
+		"/etc/credstore.encrypted/%s", name, name),
 		"no credential %q in %s; the unit may have it from elsewhere", name, credentialStores[0])
 }
 
@@ -219,7 +226,8 @@ func (x *examination) checkChains() {
 		}
 		r := inspectChain(x.c, name, conf)
 		if r.Error != "" {
-			x.add("chain "+name, wrong, "correct rpc in [chains."+name+"], or see to the node: keyward chain check "+name, "%s", r.Error)
+			x.add("chain "+name, wrong, "correct rpc in [chains."+name+"], or see to the node: keyward chain check "+name, "%s",
+				r.Error)
 			continue
 		}
 		x.add("chain "+name, fine, "", "chain id %d, block %d", r.ID, r.Block)
@@ -227,8 +235,8 @@ func (x *examination) checkChains() {
 	}
 }
 
-// judgeClock compares this machine's clock with a block's time. A block that is old may also mean an idle chain or a node that has
-// stopped.
+// judgeClock compares this machine's clock with a block's time. A block that is old may also mean an idle chain or a
+// node that has stopped.
 func (x *examination) judgeClock(name string, offset time.Duration) {
 	const do = "synchronize the clock: systemctl enable --now systemd-timesyncd, or chrony; or see to the chain's node"
 	bound := x.place.conf.Watch.ClockBound
@@ -239,7 +247,8 @@ func (x *examination) judgeClock(name string, offset time.Duration) {
 	case -offset > bound:
 		x.add("clock of "+name, wrong, do, "this machine's clock is %v behind the newest block", -offset)
 	case offset > bound:
-		x.add("clock of "+name, warning, do, "the newest block is %v old: this machine's clock is ahead, or the node stands still", offset)
+		x.add("clock of "+name, warning, do, "the newest block is %v old: this machine's clock is ahead, or the node "+
+			"stands still", offset)
 	default:
 		x.add("clock of "+name, fine, "", "%v after the newest block", offset)
 	}

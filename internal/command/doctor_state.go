@@ -44,13 +44,15 @@ func (x *examination) checkState() {
 		}
 		// A file of root's is safe, but the agent can't write to it.
 		if info, err := os.Lstat(path); err == nil && info.Sys().(*syscall.Stat_t).Uid != owner {
-			x.add("state", wrong, fmt.Sprintf("chown -R %s %s", userdb.User(owner), dir), "%s belongs to %s, and the agent runs as %s",
+			x.add("state", wrong, fmt.Sprintf("chown -R %s %s", userdb.User(owner), dir),
+				"%s belongs to %s, and the agent runs as %s",
 				path, userdb.User(info.Sys().(*syscall.Stat_t).Uid), userdb.User(owner))
 			return
 		}
 	}
 	if x.status == nil && session.LockedOnDisk(x.place.dirs.LockFile()) {
-		x.add("state", warning, "keyward unlock, once the agent runs", "%s exists: the agent starts locked", x.place.dirs.LockFile())
+		x.add("state", warning, "keyward unlock, once the agent runs", "%s exists: the agent starts locked",
+			x.place.dirs.LockFile())
 		return
 	}
 	x.add("state", fine, "", "%s, owner %s", dir, userdb.User(owner))
@@ -90,15 +92,18 @@ func (x *examination) judgeDisk(dir string, st *unix.Statfs_t, took time.Duratio
 	case free < mib || st.Files > 0 && st.Ffree == 0:
 		x.add("disk", wrong, do, "%s: full", dir)
 	case free < min(leastFree, total/4):
-		x.add("disk", warning, do, "%s: %d of %d MiB are free: refusals are only counted now, so that grants find room", dir, free/mib, total/mib)
+		x.add("disk", warning, do, "%s: %d of %d MiB are free: refusals are only counted now, so that grants find room", dir,
+			free/mib, total/mib)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EROFS):
 		x.add("disk", wrong, do, "%s: %v", dir, err)
 	case err != nil: // no rights, or a file system without unnamed files
 		x.add("disk", fine, "", "%d of %d MiB are free; a durable write was not tried: %v", free/mib, total/mib, err)
 	case took > slowestWrite:
-		x.add("disk", warning, "a faster disk, or one that is not shared: each batch of signatures waits for a write", "a durable write takes %v", took.Round(time.Millisecond))
+		x.add("disk", warning, "a faster disk, or one that is not shared: each batch of signatures waits for a write",
+			"a durable write takes %v", took.Round(time.Millisecond))
 	default:
-		x.add("disk", fine, "", "%d of %d MiB are free; a durable write takes %v", free/mib, total/mib, took.Round(10*time.Microsecond))
+		x.add("disk", fine, "", "%d of %d MiB are free; a durable write takes %v", free/mib, total/mib,
+			took.Round(10*time.Microsecond))
 	}
 }
 
@@ -124,7 +129,8 @@ func durableWrite(dir string) (time.Duration, error) {
 	return times[len(times)/2], nil
 }
 
-// checkTrail verifies the newest part of the audit trail against the agent or its ledger: all of it, unless that takes long.
+// checkTrail verifies the newest part of the audit trail against the agent or its ledger: all of it, unless that takes
+// long.
 func (x *examination) checkTrail() {
 	file := x.place.dirs.AuditTrail()
 	info, err := os.Stat(file)
@@ -139,7 +145,8 @@ func (x *examination) checkTrail() {
 	const quick = 128 << 20
 	segments, _ := filepath.Glob(filepath.Join(x.place.dirs.State, "audit-*.jsonl"))
 	if len(segments) > 1 || err == nil && info.Size() > quick {
-		x.add("audit trail", skipped, "keyward audit verify", "%d sealed segments: checking them takes a while", len(segments))
+		x.add("audit trail", skipped, "keyward audit verify", "%d sealed segments: checking them takes a while",
+			len(segments))
 		return
 	}
 	a, err := x.tool.findAnchor(x.c, x.place)
@@ -148,18 +155,20 @@ func (x *examination) checkTrail() {
 		report, err = audit.Verify(file, a.head, a.journal, a.live)
 	}
 	if err != nil {
-		x.add("audit trail", wrong, "keyward audit verify, then restore ledger and trail together from the newest backup", "%v", err)
+		x.add("audit trail", wrong, "keyward audit verify, then restore ledger and trail together from the newest backup",
+			"%v", err)
 		return
 	}
 	x.add("audit trail", fine, "", "%d records, unbroken", report.Head.Seq)
 }
 
-// checkClock compares the clock with what this machine knows of the time without a chain: whether it is synchronized, and that the
-// trail has no record of the future.
+// checkClock compares the clock with what this machine knows of the time without a chain: whether it is synchronized,
+// and that the trail has no record of the future.
 func (x *examination) checkClock() {
 	const do = "synchronize the clock: systemctl enable --now systemd-timesyncd, or chrony"
 	if last := lastRecordTime(x.place.dirs.AuditTrail()); time.Until(last) > time.Minute {
-		x.add("clock", wrong, do, "it is %s, and the last record of the audit trail is of %s", time.Now().UTC().Format(time.RFC3339), last.Format(time.RFC3339))
+		x.add("clock", wrong, do, "it is %s, and the last record of the audit trail is of %s",
+			time.Now().UTC().Format(time.RFC3339), last.Format(time.RFC3339))
 		return
 	}
 	var tx unix.Timex // asks only (adjtimex(2))

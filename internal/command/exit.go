@@ -11,7 +11,8 @@ import (
 	"github.com/keyward/keyward/socket/api"
 )
 
-// Exit codes. Those above 64 are sysexits(3)'s, as systemd shows them too: its own names for 4 and 5 would tell of missing permissions.
+// Exit codes. Those above 64 are sysexits(3)'s, as systemd shows them too: its own names for 4 and 5 would tell of
+// missing permissions.
 const (
 	exitOK          = 0
 	exitFailed      = 1

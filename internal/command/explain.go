@@ -24,7 +24,8 @@ func (t *tool) explainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "explain",
 		Usage: "say in a paragraph why a request was refused or granted, and what would make it pass",
-		Description: "WHAT is the number of a record in the audit trail, or a file (- for stdin) with a transaction, which the running agent\n" +
+		Description: "WHAT is the number of a record in the audit trail, or a file (- for stdin) with a transaction, " +
+			"which the running agent\n" +
 			"judges without counting anything, or with the error that an app got.",
 		ArgsUsage: "WHAT",
 		Flags: []cli.Flag{
@@ -187,7 +188,8 @@ func findRecord(path string, wanted func(*trailRecord) bool) (*trailRecord, erro
 		}
 		var r trailRecord
 		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)), "keyward audit verify")
+			return nil, withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)),
+				"keyward audit verify")
 		}
 		if wanted(&r) {
 			return &r, nil
@@ -323,8 +325,10 @@ func explainDenial(text string, d *api.Denial) *explanation {
 		e.Compared = strings.TrimSuffix(e.Compared, ".") + " (" + strings.Join(rule, ", ") + ", counted from 0)"
 	}
 	if d.Limit != nil && d.Used != nil && d.Asked != nil && d.Remaining != nil {
-		e.Compared += fmt.Sprintf(": of %s, %s are used and %s are left, and %s were asked for", d.Limit, d.Used, d.Remaining, d.Asked)
-		e.Pass = fmt.Sprintf("A request for at most %s passes; %s", d.Remaining, strings.TrimPrefix(e.Pass, "A smaller amount passes; "))
+		e.Compared += fmt.Sprintf(": of %s, %s are used and %s are left, and %s were asked for", d.Limit, d.Used, d.Remaining,
+			d.Asked)
+		e.Pass = fmt.Sprintf("A request for at most %s passes; %s", d.Remaining,
+			strings.TrimPrefix(e.Pass, "A smaller amount passes; "))
 	}
 	return e
 }

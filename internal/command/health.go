@@ -30,8 +30,8 @@ func stateError(s *api.Status) error {
 	return withHint(withCode(exitHalted, errors.New(text)), "repair what the message names, then start the agent again")
 }
 
-// Exit codes of keyward health: those of a monitoring plugin, see the Monitoring Plugins Development Guidelines, "Plugin
-// return codes". Nagios, Icinga, Sensu and Consul know them.
+// Exit codes of keyward health: those of a monitoring plugin, see the Monitoring Plugins Development Guidelines,
+// "Plugin return codes". Nagios, Icinga, Sensu and Consul know them.
 const (
 	healthOK       = 0
 	healthWarning  = 1
@@ -43,7 +43,8 @@ func (t *tool) healthCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "health",
 		Usage: "say in one line how the agent is, for a monitor",
-		Description: "Exit codes: 0 ready · 1 degraded, and it signs · 2 it can't sign, or is not running · 3 can't find out.\n" +
+		Description: "Exit codes: 0 ready · 1 degraded, and it signs · 2 it can't sign, or is not running · 3 can't find " +
+			"out.\n" +
 			"After the bar stand the counts since the start, as monitoring plugins write them.",
 		Action: t.health,
 	}
@@ -81,7 +82,8 @@ func (t *tool) health(c *cli.Context) error {
 			return err
 		}
 	} else {
-		t.print("KEYWARD %s - %s | granted=%dc denied=%dc failed=%dc in_flight=%d", word, joined(s.State, s.Detail), s.Granted, s.Denied, s.Failed, s.InFlight)
+		t.print("KEYWARD %s - %s | granted=%dc denied=%dc failed=%dc in_flight=%d", word, joined(s.State, s.Detail),
+			s.Granted, s.Denied, s.Failed, s.InFlight)
 	}
 	if code == healthOK {
 		return nil

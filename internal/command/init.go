@@ -23,7 +23,8 @@ func (t *tool) initCommand() *cli.Command {
 		Usage: "make an agent's directory with a configuration",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "softhsm", Usage: "with a fresh SoftHSM token, ready to run; for development and CI"},
-			&cli.BoolFlag{Name: "tpm", Usage: "with a key in the machine's TPM that session keys are sealed to, ready to run; keyward tpm setup makes one with a PIN"},
+			&cli.BoolFlag{Name: "tpm", Usage: "with a key in the machine's TPM that session keys are sealed to, ready to " +
+				"run; keyward tpm setup makes one with a PIN"},
 			tpmDeviceFlag(),
 		},
 		Action: t.init,
@@ -83,15 +84,18 @@ func checkSystemInit(dirs config.Dirs) error {
 		return nil
 	}
 	if os.Geteuid() != 0 {
-		return withHint(fmt.Errorf("%s is the system's agent, which only root makes", dirs.Config), "sudo keyward init --dir %s", dirs.Config)
+		return withHint(fmt.Errorf("%s is the system's agent, which only root makes", dirs.Config),
+			"sudo keyward init --dir %s", dirs.Config)
 	}
 	if _, err := user.Lookup(serviceUser); err != nil {
-		return fmt.Errorf("the system's agent runs as the user %s, which does not exist: install the package keyward, or give a --dir of your own", serviceUser)
+		return fmt.Errorf("the system's agent runs as the user %s, which does not exist: install the package keyward, or "+
+			"give a --dir of your own", serviceUser)
 	}
 	return nil
 }
 
-// handOver gives the system's agent to its service: the configuration is root's and the service reads it; the state is the service's.
+// handOver gives the system's agent to its service: the configuration is root's and the service reads it; the state is
+// the service's.
 func handOver(dirs config.Dirs) error {
 	u, err := user.Lookup(serviceUser)
 	if err != nil {
@@ -158,8 +162,10 @@ func (t *tool) makeAgent(c *cli.Context, dirs config.Dirs) (err error) {
 	return nil
 }
 
-// firstBackend makes the device's part of the backend that the configuration begins with. cleanup undoes that, whatever err is.
-func (t *tool) firstBackend(c *cli.Context, dirs config.Dirs) (name string, b *config.Backend, cleanup func() error, err error) {
+// firstBackend makes the device's part of the backend that the configuration begins with. cleanup undoes that, whatever
+// err is.
+func (t *tool) firstBackend(c *cli.Context, dirs config.Dirs) (name string, b *config.Backend, cleanup func() error,
+	err error) {
 	cleanup = func() error { return nil }
 	switch {
 	case c.Bool("softhsm"):
@@ -175,7 +181,8 @@ func (t *tool) firstBackend(c *cli.Context, dirs config.Dirs) (name string, b *c
 		return "softhsm", b, func() error { return os.RemoveAll(dir) }, err
 	case c.Bool("tpm"):
 		name = "tpm"
-		b, deleteKey, err := (&tpmSetup{tool: t, dirs: dirs, name: name, device: c.String("tpm-device")}).makeBackend(c.Context)
+		b, deleteKey, err := (&tpmSetup{tool: t, dirs: dirs, name: name,
+			device: c.String("tpm-device")}).makeBackend(c.Context)
 		if err == nil {
 			cleanup = deleteKey
 		}

@@ -20,7 +20,8 @@ func (t *tool) keyCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Usage: "list all keys and the sessions they belong to", Action: t.keyList,
-				Description: "If a device is locked or does not answer, the keys of the others are listed, the error names it, and the exit code is 1.",
+				Description: "If a device is locked or does not answer, the keys of the others are listed, the error names it, " +
+					"and the exit code is 1.",
 			},
 			{
 				Name: "rewrap", ArgsUsage: "[SESSION|KEY]", Action: t.keyRewrap,

@@ -70,8 +70,8 @@ func (t *tool) lock(c *cli.Context) error {
 	return t.done(c, "locked")
 }
 
-// lockStopped locks an agent that can't be reached, by its lock file. The client is not nil if the agent has started meanwhile:
-// it may have looked for the file before that was written, and has to be told.
+// lockStopped locks an agent that can't be reached, by its lock file. The client is not nil if the agent has started
+// meanwhile: it may have looked for the file before that was written, and has to be told.
 func (p *place) lockStopped(c *cli.Context, unreachable error) (*client.Client, error) {
 	if errors.Is(unreachable, fs.ErrPermission) || !p.dirs.Used() {
 		return nil, unreachable
@@ -126,8 +126,10 @@ func (t *tool) unlockCommand() *cli.Command {
 		Usage: "log in to the devices and sign again; asks for the PINs that are the operator's to give",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend to unlock (default: all)"},
-			&cli.BoolFlag{Name: "admin-pin", Usage: "give that backend its admin PIN, for the next key that is made or destroyed; unlocks nothing"},
-			&cli.StringFlag{Name: "pinentry", TakesFile: true, Usage: "`PROGRAM` that asks for the PINs (default: the terminal; pinentry where there is none)"},
+			&cli.BoolFlag{Name: "admin-pin", Usage: "give that backend its admin PIN, for the next key that is made or " +
+				"destroyed; unlocks nothing"},
+			&cli.StringFlag{Name: "pinentry", TakesFile: true,
+				Usage: "`PROGRAM` that asks for the PINs (default: the terminal; pinentry where there is none)"},
 		},
 		Action: t.unlock,
 	}
@@ -264,12 +266,14 @@ func askPIN(ctx context.Context, pinentry, what string) (pin []byte, err error) 
 	if pinentry == "" && errors.Is(err, secret.ErrNoTerminal) {
 		program, lookErr := exec.LookPath("pinentry")
 		if lookErr != nil {
-			return nil, withHint(fmt.Errorf("%w, and no pinentry is installed", err), "keyward unlock --pinentry PROGRAM, or run it on a terminal (ssh -t)")
+			return nil, withHint(fmt.Errorf("%w, and no pinentry is installed", err),
+				"keyward unlock --pinentry PROGRAM, or run it on a terminal (ssh -t)")
 		}
 		buf, err = secret.FromPinentry(program, what)(ctx)
 	}
 	if errors.Is(err, secret.ErrNoTerminal) {
-		return nil, withHint(err, "run it on a terminal (ssh -t), or have the agent get the PIN: pin_file or pin_credential in config.toml")
+		return nil, withHint(err, "run it on a terminal (ssh -t), or have the agent get the PIN: pin_file or "+
+			"pin_credential in config.toml")
 	}
 	if err != nil {
 		return nil, err

@@ -103,7 +103,8 @@ func (t *tool) app() *cli.App {
 // commonFlags are understood by every command, before or after its name.
 func commonFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "dir", Category: "Common", TakesFile: true, Usage: "the agent's `DIRECTORY` (default: $KEYWARD_DIR, ~/.keyward, or the system's agent, /etc/keyward)"},
+		&cli.StringFlag{Name: "dir", Category: "Common", TakesFile: true,
+			Usage: "the agent's `DIRECTORY` (default: $KEYWARD_DIR, ~/.keyward, or the system's agent, /etc/keyward)"},
 		&cli.BoolFlag{Name: "json", Category: "Common", Usage: "print JSON, for programs"},
 	}
 }

@@ -37,13 +37,14 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys, "port": port, "shaped": shaped,
+			"exits": exits, "save": save, "begin": begin, "answered": answered, "measuring": measuring, "keys": keys,
+			"port": port, "shaped": shaped,
 		},
 	})
 }
 
-// TestYubiKeyScripts runs scripts with a YubiKey plugged in that comes from the factory, each with its own. Each touch is given
-// at once.
+// TestYubiKeyScripts runs scripts with a YubiKey plugged in that comes from the factory, each with its own. Each touch
+// is given at once.
 func TestYubiKeyScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/yubikey/*.txtar")
 	if err != nil || len(scripts) == 0 {
@@ -102,8 +103,10 @@ func plainCommands(env *testscript.Env) error {
 		return err
 	}
 	dir := filepath.Join(env.WorkDir, ".program")
-	script := fmt.Sprintf("#!/bin/sh\ncase $1 in serve | bench | top) exec '%s' \"$@\" ;; *) exec '%s' \"$@\" ;; esac\n", race, plain)
-	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "keyward"), []byte(script), 0o700)); err != nil {
+	script := fmt.Sprintf("#!/bin/sh\ncase $1 in serve | bench | top) exec '%s' \"$@\" ;; *) exec '%s' \"$@\" ;; esac\n",
+		race, plain)
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "keyward"), []byte(script),
+		0o700)); err != nil {
 		return err
 	}
 	env.Setenv("PATH", dir+string(os.PathListSeparator)+env.Getenv("PATH"))

@@ -15,7 +15,8 @@ const manCommand = "__man"
 func manPage(w io.Writer, app *cli.App) {
 	fmt.Fprintf(w, ".TH KEYWARD 1 \"\" \"keyward\" \"Keyward\"\n.SH NAME\nkeyward \\- %s\n", roff(app.Usage))
 	fmt.Fprint(w, ".SH SYNOPSIS\n.B keyward\n.I COMMAND\n[\\fIFLAG\\fR...] [\\fIARGUMENT\\fR...]\n.SH DESCRIPTION\n")
-	fmt.Fprint(w, "Keyward is an agent that keeps session keys in hardware and signs only what each session's policy allows.\n"+
+	fmt.Fprint(w, "Keyward is an agent that keeps session keys in hardware and signs only what each session's policy "+
+		"allows.\n"+
 		"Apps reach it over a Unix socket, and the operator with the commands below.\n.PP\n")
 	fmt.Fprintln(w, paragraphs(app.Description))
 	fmt.Fprintln(w, ".SH COMMON FLAGS")

@@ -60,8 +60,8 @@ func (a *agent) listenMetricsOn(listen string) (net.Listener, error) {
 	return socket.Listen(path, a.conf.Metrics.SocketMode)
 }
 
-// serveMetrics begins to serve what is not served yet, until the monitor is closed or the agent ends. The agent goes on signing without
-// them.
+// serveMetrics begins to serve what is not served yet, until the monitor is closed or the agent ends. The agent goes on
+// signing without them.
 func (a *agent) serveMetrics() {
 	for _, m := range a.monitors {
 		if m.Addr().Network() == "unix" { // its mode may have changed

@@ -32,7 +32,8 @@ func (t *tool) forHere(hint string) string {
 	switch {
 	case hint == t.command:
 		return ""
-	case t.dir != "" && strings.HasPrefix(hint, "keyward ") && !strings.ContainsAny(hint, ",;(") && !strings.Contains(hint, "--dir"):
+	case t.dir != "" && strings.HasPrefix(hint, "keyward ") && !strings.ContainsAny(hint, ",;(") &&
+		!strings.Contains(hint, "--dir"):
 		return hint + " --dir " + t.dir
 	}
 	return hint

@@ -22,10 +22,13 @@ func (t *tool) pkcs11Command() *cli.Command {
 			Description: `The key has an unwrap template and is trusted, which only the security officer can order: the command logs in as that, once. What the
 template keeps the PIN's holder from is in docs/backends/pkcs11.md. The agent may run; the module is loaded in this process, which needs the rights of the agent's.`,
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "backend", Usage: "the `NAME` of the token's backend in the configuration (default: the only one of type pkcs11)"},
+				&cli.StringFlag{Name: "backend", Usage: "the `NAME` of the token's backend in the configuration (default: the " +
+					"only one of type pkcs11)"},
 				&cli.StringFlag{Name: "label", Required: true, Usage: "`LABEL` of the key, which is then kek in the configuration"},
-				&cli.StringFlag{Name: "so-pin-file", Required: true, TakesFile: true, Usage: "`FILE` with the security officer's PIN"},
-				&cli.BoolFlag{Name: "movable", Usage: "let key rewrap hand wrapped keys over to another such key; without it they never leave this one"},
+				&cli.StringFlag{Name: "so-pin-file", Required: true, TakesFile: true,
+					Usage: "`FILE` with the security officer's PIN"},
+				&cli.BoolFlag{Name: "movable", Usage: "let key rewrap hand wrapped keys over to another such key; without it " +
+					"they never leave this one"},
 			},
 		}},
 	}
@@ -54,7 +57,8 @@ func (t *tool) makeWrapKey(c *cli.Context) error {
 	if err := kek.Make(c.Context); err != nil {
 		return err
 	}
-	t.note("made the key %q; to wrap session keys with it, set in [backends.%s]: class = \"wrapped\", kek = %q", kek.Label, name, kek.Label)
+	t.note("made the key %q; to wrap session keys with it, set in [backends.%s]: class = \"wrapped\", kek = %q", kek.Label,
+		name, kek.Label)
 	return nil
 }
 

@@ -30,11 +30,13 @@ func (t *tool) policyCommand() *cli.Command {
 }
 
 func specFlag() cli.Flag {
-	return &cli.StringFlag{Name: "spec", TakesFile: true, Usage: "`FILE` with the session, the SDK's SessionConfig as JSON, or - for stdin"}
+	return &cli.StringFlag{Name: "spec", TakesFile: true,
+		Usage: "`FILE` with the session, the SDK's SessionConfig as JSON, or - for stdin"}
 }
 
 func casesFlag() cli.Flag {
-	return &cli.StringFlag{Name: "cases", TakesFile: true, Usage: "`FILE` of cases, one JSON object a line, or - for stdin; gzip is fine"}
+	return &cli.StringFlag{Name: "cases", TakesFile: true,
+		Usage: "`FILE` of cases, one JSON object a line, or - for stdin; gzip is fine"}
 }
 
 // readSpec reads the spec that --spec names. Its signer may be missing. It says what selectors its signatures have.
@@ -64,7 +66,8 @@ func (t *tool) policyShow(c *cli.Context) error {
 	}
 	warnings := spec.UnitWarnings(unixNow())
 	if c.Bool("json") {
-		return t.printJSON(map[string]any{"session": spec, "sessionHash": spec.Hash(), "describe": spec.Describe(), "warnings": warnings})
+		return t.printJSON(map[string]any{"session": spec, "sessionHash": spec.Hash(), "describe": spec.Describe(),
+			"warnings": warnings})
 	}
 	for _, line := range spec.Describe() {
 		t.print("%s", line)

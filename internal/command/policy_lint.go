@@ -33,7 +33,8 @@ are judged all the same, and the exit code is 1. It is 0 if every line could be 
 			specFlag(),
 			casesFlag(),
 			&cli.StringFlag{Name: "chain", Value: "abstract", Usage: "`NAME` or id of the chain that the spec is for"},
-			&cli.StringFlag{Name: "registry", TakesFile: true, Usage: "`FILE` with the policy registry's answers: {\"call\":{},\"transfer\":{},\"approval\":{}}"},
+			&cli.StringFlag{Name: "registry", TakesFile: true,
+				Usage: "`FILE` with the policy registry's answers: {\"call\":{},\"transfer\":{},\"approval\":{}}"},
 			uncheckedFlag(),
 			&cli.DurationFlag{Name: "max-lifetime", Usage: "warn of a session that lasts longer than this `DURATION`, e.g. 720h"},
 		},
@@ -157,7 +158,8 @@ func (t *tool) lintSpec(c *cli.Context, rules policy.WarningRules) error {
 
 // registryAnswers gives what the policy registry says of the spec: as the file that --registry names has
 // it, or else as the chain's nodes tell. Nil: nobody is to be asked.
-func (t *tool) registryAnswers(c *cli.Context, name string, conf *config.Chain, spec *policy.Spec) (policy.Registry, error) {
+func (t *tool) registryAnswers(c *cli.Context, name string, conf *config.Chain, spec *policy.Spec) (policy.Registry,
+	error) {
 	if file := c.String("registry"); file != "" {
 		data, err := t.readInput(file)
 		if err != nil {
@@ -176,7 +178,8 @@ func (t *tool) registryAnswers(c *cli.Context, name string, conf *config.Chain, 
 }
 
 // askRegistry asks the chain's policy registry.
-func askRegistry(ctx context.Context, name string, conf *config.Chain, queries []policy.RegistryQuery) (policy.Registry, error) {
+func askRegistry(ctx context.Context, name string, conf *config.Chain, queries []policy.RegistryQuery) (policy.Registry,
+	error) {
 	client, err := chain.New(chainConfig(name, conf, nil))
 	if err != nil {
 		return nil, err

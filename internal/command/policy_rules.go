@@ -20,7 +20,8 @@ import (
 )
 
 func configFlag() cli.Flag {
-	return &cli.StringFlag{Name: "config", TakesFile: true, Usage: "configuration `FILE` with the guard rules; the agent's own if it is not given"}
+	return &cli.StringFlag{Name: "config", TakesFile: true,
+		Usage: "configuration `FILE` with the guard rules; the agent's own if it is not given"}
 }
 
 // ruleCommands rehearse the guard rules of a configuration.
@@ -39,7 +40,8 @@ func (t *tool) ruleCommands() []*cli.Command {
 			Flags: []cli.Flag{
 				configFlag(),
 				&cli.StringFlag{Name: "trail", TakesFile: true, Usage: "audit trail `FILE`; the agent's own if it is not given"},
-				&cli.StringFlag{Name: "since", Usage: "show only grants from this `TIME` on: 2h (ago), 2026-11-28, or 2026-11-28T15:04:05Z"},
+				&cli.StringFlag{Name: "since", Usage: "show only grants from this `TIME` on: 2h (ago), 2026-11-28, or " +
+					"2026-11-28T15:04:05Z"},
 				&cli.StringFlag{Name: "until", Usage: "show only grants before this `TIME`"},
 			},
 			Action: t.policyReplay,
@@ -272,7 +274,8 @@ func eachRecord[R any](path string, do func(*R) error) error {
 		}
 		r := new(R)
 		if err := json.Unmarshal(line, r); err != nil {
-			return withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)), "keyward audit verify")
+			return withHint(withCode(exitDamaged, fmt.Errorf("%w: a line is no record", audit.ErrDamaged)),
+				"keyward audit verify")
 		}
 		if err := do(r); err != nil {
 			return err

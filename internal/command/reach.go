@@ -152,7 +152,8 @@ func (who *identity) without(path string, permission uint32) string {
 	if info.IsDir() {
 		what = "the directory " + path
 	}
-	facts := fmt.Sprintf("%s has the mode %04o, owner %s and group %s", what, info.Mode().Perm(), userdb.User(stat.Uid), userdb.Group(stat.Gid))
+	facts := fmt.Sprintf("%s has the mode %04o, owner %s and group %s", what, info.Mode().Perm(), userdb.User(stat.Uid),
+		userdb.Group(stat.Gid))
 	groupMay := uint32(info.Mode().Perm())>>3&permission != 0
 	if groupMay && !inGroup && (who.anyUser || who.uid != stat.Uid) && stat.Gid != 0 {
 		return fmt.Sprintf("%s: add the user to the group %s, or change the group", facts, userdb.Group(stat.Gid))

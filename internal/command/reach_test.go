@@ -63,7 +63,8 @@ func TestObstacle(t *testing.T) {
 	stranger := &identity{uid: owner + 1, groups: []uint32{group + 1, group + 2}}
 	member := &identity{uid: owner + 1, groups: []uint32{group + 1, group}}
 	self := &identity{uid: owner, groups: []uint32{group}}
-	anyMember, anyStranger := &identity{groups: []uint32{group}, anyUser: true}, &identity{groups: []uint32{group + 1}, anyUser: true}
+	anyMember, anyStranger := &identity{groups: []uint32{group}, anyUser: true},
+		&identity{groups: []uint32{group + 1}, anyUser: true}
 	add := "add the user to the group " + userdb.Group(group)
 	for _, c := range []struct {
 		name      string
@@ -75,9 +76,11 @@ func TestObstacle(t *testing.T) {
 		{"as shipped, a member", 0o750, 0o660, member, nil},
 		{"as shipped, the owner", 0o750, 0o660, self, nil},
 		{"as shipped, the group", 0o750, 0o660, anyMember, nil},
-		{"as shipped, a stranger", 0o750, 0o660, stranger, []string{"the directory " + dir + " has the mode 0750, owner " + userdb.User(owner), add}},
+		{"as shipped, a stranger", 0o750, 0o660, stranger,
+			[]string{"the directory " + dir + " has the mode 0750, owner " + userdb.User(owner), add}},
 		{"as shipped, another group", 0o750, 0o660, anyStranger, []string{"mode 0750", add}},
-		{"private directory, a member", 0o700, 0o660, member, []string{"the directory " + dir + " has the mode 0700", "give a group of the client's that permission"}},
+		{"private directory, a member", 0o700, 0o660, member,
+			[]string{"the directory " + dir + " has the mode 0700", "give a group of the client's that permission"}},
 		{"private directory, the owner", 0o700, 0o600, self, nil},
 		{"search is what counts", 0o711, 0o666, stranger, nil},
 		{"reading a directory is not", 0o744, 0o666, stranger, []string{"the directory " + dir}},
@@ -185,7 +188,8 @@ func TestIdentityOf(t *testing.T) {
 			t.Errorf("identity %+v, want %s with the group %s", who, self.Username, gid)
 		}
 	}
-	if who, err := identityOf("uid:4200000123"); err != nil || who.groups != nil || !strings.Contains(who.name, "not in the user database") {
+	if who, err := identityOf("uid:4200000123"); err != nil || who.groups != nil ||
+		!strings.Contains(who.name, "not in the user database") {
 		t.Errorf("an unknown user: %+v, %v", who, err)
 	}
 	if who, err := identityOf("gid:4200000123"); err != nil || !who.anyUser || !slices.Contains(who.groups, 4200000123) {
@@ -219,7 +223,8 @@ func TestDialOfASocketThatIsNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &place{dirs: config.Dirs{Config: dir, State: dir, Runtime: dir}}
-	for socket, want := range map[string]string{"agent.sock": "", "admin.sock": "run this as the user that the agent runs as"} {
+	for socket, want := range map[string]string{"agent.sock": "",
+		"admin.sock": "run this as the user that the agent runs as"} {
 		done := make(chan error)
 		go func() {
 			if os.Getuid() == 0 {
@@ -230,7 +235,8 @@ func TestDialOfASocketThatIsNotOurs(t *testing.T) {
 		}()
 		err := <-done
 		code, hint := verdictOn(err)
-		if code != exitUnreachable || hint != want || !strings.Contains(err.Error(), "ask the agent's operator to add this user to its group") {
+		if code != exitUnreachable || hint != want || !strings.Contains(err.Error(),
+			"ask the agent's operator to add this user to its group") {
 			t.Errorf("%s: %v, exit code %d, hint %q; want %d, %q", socket, err, code, hint, exitUnreachable, want)
 		}
 	}

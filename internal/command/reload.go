@@ -18,8 +18,8 @@ import (
 	"github.com/keyward/keyward/socket/api"
 )
 
-// reload puts the configuration into effect as it is on disk now. After an error everything stays as it was: what can fail
-// comes before the swap.
+// reload puts the configuration into effect as it is on disk now. After an error everything stays as it was: what can
+// fail comes before the swap.
 //
 // Requests that began before the swap are finished with the configuration and the devices that they began with.
 func (p *process) reload(ctx context.Context) (*api.Reloaded, error) {
@@ -59,13 +59,14 @@ func (p *process) readAgain(old *agent) (*agent, *config.Source, error) {
 	}
 	var fixed []error
 	for _, key := range config.NeedsStart(old.conf, conf) {
-		fixed = append(fixed, src.Errorf(key, "%s: a change takes effect only when the agent is started again (%s)", key, startCommand(p.dirs)))
+		fixed = append(fixed, src.Errorf(key, "%s: a change takes effect only when the agent is started again (%s)", key,
+			startCommand(p.dirs)))
 	}
 	return &agent{process: p, conf: conf}, src, errors.Join(fixed...)
 }
 
-// prepare opens and tests what next has and old has not, and makes next's view of the sessions. It changes nothing that requests
-// use. After an error [agent.discard] closes what it has opened.
+// prepare opens and tests what next has and old has not, and makes next's view of the sessions. It changes nothing that
+// requests use. After an error [agent.discard] closes what it has opened.
 func (a *agent) prepare(ctx context.Context, old *agent, src *config.Source) error {
 	a.backends = map[string]socket.Backend{}
 	for name, b := range a.conf.Backends {
@@ -140,7 +141,8 @@ func (a *agent) discard(ctx context.Context, old *agent) error {
 	return errors.Join(errs...)
 }
 
-// handOver has next do what is not part of a request, and closes what only old used, once the requests that began with it are over.
+// handOver has next do what is not part of a request, and closes what only old used, once the requests that began with
+// it are over.
 func (p *process) handOver(old, next *agent, before *socket.Server) {
 	old.stopUpkeep()
 	old.kept.Wait()
@@ -179,10 +181,12 @@ func (a *agent) reloadOnSignal(ctx context.Context) {
 		a.log.Error("the configuration stays as it was", "error", err)
 		return
 	}
-	rec := audit.Record{Event: audit.AgentReloaded, Detail: map[string]any{"changed": append([]string{}, result.Changed...)}}
+	rec := audit.Record{Event: audit.AgentReloaded, Detail: map[string]any{"changed": append([]string{},
+		result.Changed...)}}
 	if err := a.newest.Load().sessions.Record(ctx, rec); err != nil {
 		a.log.Error("configuration reloaded, but not recorded", "error", err)
 		return
 	}
-	a.log.Info("configuration reloaded", "changed", strings.Join(result.Changed, ", "), "unlock", strings.Join(result.Unlock, ", "))
+	a.log.Info("configuration reloaded", "changed", strings.Join(result.Changed, ", "), "unlock",
+		strings.Join(result.Unlock, ", "))
 }

@@ -23,13 +23,15 @@ import (
 func (a *agent) checkSwap(old *agent, src *config.Source) error {
 	for _, name := range slices.Sorted(maps.Keys(old.conf.Backends)) {
 		if held := old.sessions.Holds(name); a.conf.Backends[name] == nil && len(held) > 0 {
-			return src.Errorf("backends", "backend %q is missing, and %d sessions that have not ended have their keys there, %s among them: keep its section, or revoke them first",
+			return src.Errorf("backends", "backend %q is missing, and %d sessions that have not ended have their keys there, "+
+				"%s among them: keep its section, or revoke them first",
 				name, len(held), held[0].ID)
 		}
 	}
 	for _, name := range a.fresh(old) {
 		if a.locked {
-			return src.Errorf("backends."+name, "%v: a backend that is new or changed is tested before it is used, so unlock the agent first", session.ErrLocked)
+			return src.Errorf("backends."+name, "%v: a backend that is new or changed is tested before it is used, so unlock "+
+				"the agent first", session.ErrLocked)
 		}
 		if err := a.checkAllowed(name); err != nil {
 			return src.Errorf("backends."+name, "backend %q: %v", name, err)
@@ -40,7 +42,8 @@ func (a *agent) checkSwap(old *agent, src *config.Source) error {
 
 // gaveUp is the error for a path that the process gave up at its start.
 func (p *process) gaveUp(path string) error {
-	return fmt.Errorf("it needs %s, which the agent gave up when it started: start it again (%s)", path, startCommand(p.dirs))
+	return fmt.Errorf("it needs %s, which the agent gave up when it started: start it again (%s)", path,
+		startCommand(p.dirs))
 }
 
 // checkAllowed refuses a backend that needs files which the process gave up when it started.
@@ -84,8 +87,9 @@ func (a *agent) checkMonitorsAllowed(old *agent, src *config.Source) error {
 // mostKeys is how many sessions' keys a reload looks for in a backend.
 const mostKeys = 100
 
-// tryBackend refuses a backend that does not answer, that can't make a key and sign with it, or that lacks the key of a session. No
-// key is made where one costs something. A backend that waits for the operator to type its PIN is not tried.
+// tryBackend refuses a backend that does not answer, that can't make a key and sign with it, or that lacks the key of a
+// session. No key is made where one costs something. A backend that waits for the operator to type its PIN is not
+// tried.
 func (a *agent) tryBackend(ctx context.Context, name string) error {
 	conf := a.conf.Backends[name]
 	if p, ok := a.backends[name].Backend.(backends.Prober); ok {
@@ -129,7 +133,8 @@ func (a *agent) selfTest(ctx context.Context, name string) error {
 // chainPatience is how long a reload waits for the nodes of one chain.
 const chainPatience = 10 * time.Second
 
-// tryChains refuses nodes that are of another chain than the configuration says. Nodes that do not answer are no mistake of its.
+// tryChains refuses nodes that are of another chain than the configuration says. Nodes that do not answer are no
+// mistake of its.
 func (a *agent) tryChains(ctx context.Context, old *agent, src *config.Source) error {
 	for _, c := range a.clients {
 		if reflect.DeepEqual(a.conf.Chains[c.Name()], old.conf.Chains[c.Name()]) {

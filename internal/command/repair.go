@@ -14,7 +14,8 @@ func (t *tool) repairCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "repair",
 		Usage: "find what is damaged in the state of an agent that does not run, and repair it on your word",
-		Description: "Without --apply nothing is changed: repair names the damage and what can be done. Whatever is replaced is moved aside, nothing is deleted,\n" +
+		Description: "Without --apply nothing is changed: repair names the damage and what can be done. Whatever is " +
+			"replaced is moved aside, nothing is deleted,\n" +
 			"and the audit trail gets a record of it.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "apply", Usage: "repair in this `WAY`, one of those that repair names"},

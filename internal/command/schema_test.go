@@ -161,7 +161,8 @@ func typeOf(v any) string {
 	return "object"
 }
 
-// shaped STREAM COMMAND...: each line of the stream, stdout or stderr, is as docs/json-schema.json has it for that command.
+// shaped STREAM COMMAND...: each line of the stream, stdout or stderr, is as docs/json-schema.json has it for that
+// command.
 func shaped(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: shaped stdout|stderr command...")
@@ -203,7 +204,8 @@ func TestJSONSchemaIsTried(t *testing.T) {
 	for name := range commands {
 		// What needs a node of a chain or a device is compared in its own tests.
 		elsewhere := name == "session import" || name == "key attest"
-		if tried := bytes.Contains(script, []byte("shaped stdout "+name+"\n")) || bytes.Contains(script, []byte("shaped stderr "+name+"\n")); tried == elsewhere {
+		if tried := bytes.Contains(script, []byte("shaped stdout "+name+"\n")) ||
+			bytes.Contains(script, []byte("shaped stderr "+name+"\n")); tried == elsewhere {
 			t.Errorf("%q: compared in testdata/json.txtar: %v", name, tried)
 		}
 	}

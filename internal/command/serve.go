@@ -127,15 +127,16 @@ func (t *tool) serve(c *cli.Context) (err error) {
 	return a.run(c.Context, signals)
 }
 
-// checkServes refuses to run the system's agent as another user than its service does: it would leave files that the service
-// can't write.
+// checkServes refuses to run the system's agent as another user than its service does: it would leave files that the
+// service can't write.
 func checkServes(dirs config.Dirs) error {
 	info, err := os.Stat(dirs.State)
 	if err != nil || !dirs.System() {
 		return nil
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != uint32(os.Geteuid()) {
-		return withHint(fmt.Errorf("the system's agent runs as uid %d, which owns %s", owner, dirs.State), "%s", startCommand(dirs))
+		return withHint(fmt.Errorf("the system's agent runs as uid %d, which owns %s", owner, dirs.State), "%s",
+			startCommand(dirs))
 	}
 	return nil
 }
@@ -151,7 +152,8 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	a.locked = session.LockedOnDisk(a.dirs.LockFile())
-	// Another agent on this state, and a state that is damaged, end the start before a PIN is used and a device logs anybody in.
+	// Another agent on this state, and a state that is damaged, end the start before a PIN is used and a device logs
+	// anybody in.
 	devices := map[string]backends.Backend{}
 	if err := a.openSessions(devices); err != nil {
 		return err
@@ -212,7 +214,8 @@ func (a *agent) openSessions(devices map[string]backends.Backend) error {
 		return err
 	}
 	cfg.Backends = devices
-	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath, cfg.CountsPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile(), a.dirs.DeviceCounts()
+	cfg.LedgerPath, cfg.AuditPath, cfg.LockPath, cfg.CountsPath = a.dirs.Ledger(), a.dirs.AuditTrail(), a.dirs.LockFile(),
+		a.dirs.DeviceCounts()
 	cfg.Observe = a.metrics.Stage
 	sessions, err := session.Open(cfg)
 	if errors.Is(err, session.ErrInUse) {
@@ -227,7 +230,8 @@ func (a *agent) openSessions(devices map[string]backends.Backend) error {
 		return fmt.Errorf("reading the user namespace's map of ids: %w", err)
 	}
 	if len(unmapped) > 0 {
-		a.log.Warn("the agent runs in a user namespace that does not map clients of its sessions: they are strangers to it", "clients", unmapped)
+		a.log.Warn("the agent runs in a user namespace that does not map clients of its sessions: they are strangers to it",
+			"clients", unmapped)
 	}
 	return nil
 }
@@ -271,7 +275,8 @@ func (a *agent) listen(appPath, adminPath string) error {
 	delete(inherited, "admin")
 	delete(inherited, "approve")
 	for name, l := range inherited {
-		return errors.Join(fmt.Errorf("systemd passes a socket %q; FileDescriptorName has to be agent, admin or approve", name), l.Close())
+		return errors.Join(fmt.Errorf("systemd passes a socket %q; FileDescriptorName has to be agent, admin or approve",
+			name), l.Close())
 	}
 	if a.app == nil {
 		if a.app, err = socket.Listen(appPath, a.conf.Agent.SocketMode); err != nil {
@@ -351,7 +356,8 @@ func (a *agent) stop(ctx context.Context, signals <-chan os.Signal) error {
 
 // record writes what the agent itself did into the audit trail.
 func (p *process) record(ctx context.Context, event audit.Event) error {
-	return p.newest.Load().sessions.Record(ctx, audit.Record{Time: time.Now().UTC(), Event: event, Detail: map[string]string{"version": version()}})
+	return p.newest.Load().sessions.Record(ctx, audit.Record{Time: time.Now().UTC(), Event: event,
+		Detail: map[string]string{"version": version()}})
 }
 
 // startUpkeep begins what this configuration does beside requests, until it is replaced or the agent ends.

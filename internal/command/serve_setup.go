@@ -26,8 +26,8 @@ func (a *agent) setLogger(w io.Writer) {
 	}
 }
 
-// logsJSON reports whether the log is JSON: if the configuration says so, or says nothing and systemd reads the log, which sets
-// JOURNAL_STREAM (systemd.exec(5)).
+// logsJSON reports whether the log is JSON: if the configuration says so, or says nothing and systemd reads the log,
+// which sets JOURNAL_STREAM (systemd.exec(5)).
 func (a *agent) logsJSON() bool {
 	format := a.conf.Agent.LogFormat
 	return format == "json" || format == "auto" && os.Getenv("JOURNAL_STREAM") != ""
@@ -43,7 +43,8 @@ func (a *agent) serverConfig() socket.Config {
 	nodeRules := make(map[uint64]zktx.ChainRules, len(a.conf.Chains))
 	for name, c := range a.conf.Chains {
 		chains[name] = socket.Chain{ID: c.ID, Validator: c.Validator}
-		nodeRules[c.ID] = zktx.ChainRules{Kind: c.Kind, Fork: c.Fork, MaxGasLimit: c.MaxGasLimit, MaxTxSize: uint64(c.MaxTxSize)}
+		nodeRules[c.ID] = zktx.ChainRules{Kind: c.Kind, Fork: c.Fork, MaxGasLimit: c.MaxGasLimit,
+			MaxTxSize: uint64(c.MaxTxSize)}
 	}
 	l := a.conf.Limits
 	signer := &session.Signer{Sessions: a.sessions, Watcher: a.watcher, Rules: nodeRules}
@@ -76,7 +77,8 @@ func (a *agent) serverConfig() socket.Config {
 // greet says what the agent is and has, on stderr.
 func (t *tool) greet(ctx context.Context, a *agent) {
 	if a.logsJSON() {
-		a.log.Info("serving", "version", version(), "dir", a.dirs.Config, "agent", a.app.Addr().String(), "admin", a.admin.Addr().String())
+		a.log.Info("serving", "version", version(), "dir", a.dirs.Config, "agent", a.app.Addr().String(), "admin",
+			a.admin.Addr().String())
 		return
 	}
 	t.note("version %s, directory %s", version(), a.dirs.Config)

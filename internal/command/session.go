@@ -26,8 +26,10 @@ func (t *tool) sessionCommand() *cli.Command {
 				&cli.IntFlag{Name: "limit", Usage: "list at most `N`, 1 to 1000, instead of all"},
 				&cli.StringFlag{Name: "after", Usage: "begin after session `ID`, the last of the list before"},
 			}},
-			{Name: "show", Usage: "show a session, its policy in plain words and what is left of its limits", ArgsUsage: "ID", Action: t.sessionShow},
-			t.sessionMove("activate", "say that the account's owner has approved the session on chain", (*client.Client).ActivateSession),
+			{Name: "show", Usage: "show a session, its policy in plain words and what is left of its limits", ArgsUsage: "ID",
+				Action: t.sessionShow},
+			t.sessionMove("activate", "say that the account's owner has approved the session on chain",
+				(*client.Client).ActivateSession),
 			t.sessionSetClientsCommand(),
 			t.sessionMove("revoke", "end a session here: nothing more is signed", (*client.Client).RevokeSession),
 			t.sessionMove("close", "say that the account's owner has ended the session on chain", (*client.Client).CloseSession),
@@ -36,7 +38,8 @@ func (t *tool) sessionCommand() *cli.Command {
 }
 
 // sessionMove is a command that brings the session ID into another status.
-func (t *tool) sessionMove(name, usage string, move func(*client.Client, context.Context, string) (*api.Session, error)) *cli.Command {
+func (t *tool) sessionMove(name, usage string, move func(*client.Client, context.Context, string) (*api.Session,
+	error)) *cli.Command {
 	return &cli.Command{Name: name, Usage: usage, ArgsUsage: "ID", Action: func(c *cli.Context) error {
 		args, err := operands(c, "ID")
 		if err != nil {
@@ -64,7 +67,8 @@ func (t *tool) sessionMove(name, usage string, move func(*client.Client, context
 		}
 		if name == "revoke" && s.RevokeKeysCalldata != "" {
 			t.print("revokeKeys calldata  %s", s.RevokeKeysCalldata)
-			t.note("what was signed before can still be sent: to end the session on chain %d too, its owner sends the calldata from %v to the validator %v",
+			t.note("what was signed before can still be sent: to end the session on chain %d too, its owner sends the "+
+				"calldata from %v to the validator %v",
 				s.ChainID, s.Account, s.Validator)
 		}
 		return nil
@@ -134,8 +138,8 @@ func listSessions(c *cli.Context, cl *client.Client, admin bool) ([]*api.Session
 	return cl.SessionsPage(c.Context, page)
 }
 
-// wholeID returns the id of the one session whose id begins so. Everything else, a whole id or a signer, is returned as it is: the
-// agent knows best what to say of it.
+// wholeID returns the id of the one session whose id begins so. Everything else, a whole id or a signer, is returned as
+// it is: the agent knows best what to say of it.
 func wholeID(ctx context.Context, list func(context.Context) ([]*api.Session, error), name string) (string, error) {
 	const idLength = 16
 	if name == "" || len(name) >= idLength || strings.Trim(name, "0123456789abcdef") != "" {
@@ -162,5 +166,6 @@ func wholeID(ctx context.Context, list func(context.Context) ([]*api.Session, er
 	if len(ids) > few {
 		more = fmt.Sprintf(" and %d more", len(ids)-few)
 	}
-	return "", usageError("session %q: %d ids begin so: %s%s", name, len(ids), strings.Join(ids[:min(few, len(ids))], ", "), more)
+	return "", usageError("session %q: %d ids begin so: %s%s", name, len(ids),
+		strings.Join(ids[:min(few, len(ids))], ", "), more)
 }

@@ -69,7 +69,8 @@ func (t *tool) sessionRenewCommand() *cli.Command {
 		Usage:     "prepare a successor with a fresh key; clients move over once its owner has approved it",
 		ArgsUsage: "ID",
 		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "lifetime", Usage: "`DURATION` that the successor is valid for, e.g. 720h (default: as long as the session was made for)"},
+			&cli.DurationFlag{Name: "lifetime", Usage: "`DURATION` that the successor is valid for, e.g. 720h (default: as " +
+				"long as the session was made for)"},
 			uncheckedFlag(),
 		},
 		Action: t.sessionRenew,
@@ -101,7 +102,8 @@ func (t *tool) sessionRenew(c *cli.Context) error {
 	if err := old.Session.CheckExpiryUnit(); err != nil && lifetime == 0 {
 		return usageError("session %s: %v: say how long the successor is to last, with --lifetime", old.ID, err)
 	}
-	s, err := cl.RenewSession(c.Context, &api.RenewSession{ID: old.ID, ExpiresAt: renewedUntil(old, lifetime, time.Now()), Unchecked: c.Bool("unchecked")})
+	s, err := cl.RenewSession(c.Context, &api.RenewSession{ID: old.ID, ExpiresAt: renewedUntil(old, lifetime, time.Now()),
+		Unchecked: c.Bool("unchecked")})
 	if err != nil {
 		return err
 	}
@@ -111,12 +113,14 @@ func (t *tool) sessionRenew(c *cli.Context) error {
 	if err := t.printCreated(c, s); err != nil {
 		return err
 	}
-	t.note("%s goes on until then; once %s is active, clients that name %s or its account are moved over, and the owner can revoke %s",
+	t.note("%s goes on until then; once %s is active, clients that name %s or its account are moved over, and the "+
+		"owner can revoke %s",
 		old.ID, s.ID, old.ID, old.ID)
 	return nil
 }
 
-// renewedUntil is when the successor expires, in Unix seconds. A lifetime of 0 is that of old: never, if old never does.
+// renewedUntil is when the successor expires, in Unix seconds. A lifetime of 0 is that of old: never, if old never
+// does.
 func renewedUntil(old *api.Session, lifetime time.Duration, now time.Time) policy.Decimal {
 	if lifetime == 0 && old.Session.NeverExpires() {
 		return policy.Decimal(old.Session.ExpiresAt)

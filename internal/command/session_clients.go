@@ -12,7 +12,8 @@ func (t *tool) sessionSetClientsCommand() *cli.Command {
 		Usage:     "say who may use a session from now on, instead of those who may use it now",
 		ArgsUsage: "ID",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "client", Usage: "`CLIENT` that may use the session: uid:N, gid:N or a user's name; may be repeated"},
+			&cli.StringSliceFlag{Name: "client", Usage: "`CLIENT` that may use the session: uid:N, gid:N or a user's name; " +
+				"may be repeated"},
 		},
 		Action: t.sessionSetClients,
 	}

@@ -21,9 +21,12 @@ func (t *tool) sessionCreateCommand() *cli.Command {
 		Flags: []cli.Flag{
 			specFlag(),
 			&cli.StringFlag{Name: "account", Usage: "`ADDRESS` of the smart account that the session is for"},
-			&cli.StringFlag{Name: "chain", Usage: "`NAME` or id of the chain: abstract, abstract-testnet, or one from the configuration"},
-			&cli.StringSliceFlag{Name: "client", Usage: "`CLIENT` that may use the session: uid:N, gid:N or a user's name; may be repeated (default: the user who runs this)"},
-			&cli.StringFlag{Name: "kind", Value: "agw", Usage: "`KIND`: agw (a smart account's session) or eoa (the signer is the account)"},
+			&cli.StringFlag{Name: "chain", Usage: "`NAME` or id of the chain: abstract, abstract-testnet, or one from the " +
+				"configuration"},
+			&cli.StringSliceFlag{Name: "client", Usage: "`CLIENT` that may use the session: uid:N, gid:N or a user's name; " +
+				"may be repeated (default: the user who runs this)"},
+			&cli.StringFlag{Name: "kind", Value: "agw", Usage: "`KIND`: agw (a smart account's session) or eoa (the signer " +
+				"is the account)"},
 			&cli.StringFlag{Name: "backend", Usage: "`NAME` of the backend that keeps the key; needed if there are several"},
 			uncheckedFlag(),
 		},
@@ -62,7 +65,8 @@ func (t *tool) sessionCreate(c *cli.Context) error {
 // createRequest reads the flags.
 func (t *tool) createRequest(c *cli.Context) (*api.CreateSession, error) {
 	kind := c.String("kind")
-	req := &api.CreateSession{Kind: kind, Chain: c.String("chain"), Backend: c.String("backend"), Unchecked: c.Bool("unchecked")}
+	req := &api.CreateSession{Kind: kind, Chain: c.String("chain"), Backend: c.String("backend"),
+		Unchecked: c.Bool("unchecked")}
 	switch kind {
 	case "agw":
 		req.Account = new(policy.Address)
@@ -91,7 +95,8 @@ func (t *tool) createRequest(c *cli.Context) (*api.CreateSession, error) {
 }
 
 func uncheckedFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "unchecked", Usage: "do without the policy registry of Abstract's mainnet, where there is nobody to ask it"}
+	return &cli.BoolFlag{Name: "unchecked", Usage: "do without the policy registry of Abstract's mainnet, where there " +
+		"is nobody to ask it"}
 }
 
 // clients reads who may use the session: by default the user who asks.
@@ -168,7 +173,8 @@ func (t *tool) printCreated(c *cli.Context, s *api.Session) error {
 		return nil
 	}
 	t.print("\nFor the account's owner, with agw-client:\n\n%s", ownersSnippet(string(spec)))
-	t.note("or the calldata from %v to the validator %v on chain %d. If the agent reads that chain, the session turns active by itself; else:",
+	t.note("or the calldata from %v to the validator %v on chain %d. If the agent reads that chain, the session turns "+
+		"active by itself; else:",
 		s.Account, s.Validator, s.ChainID)
 	t.hint("keyward session activate %s", s.ID)
 	return nil

@@ -12,7 +12,8 @@ import (
 func TestWholeID(t *testing.T) {
 	list := func(context.Context) ([]*api.Session, error) {
 		var sessions []*api.Session
-		for _, id := range []string{"0123456789abcdef", "0123456789abcde0", "02aaaaaaaaaaaaaa", "fa00000000000001", "fa00000000000002",
+		for _, id := range []string{"0123456789abcdef", "0123456789abcde0", "02aaaaaaaaaaaaaa", "fa00000000000001",
+			"fa00000000000002",
 			"fa00000000000003", "fa00000000000004", "fa00000000000005", "fa00000000000006"} {
 			sessions = append(sessions, &api.Session{ID: id})
 		}
@@ -24,7 +25,8 @@ func TestWholeID(t *testing.T) {
 		{"02", "02aaaaaaaaaaaaaa", ""},
 		{"03", "03", ""}, // which the agent does not know
 		{"0", "", "3 ids begin so"},
-		{"f", "", "6 ids begin so: fa00000000000001, fa00000000000002, fa00000000000003, fa00000000000004, fa00000000000005 and 1 more"},
+		{"f", "", "6 ids begin so: fa00000000000001, fa00000000000002, fa00000000000003, fa00000000000004, " +
+			"fa00000000000005 and 1 more"},
 		{"", "", ""},
 		{"02A", "02A", ""},
 		{"0x52908400098527886E0F7030069857D2E4169EE7", "0x52908400098527886E0F7030069857D2E4169EE7", ""},
@@ -35,7 +37,8 @@ func TestWholeID(t *testing.T) {
 		}
 	}
 	failed := errors.New("no agent")
-	if _, err := wholeID(t.Context(), func(context.Context) ([]*api.Session, error) { return nil, failed }, "02"); !errors.Is(err, failed) {
+	if _, err := wholeID(t.Context(), func(context.Context) ([]*api.Session, error) { return nil, failed },
+		"02"); !errors.Is(err, failed) {
 		t.Errorf("a list that fails: %v", err)
 	}
 }

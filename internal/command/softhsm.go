@@ -20,9 +20,9 @@ const softHSMConf = "SOFTHSM2_CONF"
 // tokenDir is the line of softhsm2.conf that says where the tokens are.
 var tokenDir = regexp.MustCompile(`(?m)^[ \t]*directories\.tokendir[ \t]*=[ \t]*(.*?)[ \t]*$`)
 
-// moduleEnv returns the environment for a PKCS#11 module. An agent's directory with a SoftHSM token can be moved as a whole, though
-// SoftHSM takes absolute paths only: a relative SOFTHSM2_CONF starts from the configuration's directory, and softhsm2.conf is
-// written again if its tokens have moved with it.
+// moduleEnv returns the environment for a PKCS#11 module. An agent's directory with a SoftHSM token can be moved as a
+// whole, though SoftHSM takes absolute paths only: a relative SOFTHSM2_CONF starts from the configuration's directory,
+// and softhsm2.conf is written again if its tokens have moved with it.
 func moduleEnv(dirs config.Dirs, env map[string]string) (map[string]string, error) {
 	conf := env[softHSMConf]
 	if conf == "" {
@@ -43,8 +43,8 @@ func moduleEnv(dirs config.Dirs, env map[string]string) (map[string]string, erro
 	return env, nil
 }
 
-// followTokens has the softhsm2.conf at path name the directory tokens beside it, if there is one and the file names a directory of
-// that name elsewhere. It changes only a file in the agent's own directories.
+// followTokens has the softhsm2.conf at path name the directory tokens beside it, if there is one and the file names a
+// directory of that name elsewhere. It changes only a file in the agent's own directories.
 func followTokens(dirs config.Dirs, path string) error {
 	tokens := filepath.Join(filepath.Dir(path), "tokens")
 	if !below(dirs.Config, path) && !below(dirs.State, path) || !isDir(tokens) {

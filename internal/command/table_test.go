@@ -12,18 +12,21 @@ import (
 var wideTables = map[string][][]string{
 	"session list": {
 		{"ID", "STATUS", "KIND", "CHAIN", "ACCOUNT", "SIGNER", "SIGNS UNTIL", "CLIENTS"},
-		{"0123456789abcdef", "pending", "agw", "11124", "0x1111111111111111111111111111111111111111", "0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA",
+		{"0123456789abcdef", "pending", "agw", "11124", "0x1111111111111111111111111111111111111111",
+			"0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA",
 			"2026-11-28 15:04:05 UTC", "uid:1000, gid:65533, uid:4294967294, uid:1001, uid:1002"},
 		{"fedcba9876543210", "revoked", "eoa", "2741", "", "0xA16081F360e3847006dB660bae1c6d1b2e17eC2A", "", "uid:0"},
 	},
 	"key list": {
 		{"BACKEND", "PROTECTION", "SIGNER", "SESSION", "STATUS", "KEY"},
-		{"the-hsm-in-the-cellar", "resident", "0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA", "0123456789abcdef", "active, KEY LOST",
+		{"the-hsm-in-the-cellar", "resident", "0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA", "0123456789abcdef",
+			"active, KEY LOST",
 			"pkcs11:token=keyward;serial=0123456789abcdef;id=%01%23%45%67%89%ab%cd%ef%01%23%45%67%89%ab%cd%ef;object=keyward-0123456789abcdef"},
 	},
 	"backend list": {
 		{"NAME", "TYPE", "PROTECTION", "STATE", "CAN", "DETAIL"},
-		{"yubikey", "openpgp", "resident", "unavailable", "list, pin, adminPin, attest", "no card with the serial number 05555555 is plugged in; there are 01234567 and 07654321"},
+		{"yubikey", "openpgp", "resident", "unavailable", "list, pin, adminPin, attest",
+			"no card with the serial number 05555555 is plugged in; there are 01234567 and 07654321"},
 	},
 }
 

@@ -20,7 +20,8 @@ type moduleTokens struct {
 	Error   string         `json:"error,omitempty"`
 }
 
-// tokenList shows the tokens of the modules in the configuration. The modules run in this process, which needs the rights of the agent's.
+// tokenList shows the tokens of the modules in the configuration. The modules run in this process, which needs the
+// rights of the agent's.
 func (t *tool) tokenList(c *cli.Context) error {
 	p, err := findPlace(c)
 	if err != nil {

@@ -22,7 +22,8 @@ func (t *tool) tpmCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "status", Action: t.tpmStatus, Flags: []cli.Flag{tpmDeviceFlag()},
-				Usage: "say what the TPM is, how many PIN tries it has left, which keys are in it and which backends use them; no PIN is tried",
+				Usage: "say what the TPM is, how many PIN tries it has left, which keys are in it and which backends use them; " +
+					"no PIN is tried",
 			},
 			t.tpmSetupCommand(),
 		},
@@ -30,7 +31,8 @@ func (t *tool) tpmCommand() *cli.Command {
 }
 
 func tpmDeviceFlag() cli.Flag {
-	return &cli.StringFlag{Name: "tpm-device", Value: tpm.DefaultDevice, TakesFile: true, Usage: "`PATH` of the TPM's device node, or of a TPM emulator's Unix socket"}
+	return &cli.StringFlag{Name: "tpm-device", Value: tpm.DefaultDevice, TakesFile: true,
+		Usage: "`PATH` of the TPM's device node, or of a TPM emulator's Unix socket"}
 }
 
 // tpmTimeout is for a command of ours. A real TPM takes seconds to make a key.
@@ -120,7 +122,8 @@ func (info *tpmInfo) facts() [][2]string {
 		facts = append(facts, [2]string{"key " + k.Handle, text})
 	}
 	for _, name := range info.Lost {
-		facts = append(facts, [2]string{"key " + info.Backends[name], fmt.Sprintf("THE KEY OF backend %q IS LOST, with all that is sealed to it", name)})
+		facts = append(facts, [2]string{"key " + info.Backends[name],
+			fmt.Sprintf("THE KEY OF backend %q IS LOST, with all that is sealed to it", name)})
 	}
 	return facts
 }

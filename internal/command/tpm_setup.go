@@ -26,11 +26,16 @@ With a PIN, the TPM opens nothing without it, and counts wrong ones. The PIN of 
 		Flags: []cli.Flag{
 			tpmDeviceFlag(),
 			&cli.StringFlag{Name: "name", Value: "tpm", Usage: "`NAME` of the backend"},
-			&cli.StringFlag{Name: "pcrs", Usage: "`NUMBERS` of the PCRs that session keys are bound to, such as 7 (Secure Boot): they open only while these have the values of when the key was made"},
-			&cli.StringFlag{Name: "pin-file", TakesFile: true, Usage: "`FILE` with the PIN that the key is to have; the agent will read it there"},
-			&cli.StringFlag{Name: "pin-credential", Usage: "systemd credential `NAME` that the agent will have the PIN from; --pin-file is then for the setup only"},
-			&cli.BoolFlag{Name: "pin-prompt", Usage: "you are asked for the PIN that the key is to have, and so is who unlocks the agent"},
-			&cli.StringFlag{Name: "owner-auth-file", TakesFile: true, Usage: "`FILE` with the password of the TPM's owner hierarchy, if it has one"},
+			&cli.StringFlag{Name: "pcrs", Usage: "`NUMBERS` of the PCRs that session keys are bound to, such as 7 (Secure " +
+				"Boot): they open only while these have the values of when the key was made"},
+			&cli.StringFlag{Name: "pin-file", TakesFile: true,
+				Usage: "`FILE` with the PIN that the key is to have; the agent will read it there"},
+			&cli.StringFlag{Name: "pin-credential", Usage: "systemd credential `NAME` that the agent will have the PIN from; " +
+				"--pin-file is then for the setup only"},
+			&cli.BoolFlag{Name: "pin-prompt", Usage: "you are asked for the PIN that the key is to have, and so is who " +
+				"unlocks the agent"},
+			&cli.StringFlag{Name: "owner-auth-file", TakesFile: true,
+				Usage: "`FILE` with the password of the TPM's owner hierarchy, if it has one"},
 		},
 	}
 }
@@ -50,7 +55,8 @@ func (t *tool) tpmSetup(c *cli.Context) error {
 	}
 	s := &tpmSetup{
 		tool: t, name: c.String("name"), device: c.String("tpm-device"), pcrs: c.String("pcrs"),
-		pinFile: c.String("pin-file"), pinCredential: c.String("pin-credential"), pinPrompt: c.Bool("pin-prompt"), ownerFile: c.String("owner-auth-file"),
+		pinFile: c.String("pin-file"), pinCredential: c.String("pin-credential"), pinPrompt: c.Bool("pin-prompt"),
+		ownerFile: c.String("owner-auth-file"),
 	}
 	if err := s.checkFlags(); err != nil {
 		return err
@@ -149,7 +155,8 @@ const tpmKeyHold = time.Minute
 
 func (s *tpmSetup) getPIN(ctx context.Context) (*secret.Buffer, error) {
 	return s.get(ctx, &entry{
-		what: "PIN", file: s.pinFile, prompt: fmt.Sprintf("New PIN for the TPM's key, of at least %d characters: ", tpm.MinPIN), twice: true,
+		what: "PIN", file: s.pinFile, prompt: fmt.Sprintf("New PIN for the TPM's key, of at least %d characters: ",
+			tpm.MinPIN), twice: true,
 		check: func(b *secret.Buffer) error {
 			if b.Len() < tpm.MinPIN {
 				return fmt.Errorf("the PIN has %d bytes, want at least %d", b.Len(), tpm.MinPIN)
@@ -174,7 +181,8 @@ func (s *tpmSetup) addBackend(b *config.Backend) error {
 func (s *tpmSetup) tellDone(c *cli.Context, made *config.TPM) error {
 	dir := filepath.Clean(s.dirs.Config)
 	if c.Bool("json") {
-		return s.printJSON(map[string]string{"backend": s.name, "config": s.dirs.ConfigFile(), "device": made.Device, "handle": made.Handle, "key": made.Key})
+		return s.printJSON(map[string]string{"backend": s.name, "config": s.dirs.ConfigFile(), "device": made.Device,
+			"handle": made.Handle, "key": made.Key})
 	}
 	s.print("%s", s.dirs.ConfigFile())
 	s.note("backend %q: storage key %s in the TPM at %s", s.name, made.Handle, made.Device)

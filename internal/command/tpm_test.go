@@ -9,8 +9,8 @@ import (
 	"github.com/keyward/keyward/internal/swtpm"
 )
 
-// TestTPMScripts runs scripts with a fresh TPM each, at $TPM. "emulator kill", "run" and "reset" are a power cut, its end, and another
-// TPM in its place.
+// TestTPMScripts runs scripts with a fresh TPM each, at $TPM. "emulator kill", "run" and "reset" are a power cut, its
+// end, and another TPM in its place.
 func TestTPMScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/tpm/*.txtar")
 	if err != nil || len(scripts) == 0 {
@@ -29,7 +29,8 @@ func TestTPMScripts(t *testing.T) {
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"exits": exits, "save": save,
 					"emulator": func(ts *testscript.TestScript, neg bool, args []string) {
-						do := map[string]func(){"kill": emulator.Kill, "run": func() { emulator.Run(t) }, "reset": func() { emulator.Reset(t) }}
+						do := map[string]func(){"kill": emulator.Kill, "run": func() { emulator.Run(t) },
+							"reset": func() { emulator.Reset(t) }}
 						if neg || len(args) != 1 || do[args[0]] == nil {
 							ts.Fatalf("usage: emulator kill|run|reset")
 						}

@@ -11,8 +11,8 @@ import (
 	"github.com/keyward/keyward/session"
 )
 
-// openWatcher makes the watcher of the chains that have an rpc in the configuration. It knows what before, which may be nil, knows.
-// Nobody is contacted yet.
+// openWatcher makes the watcher of the chains that have an rpc in the configuration. It knows what before, which may be
+// nil, knows. Nobody is contacted yet.
 func (a *agent) openWatcher(before *session.Watcher) error {
 	var chains []session.WatchedChain
 	for _, name := range slices.Sorted(maps.Keys(a.conf.Chains)) {

@@ -10,8 +10,9 @@ import (
 	"github.com/keyward/keyward/socket/client"
 )
 
-// watchdog has systemd restart an agent that hangs (systemd.service(5), WatchdogSec=). Its sign of life means that the main loop
-// runs, that the store makes a write durable, and that the operator's socket answers a request. A device has no part in it.
+// watchdog has systemd restart an agent that hangs (systemd.service(5), WatchdogSec=). Its sign of life means that the
+// main loop runs, that the store makes a write durable, and that the operator's socket answers a request. A device has
+// no part in it.
 type watchdog struct {
 	interval time.Duration // between signs of life; 0: systemd wants none
 	alive    chan struct{} // gets a value each time all is well
@@ -30,7 +31,8 @@ func newWatchdog() *watchdog {
 	return w
 }
 
-// run finds out again and again how the agent is, until ctx ends. Each time all is well it tells the main loop, which tells systemd.
+// run finds out again and again how the agent is, until ctx ends. Each time all is well it tells the main loop, which
+// tells systemd.
 func (w *watchdog) run(ctx context.Context, p *process) {
 	if w.interval == 0 {
 		return

@@ -24,8 +24,9 @@ func (t *tool) yubikeyCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "status", Action: t.yubikeyStatus,
-				Usage:       "say which YubiKeys are plugged in, what is on them and which backends use it; no PIN is tried",
-				Description: "A YubiKey tells from firmware 5.3 on whether its PINs are the factory's, and what is in its PIV slots.",
+				Usage: "say which YubiKeys are plugged in, what is on them and which backends use it; no PIN is tried",
+				Description: "A YubiKey tells from firmware 5.3 on whether its PINs are the factory's, and what is in its PIV " +
+					"slots.",
 			},
 			t.yubikeySetupCommand(),
 		},
@@ -70,7 +71,10 @@ func (t *tool) yubikeyStatus(c *cli.Context) error {
 			return err
 		}
 	}
-	if slices.ContainsFunc(cards, func(card piv.Card) bool { return errors.Is(card.Err, pcsc.ErrInUse) && len(p.mayHold(card, cards)) > 0 }) {
+	if slices.ContainsFunc(cards, func(card piv.Card) bool {
+		return errors.Is(card.Err, pcsc.ErrInUse) &&
+			len(p.mayHold(card, cards)) > 0
+	}) {
 		t.hint("what the agent waits for: keyward status --dir %s", p.dirs.Config)
 	}
 	return nil
@@ -118,8 +122,8 @@ func (p *place) cardInfo(ctx context.Context, card piv.Card, cards []piv.Card) c
 	return info
 }
 
-// blame explains why one of the cards can't be used. If it is in use, that is by this configuration's own agent as likely
-// as by another program.
+// blame explains why one of the cards can't be used. If it is in use, that is by this configuration's own agent as
+// likely as by another program.
 func (p *place) blame(card piv.Card, err error, cards []piv.Card) string {
 	if !errors.Is(err, pcsc.ErrInUse) {
 		return err.Error()
@@ -128,14 +132,16 @@ func (p *place) blame(card piv.Card, err error, cards []piv.Card) string {
 	case 0:
 		return pcsc.ErrInUse.Error()
 	case 1:
-		return fmt.Sprintf("in use: by the agent, for its backend %s, or by another program (gpg's scdaemon, a browser)", names[0])
+		return fmt.Sprintf("in use: by the agent, for its backend %s, or by another program (gpg's scdaemon, a browser)",
+			names[0])
 	default:
-		return fmt.Sprintf("in use: by the agent, for one of its backends %s, or by another program (gpg's scdaemon, a browser)", strings.Join(names, ", "))
+		return fmt.Sprintf("in use: by the agent, for one of its backends %s, or by another program (gpg's scdaemon, a "+
+			"browser)", strings.Join(names, ", "))
 	}
 }
 
-// mayHold are the backends that may have the card open: those on it, or while it does not say which one it is, those that
-// are on none of the others.
+// mayHold are the backends that may have the card open: those on it, or while it does not say which one it is, those
+// that are on none of the others.
 func (p *place) mayHold(card piv.Card, cards []piv.Card) (names []string) {
 	if card.Serial != 0 {
 		return slices.Sorted(maps.Keys(p.usersOf(card.Serial)))
@@ -248,7 +254,8 @@ func (t *tool) printCard(info *cardInfo) error {
 	return t.facts(append(facts, [2]string{"  OpenPGP", info.OpenPGP + of})...)
 }
 
-// pivFacts says what is in the PIV application, which is nil if the card does not tell. users and lost are as in cardInfo.
+// pivFacts says what is in the PIV application, which is nil if the card does not tell. users and lost are as in
+// cardInfo.
 func pivFacts(inv *piv.Inventory, users map[string]string, lost []string) [][2]string {
 	if inv == nil {
 		facts := [][2]string{{"  PIV", "firmware before 5.3 does not tell what is on it; see: ykman piv info"}}
@@ -292,7 +299,8 @@ func slotFacts(inv *piv.Inventory, users map[string]string, lost []string) (fact
 	}
 	for _, name := range lost {
 		if !slices.ContainsFunc(inv.Slots, func(k piv.SlotKey) bool { return k.Slot.String() == users[name] }) {
-			facts = append(facts, [2]string{"  PIV slot " + users[name], fmt.Sprintf("EMPTY; the key of backend %q is lost with all that is sealed to it", name)})
+			facts = append(facts, [2]string{"  PIV slot " + users[name],
+				fmt.Sprintf("EMPTY; the key of backend %q is lost with all that is sealed to it", name)})
 		}
 	}
 	return facts

@@ -105,7 +105,8 @@ func (s *cardSetup) parseManagementKey(text []byte) ([]byte, error) {
 	case isDefault && s.inv.Described: // and it has been said not to be the card's
 		return nil, errors.New("that is the factory's management key, and this YubiKey has another one")
 	case isDefault:
-		return nil, errors.New("the management key is the factory's, which everybody knows; change it with: ykman piv access change-management-key --protect --generate")
+		return nil, errors.New("the management key is the factory's, which everybody knows; change it with: ykman piv " +
+			"access change-management-key --protect --generate")
 	}
 	return raw, nil
 }
@@ -186,7 +187,8 @@ func (e *entry) ask(ctx context.Context) (*secret.Buffer, error) {
 	case err == nil:
 		return b, nil
 	case errors.Is(err, secret.ErrNoTerminal):
-		return nil, withHint(fmt.Errorf("%s: %w", e.what, secret.ErrNoTerminal), "name the file that has it: --%s-file FILE", strings.ReplaceAll(strings.ToLower(e.what), " ", "-"))
+		return nil, withHint(fmt.Errorf("%s: %w", e.what, secret.ErrNoTerminal), "name the file that has it: --%s-file FILE",
+			strings.ReplaceAll(strings.ToLower(e.what), " ", "-"))
 	case errors.Is(err, context.Canceled), errors.Is(err, io.EOF): // Ctrl-C, Ctrl-D
 		return nil, fmt.Errorf("the prompt for the %s was interrupted", e.what)
 	}

@@ -26,7 +26,8 @@ func (s *cardSetup) changesManagement() bool { return s.inv.Described && s.inv.M
 func (s *cardSetup) plan() []string {
 	lines := []string{fmt.Sprintf("YubiKey %d, firmware %s", s.inv.Serial, s.inv.Firmware)}
 	if !s.inv.Described {
-		lines = append(lines, "  This firmware does not tell whether its PIN, PUK and management key are the factory's, nor of imported keys.",
+		lines = append(lines, "  This firmware does not tell whether its PIN, PUK and management key are the factory's, "+
+			"nor of imported keys.",
 			"  Look with ykman piv info, and change them first if they are: the factory's are not tried here.")
 	} else {
 		for _, fact := range pivFacts(s.inv, nil, nil) {
@@ -54,12 +55,15 @@ func (s *cardSetup) plan() []string {
 		fmt.Sprintf("      PIN policy %s: %s", pin, pinPolicyMeans[pin]),
 		fmt.Sprintf("      touch policy %s: %s", touch, touchPolicyMeans[touch]))
 	if !s.adopt {
-		lines = append(lines, "    THESE POLICIES CAN'T BE CHANGED LATER: for others, another key is needed, and another backend")
+		lines = append(lines, "    THESE POLICIES CAN'T BE CHANGED LATER: for others, another key is needed, and another "+
+			"backend")
 		if s.replace {
-			lines = append(lines, fmt.Sprintf("    THE KEY THAT IS IN SLOT %v NOW IS LOST, with all that is sealed to it", s.slot))
+			lines = append(lines, fmt.Sprintf("    THE KEY THAT IS IN SLOT %v NOW IS LOST, with all that is sealed to it",
+				s.slot))
 		}
 	}
-	return append(lines, fmt.Sprintf("  - keep the card's attestation, and add backend %q to %s", s.name, s.place.dirs.ConfigFile()))
+	return append(lines, fmt.Sprintf("  - keep the card's attestation, and add backend %q to %s", s.name,
+		s.place.dirs.ConfigFile()))
 }
 
 var (
@@ -225,7 +229,8 @@ func ownerOf(file string) (uid int, err error) {
 func (s *cardSetup) tellDone(c *cli.Context, key *piv.AttestedKey, attestation string) error {
 	if c.Bool("json") {
 		return s.printJSON(map[string]any{
-			"backend": s.name, "config": s.place.dirs.ConfigFile(), "attestation": attestation, "serial": key.Serial, "slot": key.Slot,
+			"backend": s.name, "config": s.place.dirs.ConfigFile(), "attestation": attestation, "serial": key.Serial,
+			"slot":     key.Slot,
 			"firmware": key.Firmware, "pinPolicy": key.PINPolicy, "touchPolicy": key.TouchPolicy,
 		})
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/keyward/keyward/internal/cardsim"
 )
 
-// dialogue FILE ARG...: keyward ARG... on a terminal where each line of FILE is typed after a prompt, one after the other;
-// "^C" is Ctrl-C. All that the terminal shows is the file "terminal".
+// dialogue FILE ARG...: keyward ARG... on a terminal where each line of FILE is typed after a prompt, one after the
+// other; "^C" is Ctrl-C. All that the terminal shows is the file "terminal".
 func dialogue(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: dialogue file arg...")

@@ -33,15 +33,23 @@ the factory's, they are changed to these. The new management key is random, and 
 			&cli.StringFlag{Name: "serial", Usage: "`NUMBER` printed on the YubiKey (default: the only one that is plugged in)"},
 			&cli.StringFlag{Name: "name", Value: "yubikey", Usage: "`NAME` of the backend"},
 			&cli.StringFlag{Name: "slot", Value: "9d", Usage: "`SLOT` of the key: 9d, or 82 to 95"},
-			&cli.StringFlag{Name: "pin-policy", Value: string(piv.PINOnce), Usage: "when the card wants the PIN: never, once (each time it is opened) or always; it can't be changed later"},
-			&cli.StringFlag{Name: "touch-policy", Value: string(piv.TouchNever), Usage: "when the card wants a touch: never, always or cached (good for 15 seconds); it can't be changed later"},
+			&cli.StringFlag{Name: "pin-policy", Value: string(piv.PINOnce),
+				Usage: "when the card wants the PIN: never, once (each time it is opened) or always; it can't be changed later"},
+			&cli.StringFlag{Name: "touch-policy", Value: string(piv.TouchNever),
+				Usage: "when the card wants a touch: never, always or cached (good for 15 seconds); it can't be changed later"},
 			&cli.BoolFlag{Name: "adopt", Usage: "use the key that is in the slot, if it was generated on the card"},
 			&cli.BoolFlag{Name: "replace", Usage: "overwrite the key that is in the slot; what is sealed to it is lost for ever"},
-			&cli.StringFlag{Name: "pin-file", TakesFile: true, Usage: "`FILE` with the PIN; the agent will read it there (default: you are asked, and so is who unlocks the agent)"},
-			&cli.StringFlag{Name: "pin-credential", Usage: "systemd credential `NAME` that the agent will have the PIN from; --pin-file is then for the setup only"},
-			&cli.StringFlag{Name: "puk-file", TakesFile: true, Usage: "`FILE` with the PUK, needed if the card has the factory's (default: you are asked)"},
-			&cli.StringFlag{Name: "management-key-file", TakesFile: true, Usage: "`FILE` with the management key in hex, needed if it is neither the factory's nor kept on the card (default: you are asked)"},
-			&cli.StringFlag{Name: "attestation-roots", TakesFile: true, Usage: "`FILE` with certificates to believe an attestation by, PEM (default: Yubico's)"},
+			&cli.StringFlag{Name: "pin-file", TakesFile: true,
+				Usage: "`FILE` with the PIN; the agent will read it there (default: you are asked, and so is who unlocks the agent)"},
+			&cli.StringFlag{Name: "pin-credential", Usage: "systemd credential `NAME` that the agent will have the PIN from; " +
+				"--pin-file is then for the setup only"},
+			&cli.StringFlag{Name: "puk-file", TakesFile: true,
+				Usage: "`FILE` with the PUK, needed if the card has the factory's (default: you are asked)"},
+			&cli.StringFlag{Name: "management-key-file", TakesFile: true,
+				Usage: "`FILE` with the management key in hex, needed if it is neither the factory's nor kept on the card " +
+					"(default: you are asked)"},
+			&cli.StringFlag{Name: "attestation-roots", TakesFile: true,
+				Usage: "`FILE` with certificates to believe an attestation by, PEM (default: Yubico's)"},
 			&cli.BoolFlag{Name: "yes", Usage: "don't ask whether to go on"},
 		},
 	}
@@ -99,7 +107,8 @@ func (t *tool) yubikeySetup(c *cli.Context) error {
 	}
 	attestation, err := s.writeConfig(key)
 	if err != nil {
-		return withHint(fmt.Errorf("the card is ready, but: %w", err), "when that is repaired, use its key: the same command with --adopt")
+		return withHint(fmt.Errorf("the card is ready, but: %w", err),
+			"when that is repaired, use its key: the same command with --adopt")
 	}
 	return s.tellDone(c, key, attestation)
 }
@@ -114,7 +123,8 @@ func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 	}
 	p, err := placeToSetUp(c)
 	if err != nil {
-		return nil, withHint(err, "repair that (a section that isn't wanted may be removed), or set the card up in a directory without a configuration, which is made then: --dir DIRECTORY")
+		return nil, withHint(err, "repair that (a section that isn't wanted may be removed), or set the card up in a "+
+			"directory without a configuration, which is made then: --dir DIRECTORY")
 	}
 	s := &cardSetup{
 		tool: t, place: p, name: c.String("name"),
@@ -131,13 +141,15 @@ func (t *tool) newCardSetup(c *cli.Context) (*cardSetup, error) {
 			return nil, fmt.Errorf("attestation roots: %w", err)
 		}
 		if err := piv.ValidRoots(s.card.Roots); err != nil {
-			return nil, withHint(fmt.Errorf("%s: %w", s.rootsFile, err), "--attestation-roots takes a file of certificates in PEM; without it, Yubico's are believed")
+			return nil, withHint(fmt.Errorf("%s: %w", s.rootsFile, err),
+				"--attestation-roots takes a file of certificates in PEM; without it, Yubico's are believed")
 		}
 	}
 	return s, s.checkPlace()
 }
 
-// placeToSetUp is findPlace, which refuses a configuration without a backend: one is to be added, so that is no fault here.
+// placeToSetUp is findPlace, which refuses a configuration without a backend: one is to be added, so that is no fault
+// here.
 func placeToSetUp(c *cli.Context) (*place, error) {
 	p, fault := findPlace(c)
 	if fault == nil {
@@ -188,7 +200,8 @@ func (s *cardSetup) checkFlags(c *cli.Context) (err error) {
 // checkPlace refuses what would make it fail only when the card is changed already.
 func (s *cardSetup) checkPlace() error {
 	if s.place.backends()[s.name] != nil {
-		return s.taken("name", s.name, s.replace, usageError("%s has a backend %q already", s.place.dirs.ConfigFile(), s.name))
+		return s.taken("name", s.name, s.replace, usageError("%s has a backend %q already", s.place.dirs.ConfigFile(),
+			s.name))
 	}
 	if _, _, err := s.newConfig(anyPIV()); err != nil {
 		return err
@@ -211,7 +224,8 @@ func (s *cardSetup) checkPlace() error {
 func (s *cardSetup) taken(flag, backend string, giveUp bool, err error) error {
 	hint := fmt.Sprintf("choose another %s with --%[1]s", flag)
 	if settings, ok := s.place.backends()[backend].Settings.(*config.PIV); ok && giveUp {
-		hint += fmt.Sprintf("; or to give up the key of backend %q, with all that is sealed to it: stop the agent, remove [backends.%[1]s] from %s and the file %s, and run this again",
+		hint += fmt.Sprintf("; or to give up the key of backend %q, with all that is sealed to it: stop the agent, remove "+
+			"[backends.%[1]s] from %s and the file %s, and run this again",
 			backend, s.place.dirs.ConfigFile(), s.place.dirs.Path(settings.Attestation))
 	}
 	return withHint(err, "%s", hint)
@@ -238,13 +252,15 @@ func (s *cardSetup) findCard() error {
 	}
 	switch {
 	case len(found) == 0 && len(inUse) > 0:
-		return withHint(errors.New(strings.Join(inUse, "; ")), "close that program, or wait for the agent (keyward status says for what it waits), and run this again")
+		return withHint(errors.New(strings.Join(inUse, "; ")),
+			"close that program, or wait for the agent (keyward status says for what it waits), and run this again")
 	case len(found) == 0 && wanted != 0:
 		return withHint(fmt.Errorf("YubiKey %d is not plugged in, or can't be used", wanted), "keyward yubikey status")
 	case len(found) == 0:
 		return withHint(errors.New("no YubiKey is plugged in that can be used"), "keyward yubikey status")
 	case len(found) > 1:
-		return usageError("%d YubiKeys are plugged in, %s: say which one with --serial", len(found), strings.Join(found, " and "))
+		return usageError("%d YubiKeys are plugged in, %s: say which one with --serial", len(found),
+			strings.Join(found, " and "))
 	}
 	for _, other := range inUse {
 		s.note("%s", other)
@@ -259,11 +275,14 @@ func (s *cardSetup) checkSlot() (err error) {
 	for name, use := range s.place.usersOf(s.card.Serial) {
 		switch {
 		case use == s.slot.String() && slices.Contains(lost, name):
-			return s.taken("slot", name, true, fmt.Errorf("slot %v of YubiKey %d is that of backend %q, whose key is lost: the slot is empty, or holds another one", s.slot, s.card.Serial, name))
+			return s.taken("slot", name, true, fmt.Errorf("slot %v of YubiKey %d is that of backend %q, whose key is lost: "+
+				"the slot is empty, or holds another one", s.slot, s.card.Serial, name))
 		case use == s.slot.String():
-			return s.taken("slot", name, s.replace, fmt.Errorf("backend %q has its key in slot %v of YubiKey %d", name, s.slot, s.card.Serial))
+			return s.taken("slot", name, s.replace, fmt.Errorf("backend %q has its key in slot %v of YubiKey %d", name, s.slot,
+				s.card.Serial))
 		case use == "?" && s.replace:
-			return fmt.Errorf("backend %q may have its key in that slot, and its attestation can't be read: repair that before you replace a key", name)
+			return fmt.Errorf("backend %q may have its key in that slot, and its attestation can't be read: repair that "+
+				"before you replace a key", name)
 		}
 	}
 	if err := s.checkRoots(); err != nil {
@@ -277,7 +296,8 @@ func (s *cardSetup) checkSlot() (err error) {
 	}
 	err = s.card.CheckEmpty(s.slot)
 	if errors.Is(err, piv.ErrOtherKey) {
-		return withHint(err, "choose another slot with --slot, or overwrite the key (--replace): session keys are sealed to P-256 keys only")
+		return withHint(err, "choose another slot with --slot, or overwrite the key (--replace): session keys are sealed "+
+			"to P-256 keys only")
 	}
 	if errors.Is(err, piv.ErrSlotInUse) {
 		return withHint(err, "choose another one with --slot, or use that key (--adopt), or overwrite it (--replace)")
@@ -292,7 +312,8 @@ func (s *cardSetup) checkRoots() error {
 	case !errors.Is(err, piv.ErrNotTrusted):
 		return err
 	case s.rootsFile != "":
-		return withHint(err, "it leads to none of the certificates in %s; name the file that has its own: --attestation-roots FILE", s.rootsFile)
+		return withHint(err, "it leads to none of the certificates in %s; name the file that has its own: "+
+			"--attestation-roots FILE", s.rootsFile)
 	}
 	return withHint(err, "if it is not to lead to Yubico's certificates, name its own: --attestation-roots FILE")
 }
@@ -305,7 +326,8 @@ func (s *cardSetup) checkAdopted() (err error) {
 		case i < 0:
 			return withHint(fmt.Errorf("slot %v is empty: there is no key to adopt", s.slot), "run it without --adopt")
 		case !s.inv.Slots[i].Generated:
-			return fmt.Errorf("the key in slot %v was imported, so the card can't attest it, and a copy may be elsewhere", s.slot)
+			return fmt.Errorf("the key in slot %v was imported, so the card can't attest it, and a copy may be elsewhere",
+				s.slot)
 		case s.inv.Slots[i].Algorithm != "P-256":
 			return fmt.Errorf("the key in slot %v is %s, want P-256", s.slot, s.inv.Slots[i].Algorithm)
 		}
@@ -351,7 +373,8 @@ func mayReplace(path string) error {
 		return err
 	}
 	if owner != os.Geteuid() {
-		return withHint(fmt.Errorf("%s belongs to uid %d, and what is written there would belong to you", path, owner), "run this as the user that the agent runs as")
+		return withHint(fmt.Errorf("%s belongs to uid %d, and what is written there would belong to you", path, owner),
+			"run this as the user that the agent runs as")
 	}
 	return nil
 }

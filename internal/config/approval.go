@@ -30,12 +30,17 @@ func (a *Approval) fields() []field {
 	return []field{
 		{key: "socket", dst: &a.Socket, doc: `Unix socket for operators that vote (keyward approve), such as "approve.sock"`},
 		{key: "group", dst: &a.Group, doc: "users in this group may vote, besides root; if left out, the agent's own user"},
-		{key: "required", dst: &a.Required, doc: "votes of different operators that approve a request; one that denies it is enough"},
-		{key: "timeout", dst: &a.Timeout, doc: "deny a request that nobody approves for so long; a decision is kept as long for the same request"},
+		{key: "required", dst: &a.Required, doc: "votes of different operators that approve a request; one that denies it " +
+			"is enough"},
+		{key: "timeout", dst: &a.Timeout, doc: "deny a request that nobody approves for so long; a decision is kept as " +
+			"long for the same request"},
 		{key: "own_votes", dst: &a.OwnVotes, doc: "let a user vote on requests of its own programs"},
-		{key: "hook", dst: &a.Hook, doc: "program that votes: it gets the request as JSON on stdin, and exits with 0 to approve and 1 to deny"},
+		{key: "hook", dst: &a.Hook, doc: "program that votes: it gets the request as JSON on stdin, and exits with 0 to " +
+			"approve and 1 to deny"},
 		{key: "callback", dst: &a.Callback, doc: "HTTP server that votes: unix:PATH, or a URL with a secret below"},
-		{key: "callback_secret_file", dst: &a.CallbackSecretFile, doc: "the secret that the server and the agent prove themselves with is in this file, which only the agent's user can read"},
+		{key: "callback_secret_file", dst: &a.CallbackSecretFile,
+			doc: "the secret that the server and the agent prove themselves with is in this file, which only the agent's " +
+				"user can read"},
 		{key: "callback_secret_credential", dst: &a.CallbackSecretCredential, doc: "that secret is this systemd credential"},
 	}
 }
@@ -63,14 +68,15 @@ func (d *document) validateApproval(c *Config) error {
 	for i := range c.Rules {
 		if c.Rules[i].Then == rules.Approve && a.Socket == "" && a.Hook == "" && a.Callback == "" {
 			return d.errorf(path{"rules", strconv.Itoa(i), "then"},
-				"rule %q wants an approval, and nobody can give one: add a section [approval] with socket, hook or callback", c.Rules[i].Name)
+				"rule %q wants an approval, and nobody can give one: add a section [approval] with socket, hook or callback",
+				c.Rules[i].Name)
 		}
 	}
 	return nil
 }
 
-// checkCallback says what is wrong with the callback; "": nothing. Any user can take a port of the loopback interface, so only a Unix socket
-// goes without a secret.
+// checkCallback says what is wrong with the callback; "": nothing. Any user can take a port of the loopback interface,
+// so only a Unix socket goes without a secret.
 func (a *Approval) checkCallback() string {
 	if file, ok := strings.CutPrefix(a.Callback, "unix:"); ok {
 		if file == "" {
@@ -86,7 +92,8 @@ func (a *Approval) checkCallback() string {
 		return "http:// is for loopback addresses: use https:// for " + u.Host
 	}
 	if a.CallbackSecretFile == "" && a.CallbackSecretCredential == "" {
-		return "a URL needs callback_secret_file or callback_secret_credential: any user could listen at " + net.JoinHostPort(u.Hostname(), u.Port())
+		return "a URL needs callback_secret_file or callback_secret_credential: any user could listen at " +
+			net.JoinHostPort(u.Hostname(), u.Port())
 	}
 	return ""
 }

@@ -138,16 +138,19 @@ func (pin *PIN) validate(d *document, p path) error {
 	case 1:
 		return d.checkCredential(p.in("pin_credential"), pin.Credential)
 	case 0:
-		return d.errorf(p, "backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true", p[1])
+		return d.errorf(p, "backend %q has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true",
+			p[1])
 	default:
-		return d.errorf(p.in(given[1]), "backend %q has two sources for its PIN, %s and %s; keep one", p[1], given[0], given[1])
+		return d.errorf(p.in(given[1]), "backend %q has two sources for its PIN, %s and %s; keep one", p[1], given[0],
+			given[1])
 	}
 }
 
 // validateNone wants no source, for a key that needs no PIN: one that is given would never be used.
 func (pin *PIN) validateNone(d *document, p path) error {
 	if given := set(pin.fields()); len(given) > 0 {
-		return d.errorf(p.in(given[0]), "%s: backend %q needs no PIN, as its pin_policy is never; remove one of the two", given[0], p[1])
+		return d.errorf(p.in(given[0]), "%s: backend %q needs no PIN, as its pin_policy is never; remove one of the two",
+			given[0], p[1])
 	}
 	return nil
 }
@@ -156,7 +159,8 @@ func (pin *PIN) validateNone(d *document, p path) error {
 // the PIN is needed, it would be found late.
 func (d *document) checkCredential(p path, name string) error {
 	if strings.ContainsAny(name, "/:") || name == "." || name == ".." {
-		return d.errorf(p, "%s: %q is no credential's name: the one that the systemd unit's LoadCredential= gives it, not a path", p[len(p)-1], name)
+		return d.errorf(p, "%s: %q is no credential's name: the one that the systemd unit's LoadCredential= gives it, not "+
+			"a path", p[len(p)-1], name)
 	}
 	return nil
 }

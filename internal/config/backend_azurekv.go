@@ -13,8 +13,10 @@ func newAzureKV() Settings { return &AzureKV{KeyType: "EC-HSM", InFlight: 32} }
 func (c *AzureKV) fields() []field {
 	return []field{
 		{key: "vault", dst: &c.Vault, doc: "https://NAME.vault.azure.net or https://NAME.managedhsm.azure.net"},
-		{key: "key_type", dst: &c.KeyType, one: []string{"EC", "EC-HSM"}, doc: "EC-HSM: kept by an HSM; EC: by software, in vaults of the standard tier"},
-		{key: "purge", dst: &c.Purge, doc: "destroy keys for good at once, instead of leaving them to be recovered for as long as the vault says"},
+		{key: "key_type", dst: &c.KeyType, one: []string{"EC", "EC-HSM"},
+			doc: "EC-HSM: kept by an HSM; EC: by software, in vaults of the standard tier"},
+		{key: "purge", dst: &c.Purge, doc: "destroy keys for good at once, instead of leaving them to be recovered for as " +
+			"long as the vault says"},
 		{key: "in_flight", dst: &c.InFlight, doc: "calls to the vault at a time"},
 	}
 }

@@ -15,7 +15,8 @@ func newGCPKMS() Settings { return &GCPKMS{InFlight: 32} }
 func (c *GCPKMS) fields() []field {
 	return []field{
 		{key: "key_ring", dst: &c.KeyRing, doc: "projects/P/locations/L/keyRings/R, which has to exist"},
-		{key: "destroy_after", dst: &c.DestroyAfter, doc: "a destroyed key can be restored for so long, 24h to 2880h; 0s: Google's default, 30 days"},
+		{key: "destroy_after", dst: &c.DestroyAfter, doc: "a destroyed key can be restored for so long, 24h to 2880h; 0s: " +
+			"Google's default, 30 days"},
 		{key: "endpoint", dst: &c.Endpoint, doc: "host:port of a regional or private endpoint"},
 		{key: "in_flight", dst: &c.InFlight, doc: "calls to KMS at a time"},
 	}

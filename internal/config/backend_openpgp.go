@@ -28,7 +28,8 @@ func (pin *AdminPIN) fields() []field {
 	return []field{
 		{key: "admin_pin_file", dst: &pin.File, doc: "the admin PIN, needed to generate and destroy keys, is in this file"},
 		{key: "admin_pin_credential", dst: &pin.Credential, doc: "the admin PIN is this systemd credential"},
-		{key: "admin_pin_prompt", dst: &pin.Prompt, doc: "the operator gives the admin PIN for one key at a time: keyward unlock --admin-pin"},
+		{key: "admin_pin_prompt", dst: &pin.Prompt, doc: "the operator gives the admin PIN for one key at a time: keyward " +
+			"unlock --admin-pin"},
 	}
 }
 
@@ -36,11 +37,13 @@ func newOpenPGP() Settings { return &OpenPGP{} }
 
 func (c *OpenPGP) fields() []field {
 	return slices.Concat([]field{
-		{key: "serial", dst: &c.Serial, serial: true, doc: "the card's serial number: printed on a YubiKey, shown by gpg --card-status"},
+		{key: "serial", dst: &c.Serial, serial: true, doc: "the card's serial number: printed on a YubiKey, shown by gpg " +
+			"--card-status"},
 		{key: "slots", dst: &c.Slots, doc: `the keys of the card that may be generated: "sig" and "aut"; empty: both`},
 		{key: "touch", dst: &c.Touch, one: []string{"off", "on", "fixed", "cached", "cached-fixed"},
 			doc: "touch policy given to a new key; fixed can't be changed back; not set: as the card has it"},
-		{key: "overwrite", dst: &c.Overwrite, doc: "fingerprints of keys on the card that are not Keyward's and may be overwritten"},
+		{key: "overwrite", dst: &c.Overwrite, doc: "fingerprints of keys on the card that are not Keyward's and may be " +
+			"overwritten"},
 	}, c.PIN.fields(), []field{
 		{key: "pin_hold", dst: &c.PINHold, doc: "how long the PIN stays in locked memory; 0: until keyward lock"},
 	}, c.AdminPIN.fields())
@@ -56,7 +59,8 @@ func (c *OpenPGP) validate(d *document, p path) error {
 		}
 	}
 	if given := set(c.AdminPIN.fields()); len(given) > 1 {
-		return d.errorf(p.in(given[1]), "backend %q has two sources for its admin PIN, %s and %s; keep one", p[1], given[0], given[1])
+		return d.errorf(p.in(given[1]), "backend %q has two sources for its admin PIN, %s and %s; keep one", p[1], given[0],
+			given[1])
 	}
 	if err := d.checkCredential(p.in("admin_pin_credential"), c.AdminPIN.Credential); err != nil {
 		return err

@@ -24,12 +24,16 @@ func (c *PIV) fields() []field {
 	return slices.Concat([]field{
 		{key: "attestation", dst: &c.Attestation, doc: "the card's attestation of the key, a PEM file"},
 		{key: "attestation_roots", dst: &c.Roots, doc: "whom to believe an attestation, a PEM file; not given: Yubico"},
-		{key: "serial", dst: &c.Serial, serial: true, doc: "the card's serial number, if it is to be checked against the attestation"},
+		{key: "serial", dst: &c.Serial, serial: true, doc: "the card's serial number, if it is to be checked against the " +
+			"attestation"},
 		{key: "slot", dst: &c.Slot, doc: "the key's slot likewise: 9d, or 82 to 95"},
-		{key: "pin_policy", dst: &c.PINPolicy, one: []string{"never", "once", "always"}, doc: "the key's PIN policy likewise; it can't be changed"},
-		{key: "touch_policy", dst: &c.TouchPolicy, one: []string{"never", "always", "cached"}, doc: "the key's touch policy likewise; it can't be changed"},
+		{key: "pin_policy", dst: &c.PINPolicy, one: []string{"never", "once", "always"},
+			doc: "the key's PIN policy likewise; it can't be changed"},
+		{key: "touch_policy", dst: &c.TouchPolicy, one: []string{"never", "always", "cached"},
+			doc: "the key's touch policy likewise; it can't be changed"},
 	}, c.PIN.fields(), []field{
-		{key: "pin_hold", dst: &c.PINHold, doc: "how long the PIN stays in locked memory; 0: for one operation, or until lock if the operator gives it"},
+		{key: "pin_hold", dst: &c.PINHold, doc: "how long the PIN stays in locked memory; 0: for one operation, or until " +
+			"lock if the operator gives it"},
 		{key: "key_hold", dst: &c.KeyHold, doc: "how long an opened session key stays in locked memory; 0: while it signs"},
 	})
 }

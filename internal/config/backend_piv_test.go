@@ -18,15 +18,20 @@ func TestParsePIV(t *testing.T) {
 		err        string
 	}{
 		{"least", `pin_file = "pin"`, &PIV{PIN: file}, ""},
-		{"all", "attestation_roots = \"r\"\nserial = 12345678\nslot = \"9d\"\npin_policy = \"always\"\ntouch_policy = \"cached\"\npin_prompt = true\npin_hold = \"1m\"\nkey_hold = \"1s\"",
-			&PIV{Roots: "r", Serial: 12345678, Slot: "9d", PINPolicy: "always", TouchPolicy: "cached", PIN: PIN{Prompt: true}, PINHold: time.Minute, KeyHold: time.Second}, ""},
+		{"all", "attestation_roots = \"r\"\nserial = 12345678\nslot = \"9d\"\npin_policy = \"always\"\ntouch_policy = " +
+			"\"cached\"\npin_prompt = true\npin_hold = \"1m\"\nkey_hold = \"1s\"",
+			&PIV{Roots: "r", Serial: 12345678, Slot: "9d", PINPolicy: "always", TouchPolicy: "cached", PIN: PIN{Prompt: true},
+				PINHold: time.Minute, KeyHold: time.Second}, ""},
 		{"no PIN is needed", `pin_policy = "never"`, &PIV{PINPolicy: "never"}, ""},
 
-		{"a PIN that is never used", "pin_policy = \"never\"\npin_file = \"pin\"", nil, `5:1: pin_file: backend "yubikey" needs no PIN`},
-		{"a prompt that is never used", "pin_prompt = true\npin_policy = \"never\"", nil, `4:1: pin_prompt: backend "yubikey" needs no PIN`},
+		{"a PIN that is never used", "pin_policy = \"never\"\npin_file = \"pin\"", nil,
+			`5:1: pin_file: backend "yubikey" needs no PIN`},
+		{"a prompt that is never used", "pin_prompt = true\npin_policy = \"never\"", nil,
+			`4:1: pin_prompt: backend "yubikey" needs no PIN`},
 		{"no PIN", "", nil, `1:11: backend "yubikey" has no source for its PIN; add pin_file, pin_credential, pin_env or pin_prompt = true, or pin_policy = "never"`},
 		{"no PIN, though one is needed", `pin_policy = "once"`, nil, "has no source for its PIN"},
-		{"two PINs", "pin_file = \"pin\"\npin_prompt = true", nil, "5:1: backend \"yubikey\" has two sources for its PIN, pin_file and pin_prompt"},
+		{"two PINs", "pin_file = \"pin\"\npin_prompt = true", nil,
+			"5:1: backend \"yubikey\" has two sources for its PIN, pin_file and pin_prompt"},
 		{"negative serial", "serial = -1", nil, "4:1: serial: -1 is out of range"},
 		{"oversized serial", "serial = 4294967296", nil, "4:1: serial: 4294967296 is out of range"}, // 0 in 32 bits
 		{"hexadecimal serial", `serial = "1234567A"`, nil, "4:1: serial: want an integer, not a string"},
@@ -36,7 +41,8 @@ func TestParsePIV(t *testing.T) {
 		{"negative hold", `key_hold = "-1s"`, nil, "4:1: key_hold: \"-1s\" is negative"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := Parse([]byte("[backends.yubikey]\ntype = \"piv\"\nattestation = \"att.pem\"\n"+tt.keys+"\n"), "config.toml")
+			c, err := Parse([]byte("[backends.yubikey]\ntype = \"piv\"\nattestation = \"att.pem\"\n"+tt.keys+"\n"),
+				"config.toml")
 			if tt.err != "" {
 				wantError(t, err, tt.err)
 				return
@@ -56,7 +62,8 @@ func TestParsePIV(t *testing.T) {
 
 func TestPIVSlots(t *testing.T) {
 	parse := func(slot string) error {
-		_, err := Parse(fmt.Appendf(nil, "[backends.yubikey]\ntype = \"piv\"\nattestation = \"a\"\npin_prompt = true\nslot = %q\n", slot), "config.toml")
+		_, err := Parse(fmt.Appendf(nil, "[backends.yubikey]\ntype = \"piv\"\nattestation = \"a\"\npin_prompt = "+
+			"true\nslot = %q\n", slot), "config.toml")
 		return err
 	}
 	known := map[string]bool{"9d": true}

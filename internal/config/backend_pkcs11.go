@@ -40,9 +40,11 @@ func (c *PKCS11) fields() []field {
 		{key: "env", dst: &c.Env, doc: "environment variables for the PKCS#11 library"},
 		{key: "process", dst: &c.Process, one: []string{OwnProcess, AgentProcess},
 			doc: "where the library runs: in a process of its own, which may crash or hang alone, or in the agent's"},
-		{key: "class", dst: &c.Class, one: []string{"resident", "wrapped"}, doc: "resident: keys are objects in the token; wrapped: keys in files, encrypted by a key in the token"},
+		{key: "class", dst: &c.Class, one: []string{"resident", "wrapped"},
+			doc: "resident: keys are objects in the token; wrapped: keys in files, encrypted by a key in the token"},
 		{key: "kek", dst: &c.KEK, doc: "wrapped: label of the key-encryption key; keyward pkcs11 wrap-key makes one"},
-		{key: "objects", dst: &c.Objects, doc: "wrapped: unwrapped keys that the token has at a time, less than it has room for; 0 leaves it to the agent"},
+		{key: "objects", dst: &c.Objects, doc: "wrapped: unwrapped keys that the token has at a time, less than it has " +
+			"room for; 0 leaves it to the agent"},
 	})
 }
 

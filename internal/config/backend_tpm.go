@@ -44,9 +44,11 @@ func (c *TPM) validate(d *document, p path) error {
 	case c.Handle == "" || c.Key == "":
 		return d.errorf(p, "backend %q names no storage key by handle and key; make one with: keyward tpm setup", p[1])
 	case !tpmHandle.MatchString(c.Handle):
-		return d.errorf(p.in("handle"), "handle: %q is no persistent handle of the owner, 0x81000000 to 0x817fffff; keyward tpm status shows those in use", c.Handle)
+		return d.errorf(p.in("handle"), "handle: %q is no persistent handle of the owner, 0x81000000 to 0x817fffff; "+
+			"keyward tpm status shows those in use", c.Handle)
 	case !tpmName.MatchString(c.Key):
-		return d.errorf(p.in("key"), "key: %q is no name of a TPM key, 000b and 64 hex digits; keyward tpm status shows those that there are", c.Key)
+		return d.errorf(p.in("key"), "key: %q is no name of a TPM key, 000b and 64 hex digits; keyward tpm status shows "+
+			"those that there are", c.Key)
 	case !tpmPCRs.MatchString(c.PCRs):
 		return d.errorf(p.in("pcrs"), `pcrs: %q: want numbers from 0 to 23, in ascending order with commas between, such as "7,14"`, c.PCRs)
 	case c.PIN == (PIN{}):

@@ -38,10 +38,13 @@ func (c *Transit) fields() []field {
 		{key: "auth", dst: &c.Auth, one: []string{"token", "approle", "kubernetes"}, doc: "how the agent logs in"},
 		{key: "auth_mount", dst: &c.AuthMount, doc: "where the auth method is mounted; its name if left out"},
 		{key: "role", dst: &c.Role, doc: "approle: the role ID; kubernetes: the role"},
-		{key: "secret_file", dst: &c.SecretFile, doc: "the token, or AppRole's secret ID, is in this file, which only the agent's user can read; kubernetes: the service account's token, if not at the usual place"},
-		{key: "secret_credential", dst: &c.SecretCredential, doc: "the token, or AppRole's secret ID, is this systemd credential"},
+		{key: "secret_file", dst: &c.SecretFile, doc: "the token, or AppRole's secret ID, is in this file, which only the " +
+			"agent's user can read; kubernetes: the service account's token, if not at the usual place"},
+		{key: "secret_credential", dst: &c.SecretCredential,
+			doc: "the token, or AppRole's secret ID, is this systemd credential"},
 		{key: "in_flight", dst: &c.InFlight, doc: "calls to Vault at a time"},
-		{key: "cache_for", dst: &c.CacheFor, doc: "keep an opened key in locked memory for so long; 0s asks Vault for each signature"},
+		{key: "cache_for", dst: &c.CacheFor, doc: "keep an opened key in locked memory for so long; 0s asks Vault for " +
+			"each signature"},
 	}
 }
 
@@ -53,7 +56,8 @@ func (c *Transit) validate(d *document, p path) error {
 	case c.Address == "":
 		return d.errorf(p, `backend %q has no address; add address = "https://vault.example:8200"`, p[1])
 	case !transitAddress(c.Address):
-		return d.errorf(p.in("address"), "address: %q is no URL such as https://vault.example:8200; http:// is for loopback addresses, as the token and keys would cross the network in the clear", c.Address)
+		return d.errorf(p.in("address"), "address: %q is no URL such as https://vault.example:8200; http:// is for "+
+			"loopback addresses, as the token and keys would cross the network in the clear", c.Address)
 	case c.Key == "":
 		return d.errorf(p, `backend %q seals with no transit key; add key = (its name); vault write -f transit/keys/keyward derived=true makes one`, p[1])
 	case !transitKey.MatchString(c.Key):
@@ -65,7 +69,8 @@ func (c *Transit) validate(d *document, p path) error {
 	case c.Auth != "token" && c.Role == "":
 		return d.errorf(p, `backend %q has no role; add role = (AppRole's role ID, or the Kubernetes role)`, p[1])
 	case len(sources) == 2:
-		return d.errorf(p.in(sources[1]), "backend %q has two sources for its secret, secret_file and secret_credential; keep one", p[1])
+		return d.errorf(p.in(sources[1]), "backend %q has two sources for its secret, secret_file and secret_credential; "+
+			"keep one", p[1])
 	case len(sources) == 0 && c.Auth != "kubernetes":
 		return d.errorf(p, "backend %q has no source for its secret; add secret_file or secret_credential", p[1])
 	case c.InFlight == 0:
@@ -77,7 +82,8 @@ func (c *Transit) validate(d *document, p path) error {
 // transitAddress reports whether s is a URL of a server, with TLS unless the server is on this machine.
 func transitAddress(s string) bool {
 	u, err := url.Parse(s)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/" {
+	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" &&
+		u.Path != "/" {
 		return false
 	}
 	ip := net.ParseIP(u.Hostname())

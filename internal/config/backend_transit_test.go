@@ -19,7 +19,8 @@ func TestParseTransit(t *testing.T) {
 		want       Transit
 		err        string
 	}{
-		{"approle", base + login, Transit{Address: "https://vault.example:8200", Key: "keyward", Mount: "transit", InFlight: 32, Auth: "approle", Role: "r", SecretFile: "secret-id"}, ""},
+		{"approle", base + login, Transit{Address: "https://vault.example:8200", Key: "keyward", Mount: "transit",
+			InFlight: 32, Auth: "approle", Role: "r", SecretFile: "secret-id"}, ""},
 		{"kubernetes, all", base + `auth = "kubernetes"
 auth_mount = "clusters/west"
 role = "keyward"
@@ -29,8 +30,10 @@ mount = "encryption"
 in_flight = 4
 cache_for = "1m"`, Transit{Address: "https://vault.example:8200", Key: "keyward", Mount: "encryption", InFlight: 4, CacheFor: time.Minute,
 			Auth: "kubernetes", AuthMount: "clusters/west", Role: "keyward", Namespace: "admin/team", CAFile: "ca.pem"}, ""},
-		{"token on this machine", "address = \"http://127.0.0.1:8200\"\nkey = \"k\"\nauth = \"token\"\nsecret_credential = \"vault\"",
-			Transit{Address: "http://127.0.0.1:8200", Key: "k", Mount: "transit", InFlight: 32, Auth: "token", SecretCredential: "vault"}, ""},
+		{"token on this machine", "address = \"http://127.0.0.1:8200\"\nkey = \"k\"\nauth = \"token\"\nsecret_credential " +
+			"= \"vault\"",
+			Transit{Address: "http://127.0.0.1:8200", Key: "k", Mount: "transit", InFlight: 32, Auth: "token",
+				SecretCredential: "vault"}, ""},
 		{"no address", `key = "k"`, Transit{}, `has no address`},
 		{"not a URL", "address = \"vault.example\"", Transit{}, `3:1: address: "vault.example" is no URL`},
 		{"in the clear", "address = \"http://vault.example:8200\"", Transit{}, `in the clear`},

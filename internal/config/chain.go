@@ -74,7 +74,8 @@ var PublicRPC = map[uint64]string{
 
 func builtInChains() map[string]*Chain {
 	mainnet, testnet := defaultChain(), defaultChain()
-	mainnet.ID, mainnet.Validator, mainnet.Registry, mainnet.Multicall = 2741, SessionKeyValidator, RegistryOfDocs, Multicall
+	mainnet.ID, mainnet.Validator, mainnet.Registry, mainnet.Multicall = 2741, SessionKeyValidator, RegistryOfDocs,
+		Multicall
 	testnet.ID, testnet.Validator, testnet.Multicall = 11124, SessionKeyValidator, TestnetMulticall
 	mainnet.Kind, testnet.Kind = zktx.KindZKsync, zktx.KindZKsync
 	return map[string]*Chain{"abstract": mainnet, "abstract-testnet": testnet}
@@ -94,13 +95,15 @@ func (c *Chain) fields() []field {
 		{key: "kind", dst: &c.Kind, doc: `"zksync" or "ethereum": whose nodes' rules hold for a transaction; without it, only what holds everywhere`},
 		{key: "fork", dst: &c.Fork, doc: `of kind "ethereum", e.g. "prague" or "osaka"; without it, no rule that depends on the fork`},
 		{key: "max_gas_limit", dst: &c.MaxGasLimit, doc: "a gas limit above it is refused; without it, there is no such rule"},
-		{key: "max_tx_size", dst: &c.MaxTxSize, doc: "bytes of a transaction as the chain's nodes count them; without it, there is no such rule"},
+		{key: "max_tx_size", dst: &c.MaxTxSize, doc: "bytes of a transaction as the chain's nodes count them; without it, " +
+			"there is no such rule"},
 		{key: "rpc", dst: &c.RPC, doc: "URLs of nodes, the preferred first; without one the agent works offline"},
 		{key: "rpc_timeout", dst: &c.RPCTimeout, doc: "for one request to a node"},
 		{key: "rpc_attempts", dst: &c.RPCAttempts, doc: "rounds over the nodes before an answer is given up"},
 		{key: "rpc_rate", dst: &c.RPCRate, doc: "calls a second to one node"},
 		{key: "rpc_max_bytes", dst: &c.RPCMaxBytes, doc: "size of one answer"},
-		{key: "rpc_log_range", dst: &c.RPCLogRange, doc: "blocks in one search for events; nodes that allow fewer are asked for fewer"},
+		{key: "rpc_log_range", dst: &c.RPCLogRange, doc: "blocks in one search for events; nodes that allow fewer are " +
+			"asked for fewer"},
 		{key: "first_block", dst: &c.FirstBlock, doc: "where the search for events ends"},
 		{key: "confirmations", dst: &c.Confirmations, doc: "how many blocks behind the newest are believed"},
 	}
@@ -137,11 +140,13 @@ func (d *document) validateKind(p path, c *Chain) error {
 	kinds := []string{zktx.KindZKsync, zktx.KindEthereum}
 	switch {
 	case c.Kind != "" && !slices.Contains(kinds, c.Kind):
-		return d.errorf(p.in("kind"), "kind: want %q or %q, not %q%s", kinds[0], kinds[1], c.Kind, suggest.DidYouMean(c.Kind, kinds))
+		return d.errorf(p.in("kind"), "kind: want %q or %q, not %q%s", kinds[0], kinds[1], c.Kind,
+			suggest.DidYouMean(c.Kind, kinds))
 	case c.Fork != "" && c.Kind != zktx.KindEthereum:
 		return d.errorf(p.in("fork"), "fork: goes with kind = %q", zktx.KindEthereum)
 	case c.Fork != "" && !slices.Contains(zktx.Forks, c.Fork):
-		return d.errorf(p.in("fork"), "fork: %q is not one of %s%s", c.Fork, strings.Join(zktx.Forks, ", "), suggest.DidYouMean(c.Fork, zktx.Forks))
+		return d.errorf(p.in("fork"), "fork: %q is not one of %s%s", c.Fork, strings.Join(zktx.Forks, ", "),
+			suggest.DidYouMean(c.Fork, zktx.Forks))
 	}
 	return nil
 }
@@ -158,7 +163,8 @@ func (d *document) validateRPC(p path, c *Chain) error {
 		}
 	}
 	for _, f := range []field{
-		{key: "rpc_timeout", dst: &c.RPCTimeout}, {key: "rpc_attempts", dst: &c.RPCAttempts}, {key: "rpc_rate", dst: &c.RPCRate},
+		{key: "rpc_timeout", dst: &c.RPCTimeout}, {key: "rpc_attempts", dst: &c.RPCAttempts},
+		{key: "rpc_rate", dst: &c.RPCRate},
 		{key: "rpc_max_bytes", dst: &c.RPCMaxBytes}, {key: "rpc_log_range", dst: &c.RPCLogRange},
 	} {
 		if isZero(f.dst) {

@@ -12,10 +12,12 @@ type Confine struct {
 
 func (c *Confine) fields() []field {
 	return []field{
-		{key: "files", dst: &c.Files, doc: "bound the files that the agent and the libraries of its devices can open (Landlock)"},
+		{key: "files", dst: &c.Files, doc: "bound the files that the agent and the libraries of its devices can open " +
+			"(Landlock)"},
 		{key: "system_calls", dst: &c.Calls, doc: "refuse system calls that they don't need (seccomp)"},
 		{key: "read", dst: &c.Read, doc: "further files and directories that they may read"},
-		{key: "write", dst: &c.Write, doc: "further files and directories that they may read and change, as a PKCS#11 library's own"},
+		{key: "write", dst: &c.Write, doc: "further files and directories that they may read and change, as a PKCS#11 " +
+			"library's own"},
 		{key: "devices", dst: &c.Devices, doc: "further device nodes that they may use, as that of a PCI card"},
 		{key: "execute", dst: &c.Execute, doc: "programs that they may start, as the credential_process of AWS"},
 	}

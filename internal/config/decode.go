@@ -128,7 +128,8 @@ func markValue(at map[string]unstable.Position, p *unstable.Parser, section path
 
 // config reads the top level.
 func (d *document) config(tree map[string]any, c *Config) error {
-	sections := []string{"agent", "session", "watch", "limits", "metrics", "audit", "confine", "approval", "backends", "chains", "rules"}
+	sections := []string{"agent", "session", "watch", "limits", "metrics", "audit", "confine", "approval", "backends",
+		"chains", "rules"}
 	for _, key := range d.order(tree, nil) {
 		var err error
 		switch p := (path{key}); key {

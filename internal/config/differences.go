@@ -21,7 +21,8 @@ func Differences(a, b *Config) []string {
 }
 
 func (c *Config) sections() map[string]any {
-	s := map[string]any{"agent": c.Agent, "session": c.Session, "watch": c.Watch, "limits": c.Limits, "metrics": c.Metrics, "audit": c.Audit,
+	s := map[string]any{"agent": c.Agent, "session": c.Session, "watch": c.Watch, "limits": c.Limits, "metrics": c.Metrics,
+		"audit":   c.Audit,
 		"confine": c.Confine, "approval": c.Approval, "rules": c.Rules}
 	for name, b := range c.Backends {
 		s["backends."+name] = b

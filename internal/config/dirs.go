@@ -41,8 +41,8 @@ func OneDir(dir string) (Dirs, error) {
 //  5. the system's agent, if /etc/keyward has a configuration; only for a client
 //  6. ~/.keyward
 //
-// A client is every command but those that make or run an agent. The directory /etc/keyward names the system's agent also in the
-// first two rules, unless it has a directory state: then all of an agent is there.
+// A client is every command but those that make or run an agent. The directory /etc/keyward names the system's agent
+// also in the first two rules, unless it has a directory state: then all of an agent is there.
 func FindDirs(dir string, client bool) (Dirs, error) {
 	if dir != "" {
 		return namedDirs(dir, "--dir")
@@ -162,7 +162,8 @@ const maxSocketPath = 107
 func (d Dirs) Socket(p string) (string, error) {
 	p = under(d.Runtime, p)
 	if len(p) > maxSocketPath {
-		return "", fmt.Errorf("socket path %s has %d bytes, and the system allows %d: use a shorter directory, or set socket and admin_socket to shorter paths",
+		return "", fmt.Errorf("socket path %s has %d bytes, and the system allows %d: use a shorter directory, or set "+
+			"socket and admin_socket to shorter paths",
 			p, len(p), maxSocketPath)
 	}
 	return p, nil

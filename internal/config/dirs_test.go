@@ -23,7 +23,8 @@ func lonely(t *testing.T) (home string) {
 func TestFindDirs(t *testing.T) {
 	home := lonely(t)
 	withoutSystem(t)
-	own := Dirs{Config: home + "/.keyward", State: home + "/.keyward/state", Runtime: home + "/.keyward", Rule: "the user's own"}
+	own := Dirs{Config: home + "/.keyward", State: home + "/.keyward/state", Runtime: home + "/.keyward",
+		Rule: "the user's own"}
 	find := func(dir string, want Dirs) {
 		t.Helper()
 		got, err := FindDirs(dir, false)
@@ -55,7 +56,8 @@ func withoutSystem(t *testing.T) (etc string) {
 	return etc
 }
 
-// The system's directory names the system's agent, whose state and sockets are elsewhere, unless all of an agent is in it.
+// The system's directory names the system's agent, whose state and sockets are elsewhere, unless all of an agent is in
+// it.
 func TestFindDirsNamed(t *testing.T) {
 	lonely(t)
 	etc := withoutSystem(t)
@@ -124,7 +126,8 @@ func TestSocketPath(t *testing.T) {
 	if got, err := d.Socket("x.soc"); len(got) != 107 || err != nil {
 		t.Errorf("107 bytes: %q, %v", got, err)
 	}
-	if _, err := d.Socket("x.sock"); err == nil || !strings.Contains(err.Error(), "has 108 bytes, and the system allows 107") {
+	if _, err := d.Socket("x.sock"); err == nil || !strings.Contains(err.Error(),
+		"has 108 bytes, and the system allows 107") {
 		t.Errorf("108 bytes: %v", err)
 	}
 	if got := d.Path("pin"); got != "/c/pin" {

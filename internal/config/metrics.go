@@ -23,10 +23,11 @@ func (m *Metrics) fields() []field {
 	}
 }
 
-// MetricsAddress splits one of [Metrics.Listen]: the network is "unix" or "tcp". Only a path, with a slash or the ending
-// .sock, and an IP address of the loopback interface with a port are accepted.
+// MetricsAddress splits one of [Metrics.Listen]: the network is "unix" or "tcp". Only a path, with a slash or the
+// ending .sock, and an IP address of the loopback interface with a port are accepted.
 func MetricsAddress(listen string) (network, address string, err error) {
-	if path, ok := strings.CutPrefix(listen, "unix:"); ok || strings.Contains(listen, "/") || strings.HasSuffix(listen, ".sock") {
+	if path, ok := strings.CutPrefix(listen, "unix:"); ok || strings.Contains(listen, "/") ||
+		strings.HasSuffix(listen, ".sock") {
 		if path == "" {
 			return "", "", errors.New("the path of a Unix socket is missing")
 		}
@@ -44,7 +45,8 @@ func MetricsAddress(listen string) (network, address string, err error) {
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil || !ip.IsLoopback() {
-		return "", "", errors.New("only loopback addresses, such as 127.0.0.1 and [::1]: metrics are not encrypted, and anyone who connects may read them")
+		return "", "", errors.New("only loopback addresses, such as 127.0.0.1 and [::1]: metrics are not encrypted, and " +
+			"anyone who connects may read them")
 	}
 	return "tcp", net.JoinHostPort(host, port), nil
 }

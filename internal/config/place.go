@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// At says where in the configuration file the setting stands that err is about: path is its key with the sections that it is in,
-// outermost first. The error is an *[Error] that wraps err, at the innermost of these that the file has; it is err itself if the
-// file has none of them or can't be read.
+// At says where in the configuration file the setting stands that err is about: path is its key with the sections that
+// it is in, outermost first. The error is an *[Error] that wraps err, at the innermost of these that the file has; it
+// is err itself if the file has none of them or can't be read.
 func At(file string, err error, path ...string) error {
 	data, readErr := os.ReadFile(file)
 	if err == nil || readErr != nil {

@@ -11,7 +11,8 @@ import (
 // At names the line of the setting, or of the innermost section around it that the file has.
 func TestAt(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
-	if err := os.WriteFile(file, []byte("[agent]\nsocket = \"a\"\n\n[backends.hsm]\n  pin_file = \"pin\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("[agent]\nsocket = \"a\"\n\n[backends.hsm]\n  pin_file = \"pin\"\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	bare := &fs.PathError{Op: "open", Path: "/pin", Err: fs.ErrNotExist}

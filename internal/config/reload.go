@@ -24,20 +24,22 @@ func Open(file string) (*Config, *Source, error) {
 	return c, &Source{&document{file: file, at: positions(data)}}, nil
 }
 
-// Errorf makes an error about a key, "agent.socket", or a section, "backends.hsm". Its place is the key's, or that of the innermost
-// section around it that the file has.
+// Errorf makes an error about a key, "agent.socket", or a section, "backends.hsm". Its place is the key's, or that of
+// the innermost section around it that the file has.
 func (s *Source) Errorf(key, format string, args ...any) *Error {
 	return s.doc.errorf(strings.Split(key, "."), format, args...)
 }
 
-// startKeys are the keys whose changes take effect only when the agent is started, by section. The others take effect with a reload.
+// startKeys are the keys whose changes take effect only when the agent is started, by section. The others take effect
+// with a reload.
 var startKeys = map[string][]string{
 	"agent":    {"socket", "socket_mode", "admin_socket", "log_format"},
 	"approval": {"socket", "group", "hook"},
 	"confine":  nil, // all of them: what a process has given up it can't take back
 }
 
-// NeedsStart lists the keys that differ in two configurations, and whose changes only a start puts into effect: "agent.socket".
+// NeedsStart lists the keys that differ in two configurations, and whose changes only a start puts into effect:
+// "agent.socket".
 func NeedsStart(running, next *Config) (keys []string) {
 	sections := []struct {
 		name string
@@ -58,8 +60,8 @@ func NeedsStart(running, next *Config) (keys []string) {
 	return append(keys, backendsNeedStart(running, next)...)
 }
 
-// backendsNeedStart is the part of [NeedsStart] about backends: a PIN that only the environment of the process had at its start, a PIN that
-// the operator would have to type again, and a library that this process can load once only.
+// backendsNeedStart is the part of [NeedsStart] about backends: a PIN that only the environment of the process had at
+// its start, a PIN that the operator would have to type again, and a library that this process can load once only.
 func backendsNeedStart(running, next *Config) (keys []string) {
 	for name, b := range next.Backends {
 		old := running.Backends[name]

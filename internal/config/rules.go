@@ -13,15 +13,19 @@ func ruleFields(r *rules.Rule) []field {
 		{key: "name", dst: &r.Name, doc: "names the rule in errors, records and counters"},
 		{key: "message", dst: &r.Message, doc: "what the client reads when the rule denies"},
 		{key: "when", dst: &r.When, doc: "a CEL expression; see docs/rules.md"},
-		{key: "then", dst: &r.Then, one: []string{rules.Deny, rules.Approve, rules.Allow}, doc: "what happens when it is true"},
+		{key: "then", dst: &r.Then, one: []string{rules.Deny, rules.Approve, rules.Allow},
+			doc: "what happens when it is true"},
 		{key: "function", dst: &r.Function, doc: "only calls of this function, whose arguments expressions can read"},
 		{key: "target", dst: &r.Target, doc: "only transactions to this address"},
 		{key: "count", dst: &r.Count, doc: "a CEL expression: what a transaction adds to the rule's counter"},
-		{key: "domain", dst: &r.Domain, doc: "EIP-712 domain of messages that the rule allows, such as { name = \"USDC\", version = \"2\", chainId = \"8453\", verifyingContract = \"0x…\" }"},
+		{key: "domain", dst: &r.Domain, doc: "EIP-712 domain of messages that the rule allows, such as { name = \"USDC\", " +
+			"version = \"2\", chainId = \"8453\", verifyingContract = \"0x…\" }"},
 		{key: "type", dst: &r.Type, doc: "EIP-712 type of messages that the rule allows, or \"eip191\" for texts"},
 		{key: "owner", dst: &r.Owner, doc: "the message's field that has to be the session's account"},
-		{key: "channel", dst: &r.Channel, doc: "the message's field that names a payment channel, whose cumulative amount is count"},
-		{key: "nonce", dst: &r.Nonce, doc: "the message's field of whose values each can be used once: messages with the same one cost the most of them"},
+		{key: "channel", dst: &r.Channel, doc: "the message's field that names a payment channel, whose cumulative amount " +
+			"is count"},
+		{key: "nonce", dst: &r.Nonce, doc: "the message's field of whose values each can be used once: messages with the " +
+			"same one cost the most of them"},
 		{key: "use", dst: &r.Use, doc: "a ready-made rule"},
 		{key: "per", dst: &r.Per, doc: "client, session, account, target or all: each has a counter"},
 		{key: "limit", dst: &r.Limit, serial: true, doc: `of the counter or of one transaction: "10", "0.1 ether", "30 gwei"`},

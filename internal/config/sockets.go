@@ -8,9 +8,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// Sockets returns the part of the configuration in file that says where the sockets are, for commands that talk to a running
-// agent. It reads past what [Load] rejects, because a mistake in the file must not keep the operator from the agent
-// that runs with an older version of it. Whatever it can't read has its default.
+// Sockets returns the part of the configuration in file that says where the sockets are, for commands that talk to a
+// running agent. It reads past what [Load] rejects, because a mistake in the file must not keep the operator from the
+// agent that runs with an older version of it. Whatever it can't read has its default.
 func Sockets(file string) Agent {
 	agent := Defaults().Agent
 	data, err := os.ReadFile(file)

@@ -30,7 +30,8 @@ func Template(name string, b *Backend) []byte {
 	section(&w, "confine", c.Confine.fields(), nil)
 	section(&w, "approval", c.Approval.fields(), nil)
 	w.Write(Section(name, b))
-	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. With URLs of nodes under rpc the\n" +
+	w.WriteString("\n# The chains abstract (2741) and abstract-testnet (11124) are known. With URLs of nodes under rpc " +
+		"the\n" +
 		"# agent reads a chain; without, it works offline. Another chain has a section of its own, with its id.\n")
 	var chain bytes.Buffer
 	section(&chain, "chains.abstract", c.Chains["abstract"].fields(), nil)

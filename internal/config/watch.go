@@ -12,16 +12,20 @@ type Watch struct {
 }
 
 func defaultWatch() Watch {
-	return Watch{Interval: 15 * time.Second, ClockBound: time.Minute, RegistryInterval: time.Minute, ExternalUsage: "alarm"}
+	return Watch{Interval: 15 * time.Second, ClockBound: time.Minute, RegistryInterval: time.Minute,
+		ExternalUsage: "alarm"}
 }
 
 func (w *Watch) fields() []field {
 	return []field{
 		{key: "interval", dst: &w.Interval, doc: "between readings of a chain that has an rpc"},
-		{key: "clock_bound", dst: &w.ClockBound, doc: "sign nothing when the clock and block times differ by more; 0s compares nothing"},
+		{key: "clock_bound", dst: &w.ClockBound, doc: "sign nothing when the clock and block times differ by more; 0s " +
+			"compares nothing"},
 		{key: "registry_interval", dst: &w.RegistryInterval, doc: "between readings of the policy registry"},
-		{key: "registry_max_age", dst: &w.RegistryMaxAge, doc: "sign nothing when the registry's answer is older; 0s lets a registry that can't be read stop nothing"},
-		{key: "external_usage", dst: &w.ExternalUsage, one: []string{"alarm", "stop"}, doc: "alarm or stop: what becomes of a session that is used from elsewhere"},
+		{key: "registry_max_age", dst: &w.RegistryMaxAge,
+			doc: "sign nothing when the registry's answer is older; 0s lets a registry that can't be read stop nothing"},
+		{key: "external_usage", dst: &w.ExternalUsage, one: []string{"alarm", "stop"},
+			doc: "alarm or stop: what becomes of a session that is used from elsewhere"},
 	}
 }
 

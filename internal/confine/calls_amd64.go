@@ -9,6 +9,7 @@ const (
 
 // refusedHere are calls that this architecture alone has.
 var refusedHere = []uint32{
-	unix.SYS_IOPL, unix.SYS_IOPERM, unix.SYS_MODIFY_LDT, unix.SYS_USELIB, unix.SYS_USTAT, unix.SYS__SYSCTL, unix.SYS_CREATE_MODULE,
+	unix.SYS_IOPL, unix.SYS_IOPERM, unix.SYS_MODIFY_LDT, unix.SYS_USELIB, unix.SYS_USTAT, unix.SYS__SYSCTL,
+	unix.SYS_CREATE_MODULE,
 	unix.SYS_GET_KERNEL_SYMS, unix.SYS_QUERY_MODULE,
 }

@@ -22,13 +22,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rules are what a process still may do. Paths are absolute, and one that does not exist is passed over. A directory stands
-// for everything below it. The zero value allows no file and no program.
+// Rules are what a process still may do. Paths are absolute, and one that does not exist is passed over. A directory
+// stands for everything below it. The zero value allows no file and no program.
 type Rules struct {
 	Read    []string `json:"read"`    // files and directories to read
 	Write   []string `json:"write"`   // to read, write, make and remove
 	Sockets []string `json:"sockets"` // directories in which sockets are made, and any file removed
-	Devices []string `json:"devices"` // device nodes to read, write and control (ioctl(2)); in a directory those that come later, too
+	// device nodes to read, write and control (ioctl(2)); in a directory those that come later, too
+	Devices []string `json:"devices"`
 	Execute []string `json:"execute"` // programs, with their dynamic loader; none: the process starts no program
 
 	NoTCP   bool `json:"noTCP"`   // no TCP connection is made or accepted (Linux 6.7)
@@ -55,8 +56,8 @@ const (
 	execute = readFile | ll.AccessFSExecute
 )
 
-// Apply puts the rules into force and returns the names of the protections that are on. missing are those that the kernel does
-// not have, each with the reason. An error means that some rules may be in force: the process should end.
+// Apply puts the rules into force and returns the names of the protections that are on. missing are those that the
+// kernel does not have, each with the reason. An error means that some rules may be in force: the process should end.
 func Apply(r Rules) (on, missing []string, err error) {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("giving up new privileges: %w", err)
@@ -87,7 +88,8 @@ func Apply(r Rules) (on, missing []string, err error) {
 	return on, missing, nil
 }
 
-var errNoLandlock = errors.New("Landlock is not there: it is in Linux 5.13, has to be named in the boot parameter lsm=, " +
+var errNoLandlock = errors.New("Landlock is not there: it is in Linux 5.13, has to be named in the boot parameter " +
+	"lsm=, " +
 	"and the filter of system calls of a container has to allow it")
 
 // restrictFiles puts the rules for files and TCP into force, and returns the version of Landlock's interface.

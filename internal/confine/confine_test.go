@@ -170,14 +170,16 @@ func (o outcome) want(t *testing.T, succeed ...string) {
 	}
 }
 
-// TestApply tries from inside what the rules allow and what they don't. It needs a kernel with Landlock and seccomp, as every
-// distribution's kernel since 2022 is, and version 6 of Landlock for signals.
+// TestApply tries from inside what the rules allow and what they don't. It needs a kernel with Landlock and seccomp, as
+// every distribution's kernel since 2022 is, and version 6 of Landlock for signals.
 func TestApply(t *testing.T) {
 	rules := func() Rules {
-		return Rules{Read: []string{"read", "missing"}, Write: []string{"write"}, Sockets: []string{"sockets"}, Devices: []string{"/dev/null"}, NoTCP: true}
+		return Rules{Read: []string{"read", "missing"}, Write: []string{"write"}, Sockets: []string{"sockets"},
+			Devices: []string{"/dev/null"}, NoTCP: true}
 	}
 	out := run(t, rules())
-	if len(out.On) != 3 || out.On[0] != NoNewPrivileges || !strings.HasPrefix(out.On[1], "landlock ") || out.On[2] != Seccomp {
+	if len(out.On) != 3 || out.On[0] != NoNewPrivileges || !strings.HasPrefix(out.On[1], "landlock ") ||
+		out.On[2] != Seccomp {
 		t.Fatalf("protections %q, missing %q: this kernel can't test the agent's", out.On, out.Missing)
 	}
 	out.want(t, "read read", "write write", "make write", "bind sockets", "write null", "netlink")
@@ -207,7 +209,8 @@ func TestApply(t *testing.T) {
 	})
 	t.Run("no calls", func(t *testing.T) {
 		out := run(t, Rules{NoCalls: true}, "netlink", "bpf", "read other")
-		if len(out.On) != 2 || out.Tries["netlink"] != "" || out.Tries["bpf"] == "operation not permitted" || out.Tries["read other"] == "" {
+		if len(out.On) != 2 || out.Tries["netlink"] != "" || out.Tries["bpf"] == "operation not permitted" ||
+			out.Tries["read other"] == "" {
 			t.Errorf("protections %q, tries %q", out.On, out.Tries)
 		}
 	})

@@ -20,7 +20,8 @@ func (r *Rules) Existing() *Rules {
 }
 
 // Lacks names the first path of want that r does not allow: it is not among the paths of r for the same use, nor below
-// one of them; "": there is none. Paths that do not exist count as well. Symbolic links are followed, as Landlock follows them.
+// one of them; "": there is none. Paths that do not exist count as well. Symbolic links are followed, as Landlock
+// follows them.
 func (r *Rules) Lacks(want *Rules) string {
 	write := resolved(r.Write)
 	read := slices.Concat(resolved(r.Read), write)

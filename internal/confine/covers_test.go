@@ -22,7 +22,8 @@ func TestLacks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	has := (&Rules{Read: []string{at("read"), at("missing")}, Write: []string{at("write")}, Sockets: []string{at("read")}}).Existing()
+	has := (&Rules{Read: []string{at("read"), at("missing")}, Write: []string{at("write")},
+		Sockets: []string{at("read")}}).Existing()
 	if len(has.Read) != 1 {
 		t.Errorf("Existing has %q", has.Read)
 	}

@@ -46,7 +46,8 @@ func TestRewrite(t *testing.T) {
 	if os.Geteuid() == 0 {
 		gid = 4242 // anybody else may give a file to a group of theirs only
 	}
-	for _, err := range []error{os.WriteFile(path, []byte("old"), 0o600), os.Chown(path, -1, gid), os.Chmod(path, 0o640), os.Symlink("f", link), Rewrite(link, []byte("new"))} {
+	for _, err := range []error{os.WriteFile(path, []byte("old"), 0o600), os.Chown(path, -1, gid), os.Chmod(path, 0o640),
+		os.Symlink("f", link), Rewrite(link, []byte("new"))} {
 		if err != nil {
 			t.Fatal(err)
 		}

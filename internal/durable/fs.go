@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// FS is a file system: what the ledger and the audit trail need of one, and what this package needs. [OS] is the operating
-// system's. Tests use one in memory that loses what was not synced (internal/simdisk).
+// FS is a file system: what the ledger and the audit trail need of one, and what this package needs. [OS] is the
+// operating system's. Tests use one in memory that loses what was not synced (internal/simdisk).
 type FS interface {
 	vfs.FS
 	// CreateTemp creates a file with mode 0600 and a name like that of [os.CreateTemp].

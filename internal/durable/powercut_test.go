@@ -32,7 +32,8 @@ func TestPowerCut(t *testing.T) {
 		crash := simdisk.Crash{Power: true, Kept: int(seed % 101), RNG: rng}
 		d := simdisk.New()
 		files := durable.Files{FS: d}
-		if err := errors.Join(d.MkdirAll("dir", 0o700), files.SyncDir(""), files.WriteFile("dir/f", []byte("old"), 0o600)); err != nil {
+		if err := errors.Join(d.MkdirAll("dir", 0o700), files.SyncDir(""),
+			files.WriteFile("dir/f", []byte("old"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 		at, steps := 1+rng.IntN(7), 0

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// parsers are the functions that read what others have written, by package, and the fuzz target of each in that package.
+// parsers are the functions that read what others have written, by package, and the fuzz target of each in that
+// package.
 var parsers = []struct{ what, dir, parser, target string }{
 	{"messages on the sockets, HTTP bodies among them", "socket", "parseMessage", "FuzzStream"},
 	{"PINs in parameters", "socket", "decodePIN", "FuzzDecodePIN"},

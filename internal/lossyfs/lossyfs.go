@@ -1,6 +1,7 @@
-// Package lossyfs is a file system for tests of whole programs. It loses what was not synced when its power is cut: data of
-// files that were not synced, and names in directories that were not synced. It passes everything on to a directory,
-// and a [simdisk.Disk] beside it keeps account of what a power cut leaves. It is mounted through FUSE, which takes root and /dev/fuse.
+// Package lossyfs is a file system for tests of whole programs. It loses what was not synced when its power is cut:
+// data of files that were not synced, and names in directories that were not synced. It passes everything on to a
+// directory, and a [simdisk.Disk] beside it keeps account of what a power cut leaves. It is mounted through FUSE, which
+// takes root and /dev/fuse.
 package lossyfs
 
 import (
@@ -84,7 +85,8 @@ func (f *FS) Restore(mountpoint string) error {
 	return f.mount(mountpoint)
 }
 
-// Unmount takes the file system away. It returns an error too if a file was changed in a way that the disk does not know.
+// Unmount takes the file system away. It returns an error too if a file was changed in a way that the disk does not
+// know.
 func (f *FS) Unmount() error {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := f.server.Unmount()

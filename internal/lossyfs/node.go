@@ -12,8 +12,8 @@ import (
 	"github.com/keyward/keyward/internal/simdisk"
 )
 
-// node is a file or directory. What it does not override goes to the backing directory alone: reads, modes, owners, extended
-// attributes.
+// node is a file or directory. What it does not override goes to the backing directory alone: reads, modes, owners,
+// extended attributes.
 type node struct {
 	*fs.LoopbackNode
 	fs *FS
@@ -52,7 +52,8 @@ func (n *node) at(name string) string {
 }
 
 // Mkdir implements fs.NodeMkdirer.
-func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (child *fs.Inode, errno syscall.Errno) {
+func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (child *fs.Inode,
+	errno syscall.Errno) {
 	errno = n.fs.both(func() (errno syscall.Errno) {
 		child, errno = n.LoopbackNode.Mkdir(ctx, name, mode, out)
 		return errno
@@ -73,7 +74,8 @@ func (n *node) Rmdir(ctx context.Context, name string) syscall.Errno {
 }
 
 // Rename implements fs.NodeRenamer, inside one directory.
-func (n *node) Rename(ctx context.Context, name string, parent fs.InodeEmbedder, to string, flags uint32) syscall.Errno {
+func (n *node) Rename(ctx context.Context, name string, parent fs.InodeEmbedder, to string,
+	flags uint32) syscall.Errno {
 	if parent.EmbeddedInode() != n.EmbeddedInode() {
 		return syscall.EXDEV
 	}
@@ -85,7 +87,8 @@ func (n *node) Rename(ctx context.Context, name string, parent fs.InodeEmbedder,
 }
 
 // Link implements fs.NodeLinker.
-func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, out *fuse.EntryOut) (child *fs.Inode, errno syscall.Errno) {
+func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, out *fuse.EntryOut) (child *fs.Inode,
+	errno syscall.Errno) {
 	from := target.EmbeddedInode().Path(n.Root())
 	errno = n.fs.both(func() (errno syscall.Errno) {
 		child, errno = n.LoopbackNode.Link(ctx, target.(*node).LoopbackNode, name, out)
@@ -95,7 +98,8 @@ func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, o
 }
 
 // Create implements fs.NodeCreater.
-func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (child *fs.Inode, fh fs.FileHandle, fuseFlags uint32, errno syscall.Errno) {
+func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (child *fs.Inode,
+	fh fs.FileHandle, fuseFlags uint32, errno syscall.Errno) {
 	opened := &file{fs: n.fs}
 	errno = n.fs.both(func() (errno syscall.Errno) {
 		if child, fh, fuseFlags, errno = n.LoopbackNode.Create(ctx, name, flags, mode, out); errno == 0 {
@@ -125,7 +129,8 @@ func (n *node) Open(ctx context.Context, flags uint32) (fh fs.FileHandle, fuseFl
 }
 
 // OpendirHandle implements fs.NodeOpendirHandler.
-func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fh fs.FileHandle, fuseFlags uint32, errno syscall.Errno) {
+func (n *node) OpendirHandle(ctx context.Context, flags uint32) (fh fs.FileHandle, fuseFlags uint32,
+	errno syscall.Errno) {
 	opened := &directory{fs: n.fs}
 	errno = n.fs.both(func() (errno syscall.Errno) {
 		if fh, fuseFlags, errno = n.LoopbackNode.OpendirHandle(ctx, flags); errno == 0 {
@@ -161,11 +166,13 @@ func (n *node) Symlink(context.Context, string, string, *fuse.EntryOut) (*fs.Ino
 }
 
 // Tmpfile implements fs.NodeTmpfiler.
-func (n *node) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+func (n *node) Tmpfile(context.Context, uint32, uint32, *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32,
+	syscall.Errno) {
 	return nil, nil, 0, syscall.EOPNOTSUPP
 }
 
 // CopyFileRange implements fs.NodeCopyFileRanger: programs read and write instead.
-func (n *node) CopyFileRange(context.Context, fs.FileHandle, uint64, *fs.Inode, fs.FileHandle, uint64, uint64, uint64) (uint32, syscall.Errno) {
+func (n *node) CopyFileRange(context.Context, fs.FileHandle, uint64, *fs.Inode, fs.FileHandle, uint64, uint64,
+	uint64) (uint32, syscall.Errno) {
 	return 0, syscall.EXDEV
 }

@@ -29,7 +29,8 @@ var (
 	backendState = desc("backend_state", "1 for the state that a backend is in.", "backend", "type", "state")
 	signatures   = desc("signatures_total", "Signatures that were granted and made.")
 	denials      = desc("denials_total", "Requests for a signature that the policy, a limit or the session's state denied.")
-	failures     = desc("signing_failures_total", "Granted requests for which the device made no good signature. Their charges stay.")
+	failures     = desc("signing_failures_total", "Granted requests for which the device made no good signature. Their "+
+		"charges stay.")
 	sessions     = desc("sessions", "Sessions, by status.", "status")
 	connections  = desc("connections", "Open connections on agent.sock.")
 	inFlight     = desc("requests_in_flight", "Requests on agent.sock that are being worked on.")
@@ -39,25 +40,32 @@ var (
 	trailRecords = desc("trail_records_total", "Records in the audit trail, since its beginning.")
 	trailBytes   = desc("trail_bytes", "Size of the audit trail's segments that are here.")
 	trailFiles   = desc("trail_segments", "Segments of the audit trail that are here.")
-	trailLag     = desc("trail_lag_bytes", "Bytes of the audit trail that are on disk in the ledger, and not yet in the trail's own file.")
-	ledgerBytes  = desc("ledger_bytes", "Size of the ledger's files.")
-	diskFree     = desc("state_disk_free_bytes", "Free space on the disk of the audit trail.")
-	chainState   = desc("chain_state", "1 for the state that a chain is in: ready, unavailable, clock (nothing is signed) or new.", "chain", "state")
-	chainBlock   = desc("chain_block", "The newest block that was seen.", "chain")
-	chainRead    = desc("chain_read_timestamp_seconds", "When the chain was last read, in Unix seconds; 0: never.", "chain")
-	registryRead = desc("registry_read_timestamp_seconds", "When the chain's policy registry was last asked, in Unix seconds; 0: never.", "chain")
-	blocked      = desc("registry_blocked_sessions", "Sessions that the policy registry stops.", "chain")
-	exposed      = desc("external_usage_sessions", "Live sessions of which the chain has counted what the agent did not sign.", "chain")
-	foreign      = desc("foreign_signatures", "Signatures that the backend's device has counted and the agent did not ask for, of keys that are still there.", "backend")
-	inspected    = desc("sessions_inspected", "Active sessions whose limits the next two look at: all, up to 200.")
-	leastLeft    = desc("least_limit_left_ratio", "The smallest part that is left of any limit of an active session; 1 without one.")
-	soonestEnd   = desc("soonest_expiry_seconds", "Time until the next active session signs no more; +Inf without one.")
-	limitLeft    = desc("session_limit_left_ratio", "What is left of a session's limit, 0 to 1.", "session", "limit")
-	sessionEnd   = desc("session_expiry_seconds", "Time until a session signs no more.", "session")
+	trailLag     = desc("trail_lag_bytes", "Bytes of the audit trail that are on disk in the ledger, and not yet in "+
+		"the trail's own file.")
+	ledgerBytes = desc("ledger_bytes", "Size of the ledger's files.")
+	diskFree    = desc("state_disk_free_bytes", "Free space on the disk of the audit trail.")
+	chainState  = desc("chain_state", "1 for the state that a chain is in: ready, unavailable, clock (nothing is "+
+		"signed) or new.", "chain", "state")
+	chainBlock = desc("chain_block", "The newest block that was seen.", "chain")
+	chainRead  = desc("chain_read_timestamp_seconds", "When the chain was last read, in Unix seconds; 0: never.",
+		"chain")
+	registryRead = desc("registry_read_timestamp_seconds",
+		"When the chain's policy registry was last asked, in Unix seconds; 0: never.", "chain")
+	blocked = desc("registry_blocked_sessions", "Sessions that the policy registry stops.", "chain")
+	exposed = desc("external_usage_sessions", "Live sessions of which the chain has counted what the agent did not "+
+		"sign.", "chain")
+	foreign = desc("foreign_signatures", "Signatures that the backend's device has counted and the agent did not "+
+		"ask for, of keys that are still there.", "backend")
+	inspected = desc("sessions_inspected", "Active sessions whose limits the next two look at: all, up to 200.")
+	leastLeft = desc("least_limit_left_ratio", "The smallest part that is left of any limit of an active session; 1 "+
+		"without one.")
+	soonestEnd = desc("soonest_expiry_seconds", "Time until the next active session signs no more; +Inf without one.")
+	limitLeft  = desc("session_limit_left_ratio", "What is left of a session's limit, 0 to 1.", "session", "limit")
+	sessionEnd = desc("session_expiry_seconds", "Time until a session signs no more.", "session")
 )
 
-// Describe is prometheus.Collector's. It describes nothing, which makes the collector an unchecked one: what it has depends on
-// the configuration.
+// Describe is prometheus.Collector's. It describes nothing, which makes the collector an unchecked one: what it has
+// depends on the configuration.
 func (c *collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect is prometheus.Collector's.
@@ -129,7 +137,8 @@ func (c *collector) left(s *snapshot, gauge func(*prometheus.Desc, float64, ...s
 }
 
 // oneOf shows a series for each value, of which the one that holds is 1.
-func oneOf(gauge func(*prometheus.Desc, float64, ...string), d *prometheus.Desc, holds string, labels []string, values ...string) {
+func oneOf(gauge func(*prometheus.Desc, float64, ...string), d *prometheus.Desc, holds string, labels []string,
+	values ...string) {
 	for _, v := range values {
 		gauge(d, truth(v == holds), append(labels[:len(labels):len(labels)], v)...)
 	}

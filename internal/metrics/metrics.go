@@ -1,8 +1,8 @@
 // Package metrics shows how an agent is, to Prometheus (/metrics) and to anything that asks for one word (/healthz).
 //
-// The number of series is bounded, whatever clients do: labels have values from fixed sets, names from the configuration, or
-// at most [maxClients] users and [maxSessions] sessions. Series of single sessions, which name accounts' contracts, are on Unix
-// sockets only.
+// The number of series is bounded, whatever clients do: labels have values from fixed sets, names from the
+// configuration, or at most [maxClients] users and [maxSessions] sessions. Series of single sessions, which name
+// accounts' contracts, are on Unix sockets only.
 package metrics
 
 import (

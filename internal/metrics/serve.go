@@ -24,12 +24,13 @@ type Watched struct{ watcher }
 // Watch makes what [Watched.Serve] serves.
 func (m *Metrics) Watch(a Agent) *Watched { return &Watched{watcher{Agent: a, metrics: m}} }
 
-// Serve answers on a listener until ctx is done, and closes it. The error says that it failed. It may serve several listeners
-// concurrently, which share what devices say of themselves.
+// Serve answers on a listener until ctx is done, and closes it. The error says that it failed. It may serve several
+// listeners concurrently, which share what devices say of themselves.
 func (w *Watched) Serve(ctx context.Context, log *slog.Logger, l net.Listener) error {
 	server := &http.Server{
 		Handler:           w.handler(l.Addr().Network() == "unix"),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
@@ -43,7 +44,8 @@ func (w *Watched) Serve(ctx context.Context, log *slog.Logger, l net.Listener) e
 
 func (w *watcher) handler(single bool) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(w.metrics.registry(w, single), promhttp.HandlerOpts{MaxRequestsInFlight: 4, DisableCompression: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(w.metrics.registry(w, single),
+		promhttp.HandlerOpts{MaxRequestsInFlight: 4, DisableCompression: true}))
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, r *http.Request) { w.health(rw, r, single) })
 	return mux
 }

@@ -117,7 +117,8 @@ func (w *watcher) uses() (all []use) {
 	w.metrics.mu.Unlock()
 	active := slices.DeleteFunc(sessions.List(), func(s *session.Session) bool { return s.Status != session.Active })
 	slices.SortFunc(active, func(a, b *session.Session) int {
-		return cmp.Or(recent[b.ID].Compare(recent[a.ID]), sessions.SignsUntil(a).Compare(sessions.SignsUntil(b)), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(recent[b.ID].Compare(recent[a.ID]), sessions.SignsUntil(a).Compare(sessions.SignsUntil(b)),
+			cmp.Compare(a.ID, b.ID))
 	})
 	for _, sess := range active[:min(len(active), maxSessions)] {
 		u := use{id: sess.ID, expires: time.Until(sessions.SignsUntil(sess))}

@@ -13,7 +13,8 @@ func TestSurvivorsExist(t *testing.T) {
 	}
 	t.Chdir(filepath.Join("..", ".."))
 	ids := map[string]int{}
-	for _, dir := range []string{"internal/durable", "audit", "backends/sealed", "backends/internal/keyfile", "internal/zktx", "policy", "internal/secret", "session"} {
+	for _, dir := range []string{"internal/durable", "audit", "backends/sealed", "backends/internal/keyfile",
+		"internal/zktx", "policy", "internal/secret", "session"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

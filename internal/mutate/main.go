@@ -1,13 +1,14 @@
-// Command mutate measures what the tests notice: it changes one place of the code at a time and runs the package's tests on it. A
-// mutant that the tests do not notice survives: it is a gap, or equal to the original.
+// Command mutate measures what the tests notice: it changes one place of the code at a time and runs the package's
+// tests on it. A mutant that the tests do not notice survives: it is a gap, or equal to the original.
 //
 //	go run ./internal/mutate -seed 1 -n 400 ./session ./policy
 //
-// Where a change goes is drawn by lines of code, so that a large package gets more of them. The state is kept in a file; a run with the
-// same seed and number goes on where the last one ended. The sources are never changed: each build is an overlay (go help build).
+// Where a change goes is drawn by lines of code, so that a large package gets more of them. The state is kept in a
+// file; a run with the same seed and number goes on where the last one ended. The sources are never changed: each build
+// is an overlay (go help build).
 //
-// A package is built once with all its mutants, of which an environment variable turns one on. Each test is run alone once, which says
-// what it covers and how long it takes; a mutant meets the tests that cover it, quick ones first.
+// A package is built once with all its mutants, of which an environment variable turns one on. Each test is run alone
+// once, which says what it covers and how long it takes; a mutant meets the tests that cover it, quick ones first.
 //
 // Survivors that are equal to the original are in a list, each with its reason.
 package main
@@ -53,7 +54,8 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", time.Minute, "for the tests of one mutant, beside 10 times what they take alone")
 	flag.IntVar(&o.jobs, "jobs", 2, "mutants that are tried side by side")
 	flag.BoolVar(&o.again, "again", false, "try survivors again, with every test of the package")
-	flag.StringVar(&o.reasons, "survivors", "internal/mutate/survivors.txt", "list of mutants that are equal to the original")
+	flag.StringVar(&o.reasons, "survivors", "internal/mutate/survivors.txt",
+		"list of mutants that are equal to the original")
 	flag.Parse()
 	if err := o.run(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -84,7 +86,8 @@ func (o *options) run(dirs []string) error {
 		var mutants []*mutant
 		for _, m := range sample {
 			was := tried[m.String()]
-			if filepath.Dir(m.file) == filepath.Clean(dir) && (was == "" || was == "survived" && o.again && reasons[m.id()] == "") {
+			if filepath.Dir(m.file) == filepath.Clean(dir) &&
+				(was == "" || was == "survived" && o.again && reasons[m.id()] == "") {
 				mutants = append(mutants, m)
 			}
 		}

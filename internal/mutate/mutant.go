@@ -41,8 +41,8 @@ func (m *mutant) change() string {
 	return fmt.Sprintf("%q → %q", short(m.old), short(m.new))
 }
 
-// id names the mutant without its line number, which changes with each edit above it: the file, the function, the line's text, which
-// one of the function's lines with that text if there are several, and the change.
+// id names the mutant without its line number, which changes with each edit above it: the file, the function, the
+// line's text, which one of the function's lines with that text if there are several, and the change.
 func (m *mutant) id() string {
 	name, from, to := "var", 0, len(m.text)
 	if m.fn != nil {
@@ -149,7 +149,8 @@ func (f *finder) function(decl ast.Decl) *function {
 	if !ok || d.Body == nil {
 		return nil
 	}
-	fn := &function{name: d.Name.Name, from: f.offset(d.Body.Lbrace), to: f.offset(d.Body.Rbrace) + 1, results: d.Type.Results.NumFields() > 0}
+	fn := &function{name: d.Name.Name, from: f.offset(d.Body.Lbrace), to: f.offset(d.Body.Rbrace) + 1,
+		results: d.Type.Results.NumFields() > 0}
 	ast.Inspect(d.Body, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.LabeledStmt:
@@ -169,7 +170,8 @@ func (f *finder) offset(p token.Pos) int { return f.fset.Position(p).Offset }
 // replace adds the mutant that has with in the place of from to to.
 func (f *finder) replace(from, to token.Pos, with string) {
 	a, b := f.fset.Position(from), f.fset.Position(to)
-	m := &mutant{file: f.file, line: a.Line, from: a.Offset, to: b.Offset, old: string(f.text[a.Offset:b.Offset]), new: with, text: f.text, fn: f.fn}
+	m := &mutant{file: f.file, line: a.Line, from: a.Offset, to: b.Offset, old: string(f.text[a.Offset:b.Offset]),
+		new: with, text: f.text, fn: f.fn}
 	i, ok := f.byLine[a.Line]
 	if !ok {
 		i = len(f.lines)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// readReasons reads the list of mutants that are equal to the original: a line with the mutant as [mutant.id] names it, and below it,
-// indented, why no test can notice it. Lines that begin with # and empty lines are comments.
+// readReasons reads the list of mutants that are equal to the original: a line with the mutant as [mutant.id] names it,
+// and below it, indented, why no test can notice it. Lines that begin with # and empty lines are comments.
 func readReasons(path string) (map[string]string, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -52,7 +52,8 @@ func report(seed uint64, sample []*mutant, tried, reasons map[string]string) {
 	}
 	noticed := count["killed"] + count["timed out"]
 	built := len(sample) - count["does not build"]
-	fmt.Printf("seed %d: %d mutants, %d do not build; of the other %d the tests noticed %d (%d by the time limit): %.1f %%\n",
+	fmt.Printf("seed %d: %d mutants, %d do not build; of the other %d the tests noticed %d (%d by the time limit): "+
+		"%.1f %%\n",
 		seed, len(sample), count["does not build"], built, noticed, count["timed out"], percent(noticed, built))
 	fmt.Printf("%d survived, of which %d are equal to the original; without these: %.1f %%\n",
 		len(open)+len(equal), len(equal), percent(noticed, built-len(equal)))

@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// Of a package with known gaps, the run finds these. Changes in copies of functions with labels, with results and without, in
-// one line build, and the value of a variable gets a build of its own.
+// Of a package with known gaps, the run finds these. Changes in copies of functions with labels, with results and
+// without, in one line build, and the value of a variable gets a build of its own.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	o := &options{seed: 1, n: 100, state: filepath.Join(dir, "state"), limit: 5 * time.Second, jobs: 2, reasons: "survivors.txt"}
+	o := &options{seed: 1, n: 100, state: filepath.Join(dir, "state"), limit: 5 * time.Second, jobs: 2,
+		reasons: "survivors.txt"}
 	sample := filepath.Join("testdata", "sample")
 	if err := o.run([]string{sample}); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,8 @@ type suite struct {
 	dir   string
 	Hash  string // of the package's Go files
 	Tests []*test
-	// Blocks are all that the coverage tool tells apart, by file name. Some places are in none, such as a case's condition.
+	// Blocks are all that the coverage tool tells apart, by file name. Some places are in none, such as a case's
+	// condition.
 	Blocks map[string][]block
 }
 
@@ -83,7 +84,8 @@ func measure(dir, cache string) (*suite, error) {
 		t := &test{Name: name, Always: starters[name]}
 		profile := filepath.Join(tmp, "profile")
 		start := time.Now()
-		if out, err := run(binary, dir, 0, 15*time.Minute, "-test.run=^"+name+"$", "-test.coverprofile="+profile); err != nil {
+		if out, err := run(binary, dir, 0, 15*time.Minute, "-test.run=^"+name+"$", "-test.coverprofile="+
+			profile); err != nil {
 			return nil, fmt.Errorf("%s fails without a mutant: %w\n%s", name, err, out)
 		}
 		t.Time = time.Since(start)
@@ -130,7 +132,8 @@ func scanFiles(dir string) (hash string, starters map[string]bool, err error) {
 	return hex.EncodeToString(h.Sum(nil)), starters, nil
 }
 
-// readProfile reads the blocks, and those that ran, from a coverage profile: "package/file.go:1.2,3.4 STATEMENTS COUNT".
+// readProfile reads the blocks, and those that ran, from a coverage profile: "package/file.go:1.2,3.4 STATEMENTS
+// COUNT".
 func readProfile(path string) (all, covered map[string][]block, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -143,7 +146,8 @@ func readProfile(path string) (all, covered map[string][]block, err error) {
 		name, rest, ok := strings.Cut(filepath.Base(lines.Text()), ":")
 		var b block
 		var statements, count int
-		if n, _ := fmt.Sscanf(rest, "%d.%d,%d.%d %d %d", &b.From.Line, &b.From.Col, &b.To.Line, &b.To.Col, &statements, &count); n != 6 || !ok {
+		if n, _ := fmt.Sscanf(rest, "%d.%d,%d.%d %d %d", &b.From.Line, &b.From.Col, &b.To.Line, &b.To.Col, &statements,
+			&count); n != 6 || !ok {
 			continue // the line with the mode
 		}
 		all[name] = append(all[name], b)
@@ -154,8 +158,8 @@ func readProfile(path string) (all, covered map[string][]block, err error) {
 	return all, covered, lines.Err()
 }
 
-// covering returns the tests that may notice the mutant, quick ones first: those that run its block, or if it is in none, any block of
-// its function. A mutant outside functions concerns all.
+// covering returns the tests that may notice the mutant, quick ones first: those that run its block, or if it is in
+// none, any block of its function. A mutant outside functions concerns all.
 func (s *suite) covering(m *mutant) []*test {
 	if m.fn == nil {
 		return s.Tests
@@ -175,7 +179,8 @@ func (s *suite) covering(m *mutant) []*test {
 	return tests
 }
 
-// batches cuts tests into parts that take a second, 4, 16 …, so that what a quick test notices does not wait for slow ones.
+// batches cuts tests into parts that take a second, 4, 16 …, so that what a quick test notices does not wait for slow
+// ones.
 func batches(tests []*test) (parts [][]*test) {
 	limit, sum := time.Second, time.Duration(0)
 	var part []*test
@@ -192,8 +197,8 @@ func batches(tests []*test) (parts [][]*test) {
 	return parts
 }
 
-// try runs the tests that may notice mutant number n of binary. What one run noticed counts only if a second run of the failed tests
-// notices it, too: a test that fails for the machine's load says nothing of the mutant.
+// try runs the tests that may notice mutant number n of binary. What one run noticed counts only if a second run of the
+// failed tests notices it, too: a test that fails for the machine's load says nothing of the mutant.
 func (s *suite) try(binary string, number int, tests []*test, limit time.Duration) (res, by string) {
 	for _, part := range batches(tests) {
 		for range 3 {
@@ -217,7 +222,8 @@ func (s *suite) try(binary string, number int, tests []*test, limit time.Duratio
 
 var failure = regexp.MustCompile(`(?m)^\s*(?:--- FAIL: |\t|running tests:\n\t)((?:Test|Fuzz|Example)\w*)[ /]`)
 
-// failed returns the tests of part that out names as failed or as running at the end of the time; part if it names none.
+// failed returns the tests of part that out names as failed or as running at the end of the time; part if it names
+// none.
 func failed(out []byte, part []*test) []*test {
 	names := map[string]bool{}
 	for _, m := range failure.FindAllSubmatch(out, -1) {
@@ -242,7 +248,8 @@ func (s *suite) run(binary string, number int, tests []*test, limit time.Duratio
 		names = append(names, t.Name)
 		limit += 10 * t.Time
 	}
-	return run(binary, s.dir, number+1, limit, "-test.run=^("+strings.Join(names, "|")+")$", "-test.failfast", "-test.parallel=4")
+	return run(binary, s.dir, number+1, limit, "-test.run=^("+strings.Join(names, "|")+")$", "-test.failfast",
+		"-test.parallel=4")
 }
 
 // run runs a test binary in dir; context.DeadlineExceeded if it does not end after limit.

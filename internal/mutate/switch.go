@@ -55,7 +55,8 @@ func switchAll(text []byte, mutants []*mutant, numbers map[*mutant]int) *switche
 	return s
 }
 
-// body is the text of the function with the change, without its braces. Labels get a suffix: a function has each only once.
+// body is the text of the function with the change, without its braces. Labels get a suffix: a function has each only
+// once.
 func (m *mutant) body(suffix string) []byte {
 	var b []byte
 	at := m.fn.from + 1
@@ -84,7 +85,8 @@ var compileError = regexp.MustCompile(`(?m)^(?:\S*/)?([^/\s]+\.go):(\d+):\d+: `)
 
 // buildSwitched builds the tests of the package in dir with all of mutants, sorted by file and place, into binary.
 // The mutants that do not build are left out and returned.
-func buildSwitched(dir, binary string, mutants []*mutant, numbers map[*mutant]int) (broken map[*mutant]bool, err error) {
+func buildSwitched(dir, binary string, mutants []*mutant, numbers map[*mutant]int) (broken map[*mutant]bool,
+	err error) {
 	tmp, err := os.MkdirTemp("", "mutate")
 	if err != nil {
 		return nil, err
@@ -113,7 +115,8 @@ func buildSwitched(dir, binary string, mutants []*mutant, numbers map[*mutant]in
 		if err != nil {
 			return nil, err
 		}
-		on := fmt.Sprintf("package %s\n\nimport (\n\tmutateOS \"os\"\n\tmutateStrconv \"strconv\"\n)\n\nvar mutateOn, _ = mutateStrconv.Atoi(mutateOS.Getenv(%q))\n", name, variable)
+		on := fmt.Sprintf("package %s\n\nimport (\n\tmutateOS \"os\"\n\tmutateStrconv \"strconv\"\n)\n\nvar mutateOn, _ = "+
+			"mutateStrconv.Atoi(mutateOS.Getenv(%q))\n", name, variable)
 		if err := put(filepath.Join(dir, "mutate_on.go"), []byte(on)); err != nil {
 			return nil, err
 		}

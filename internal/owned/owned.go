@@ -17,8 +17,9 @@ import (
 const othersWrite = 0o022
 
 // Check refuses the file or directory at path if it, or a directory above it, belongs to somebody other than root and
-// this process's user, or others may write to it. A directory with the sticky bit, as /tmp, may stand above: in it nobody can rename what is
-// another's. Symbolic links are followed, and the directories with the links are checked too. What does not exist is not refused.
+// this process's user, or others may write to it. A directory with the sticky bit, as /tmp, may stand above: in it
+// nobody can rename what is another's. Symbolic links are followed, and the directories with the links are checked too.
+// What does not exist is not refused.
 //
 // The error names the path, its mode or owner, and the command that repairs it.
 func Check(path string) error { return CheckFor(path, uint32(os.Geteuid())) }
@@ -69,11 +70,13 @@ func checkOne(path string, self uint32, above bool) error {
 		what = "directory"
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && owner != self && !(above && unmapped(owner)) {
-		return fmt.Errorf("%s %s belongs to uid %d, who could change what the agent does: type: chown %d %s", what, path, owner, self, path)
+		return fmt.Errorf("%s %s belongs to uid %d, who could change what the agent does: type: chown %d %s", what, path,
+			owner, self, path)
 	}
 	sticky := above && info.Mode()&fs.ModeSticky != 0
 	if mode := unixMode(info.Mode()); mode&othersWrite != 0 && !sticky {
-		return fmt.Errorf("%s %s may be written to by others (mode %04o), who could change what the agent does: type: chmod go-w %s", what, path, mode, path)
+		return fmt.Errorf("%s %s may be written to by others (mode %04o), who could change what the agent does: type: "+
+			"chmod go-w %s", what, path, mode, path)
 	}
 	return nil
 }

@@ -18,15 +18,21 @@ func TestCheck(t *testing.T) {
 		{"fine", func(string) error { return nil }, "above/file", ""},
 		{"readable by others", func(dir string) error { return os.Chmod(dir+"/above/file", 0o644) }, "above/file", ""},
 		{"missing", func(string) error { return nil }, "above/none", ""},
-		{"missing in an open directory", func(dir string) error { return os.Chmod(dir+"/above", 0o777) }, "above/none", "chmod go-w %s/above"},
-		{"file written by all", func(dir string) error { return os.Chmod(dir+"/above/file", 0o666) }, "above/file", "file %s/above/file may be written to by others (mode 0666)"},
-		{"file written by a group", func(dir string) error { return os.Chmod(dir+"/above/file", 0o660) }, "above/file", "(mode 0660)"},
-		{"directory written by all", func(dir string) error { return os.Chmod(dir+"/above", 0o777) }, "above/file", "directory %s/above may be written to by others (mode 0777)"},
+		{"missing in an open directory", func(dir string) error { return os.Chmod(dir+"/above", 0o777) }, "above/none",
+			"chmod go-w %s/above"},
+		{"file written by all", func(dir string) error { return os.Chmod(dir+"/above/file", 0o666) }, "above/file",
+			"file %s/above/file may be written to by others (mode 0666)"},
+		{"file written by a group", func(dir string) error { return os.Chmod(dir+"/above/file", 0o660) }, "above/file",
+			"(mode 0660)"},
+		{"directory written by all", func(dir string) error { return os.Chmod(dir+"/above", 0o777) }, "above/file",
+			"directory %s/above may be written to by others (mode 0777)"},
 		{"directory itself", func(dir string) error { return os.Chmod(dir+"/above", 0o770) }, "above", "chmod go-w %s/above"},
 		{"sticky above", func(dir string) error { return os.Chmod(dir+"/above", 0o777|os.ModeSticky) }, "above/file", ""},
-		{"sticky itself", func(dir string) error { return os.Chmod(dir+"/above", 0o777|os.ModeSticky) }, "above", "(mode 1777)"},
+		{"sticky itself", func(dir string) error { return os.Chmod(dir+"/above", 0o777|os.ModeSticky) }, "above",
+			"(mode 1777)"},
 		{"by a link", func(dir string) error { return os.Chmod(dir+"/above", 0o777) }, "link/file", "chmod go-w %s/above"},
-		{"where the link is", func(dir string) error { return os.Chmod(dir+"/link", 0o777) }, "link/file", "chmod go-w %s/link"},
+		{"where the link is", func(dir string) error { return os.Chmod(dir+"/link", 0o777) }, "link/file",
+			"chmod go-w %s/link"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -71,7 +77,8 @@ func TestCheckOwner(t *testing.T) {
 	if err := os.Chown(file, 4001, -1); err != nil {
 		t.Fatalf("chown, which takes root: %v", err)
 	}
-	if err := check(file, 4002); err == nil || !strings.Contains(err.Error(), "belongs to uid 4001") || !strings.Contains(err.Error(), "chown 4002 "+file) {
+	if err := check(file, 4002); err == nil || !strings.Contains(err.Error(), "belongs to uid 4001") ||
+		!strings.Contains(err.Error(), "chown 4002 "+file) {
 		t.Errorf("check as uid 4002 = %v", err)
 	}
 	if err := checkOne(file, 4001, false); err != nil {

@@ -16,17 +16,21 @@ var (
 	// it may not open.
 	ErrNoService = errors.New("the smart card service (pcscd) does not run, or this user may not reach its socket")
 	// ErrNoLibrary: there is no PC/SC library on this machine.
-	ErrNoLibrary = errors.New("the PC/SC library (libpcsclite.so.1) is not installed; on Debian: apt-get install pcscd libpcsclite1")
+	ErrNoLibrary = errors.New("the PC/SC library (libpcsclite.so.1) is not installed; on Debian: apt-get install pcscd " +
+		"libpcsclite1")
 	// ErrVersion: the daemon speaks another version of its protocol than the library.
-	ErrVersion = errors.New("pcscd is of another version than the PC/SC library (libpcsclite.so.1) that this program finds; install both from one source, and in a container the version of its host")
+	ErrVersion = errors.New("pcscd is of another version than the PC/SC library (libpcsclite.so.1) that this program " +
+		"finds; install both from one source, and in a container the version of its host")
 	// ErrForbidden: the daemon asks polkit about each client and each card, and the answer was no.
-	ErrForbidden = errors.New("pcscd's polkit rules refuse this user; they have to allow it the actions org.debian.pcsc-lite.access_pcsc and org.debian.pcsc-lite.access_card")
+	ErrForbidden = errors.New("pcscd's polkit rules refuse this user; they have to allow it the actions " +
+		"org.debian.pcsc-lite.access_pcsc and org.debian.pcsc-lite.access_card")
 	// ErrNoReader: no reader, so no card either, is plugged in.
 	ErrNoReader = errors.New("no card reader")
 	// ErrGone: the card is not there any more, was reset by another program or does not answer.
 	ErrGone = errors.New("the card was removed")
 	// ErrInUse: another program has the card open. It is a [backends.ErrBusy].
-	ErrInUse = backends.Busy(errors.New("the card is in use by another program (usually gpg's scdaemon, ykman, Yubico Authenticator, a browser or an OpenSC module); close it, or run: gpgconf --kill scdaemon"))
+	ErrInUse = backends.Busy(errors.New("the card is in use by another program (usually gpg's scdaemon, ykman, Yubico " +
+		"Authenticator, a browser or an OpenSC module); close it, or run: gpgconf --kill scdaemon"))
 	// ErrGarbled: what the card answered is no answer to the command.
 	ErrGarbled = errors.New("the card's answer makes no sense")
 )
@@ -50,11 +54,12 @@ const (
 	inUseStep = 5 * time.Millisecond
 )
 
-// How long a backend's status waits. Backends that share a card are asked for it at once, and none is to say that another
-// backend has the card while that one only waits for a program to leave it.
+// How long a backend's status waits. Backends that share a card are asked for it at once, and none is to say that
+// another backend has the card while that one only waits for a program to leave it.
 const (
-	StatusInUse    = 200 * time.Millisecond           // for another program
-	StatusPatience = inUseWait + 500*time.Millisecond // for other operations: one that waits for a program, and a status or two
+	StatusInUse = 200 * time.Millisecond // for another program
+	// for other operations: one that waits for a program, and a status or two
+	StatusPatience = inUseWait + 500*time.Millisecond
 )
 
 // WhenFree calls f, and again for a second as long as it returns [ErrInUse].

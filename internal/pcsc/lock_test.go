@@ -59,7 +59,8 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestLockTells: who waits hears what the holder waits for, when that changes, and that it is over; and not of one who died.
+// TestLockTells: who waits hears what the holder waits for, when that changes, and that it is over; and not of one who
+// died.
 func TestLockTells(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "00004711.lock")
 	if err := os.WriteFile(path, []byte("told by one who died\n"), 0o600); err != nil {

@@ -162,7 +162,8 @@ func (c *Client) Open(reader string) (*Card, error) {
 	defer C.free(unsafe.Pointer(name))
 	card := &Card{}
 	var protocol C.DWORD
-	err := check("SCardConnect", C.SCardConnect(c.ctx, name, C.SCARD_SHARE_EXCLUSIVE, C.SCARD_PROTOCOL_T1, &card.h, &protocol))
+	err := check("SCardConnect", C.SCardConnect(c.ctx, name, C.SCARD_SHARE_EXCLUSIVE, C.SCARD_PROTOCOL_T1, &card.h,
+		&protocol))
 	if err != nil {
 		return nil, err
 	}
@@ -212,12 +213,14 @@ func (c *Card) Transmit(apdu []byte) ([]byte, error) {
 	}
 	out := make([]byte, maxAPDU)
 	n := C.DWORD(len(out))
-	err := check("SCardTransmit", C.transmitT1(c.h, unsafe.Pointer(&apdu[0]), C.DWORD(len(apdu)), unsafe.Pointer(&out[0]), &n))
+	err := check("SCardTransmit", C.transmitT1(c.h, unsafe.Pointer(&apdu[0]), C.DWORD(len(apdu)), unsafe.Pointer(&out[0]),
+		&n))
 	if isCode(err, codeInsufficientBuffer) {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrGarbled, maxAPDU)
 	}
 	if err != nil {
-		c.gone = isCode(err, codeRemovedCard) || isCode(err, codeNotTransacted) || isCode(err, codeNoSmartcard) || isCode(err, codeReaderUnavailable)
+		c.gone = isCode(err, codeRemovedCard) || isCode(err, codeNotTransacted) || isCode(err, codeNoSmartcard) ||
+			isCode(err, codeReaderUnavailable)
 		return nil, err
 	}
 	if n == 0 { // what some drivers make of a card that was pulled

@@ -139,7 +139,8 @@ func TestErrorIs(t *testing.T) {
 	}
 }
 
-// The library is loaded when it is needed, and nothing links it. Without it there is an error that says what to install.
+// The library is loaded when it is needed, and nothing links it. Without it there is an error that says what to
+// install.
 func TestLibraryIsLoaded(t *testing.T) {
 	if os.Getenv("KEYWARD_TEST_DIAL") != "" {
 		_, err := Dial()
@@ -160,7 +161,8 @@ func TestLibraryIsLoaded(t *testing.T) {
 		t.Errorf("linked are %q, %v, want no pcsclite", linked, err)
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "libpcsclite.so.1"), nil, 0o600); err != nil { // which is found first, and is none
+	// which is found first, and is none
+	if err := os.WriteFile(filepath.Join(dir, "libpcsclite.so.1"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self, "-test.run=^TestLibraryIsLoaded$")

@@ -153,7 +153,8 @@ func (s *Server) Reload() { s.t.Helper(); s.run("pg_ctl", "-D", s.data, "reload"
 // Start starts a server that was stopped and returns when it answers.
 func (s *Server) Start() {
 	s.t.Helper()
-	s.run("pg_ctl", "-D", s.data, "-l", filepath.Join(s.dir, "log"), "-w", "-t", strconv.Itoa(int(patience/time.Second)), "start")
+	s.run("pg_ctl", "-D", s.data, "-l", filepath.Join(s.dir, "log"), "-w", "-t", strconv.Itoa(int(patience/time.Second)),
+		"start")
 }
 
 // Stop stops the server; mode is "fast", or "immediate" for a crash.

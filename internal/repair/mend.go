@@ -48,7 +48,8 @@ func (r *repairing) mend() (err error) {
 		return err
 	}
 	if _, err := audit.Verify(made, head, journal, false); err != nil {
-		return fmt.Errorf("the backup's %d records and the later ones here do not make the trail whole: %w; try an older or a newer backup", m.Records, err)
+		return fmt.Errorf("the backup's %d records and the later ones here do not make the trail whole: %w; try an older "+
+			"or a newer backup", m.Records, err)
 	}
 	return r.takeMended(made)
 }

@@ -29,13 +29,16 @@ type Choice struct {
 // The ways to repair. The command prints what a way does before it does it.
 var (
 	restore = Choice{"restore", "keyward restore FILE: put a backup in its place. This loses nothing that the trail shows"}
-	abandon = Choice{"abandon", "move the state aside and begin a new one: nothing more is ever signed for its sessions, which have to be revoked on chain"}
+	abandon = Choice{"abandon", "move the state aside and begin a new one: nothing more is ever signed for its " +
+		"sessions, which have to be revoked on chain"}
 	keepOld = Choice{"keep-old", "move the directory ledger aside and take ledger.db over again"}
 	keepNew = Choice{"keep-new", "move ledger.db aside and use the directory ledger"}
-	mend    = Choice{"mend", "with --from BACKUP: take the damaged records from a backup, and check every record by the chain. This loses nothing"}
-	segment = Choice{"new-segment", "move the whole trail aside and begin a new segment after the ledger's last record: the old records are not verified any more"}
-	trail   = Choice{"trail", "count what the later records of the trail say was signed, and end the sessions that they end"}
-	spent   = Choice{"spent", "count the limits of all sessions that could sign as used up"}
+	mend    = Choice{"mend", "with --from BACKUP: take the damaged records from a backup, and check every record by " +
+		"the chain. This loses nothing"}
+	segment = Choice{"new-segment", "move the whole trail aside and begin a new segment after the ledger's last " +
+		"record: the old records are not verified any more"}
+	trail = Choice{"trail", "count what the later records of the trail say was signed, and end the sessions that they end"}
+	spent = Choice{"spent", "count the limits of all sessions that could sign as used up"}
 )
 
 // Finding is a damage and the ways to repair it.
@@ -115,7 +118,8 @@ func later(path string, seq uint64) bool {
 // open opens the state without devices, and records rec if that is not nil.
 func open(dirs config.Dirs, rec *audit.Record) error {
 	s, err := session.Open(session.Config{
-		LedgerPath: dirs.Ledger(), AuditPath: dirs.AuditTrail(), LockPath: dirs.LockFile(), Logger: slog.New(slog.DiscardHandler),
+		LedgerPath: dirs.Ledger(), AuditPath: dirs.AuditTrail(), LockPath: dirs.LockFile(),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
@@ -147,8 +151,9 @@ func Do(f *Finding, dirs config.Dirs, choice, from string, now time.Time) (*Done
 	r := &repairing{dirs: dirs, now: now, from: from, Done: Done{Damage: f.Damage.Error(), Choice: choice}}
 	r.aside = filepath.Join(dirs.State, "before-repair-"+now.UTC().Format("20060102T150405.000Z"))
 	do := map[string]func() error{
-		abandon.Name: r.abandon, keepOld.Name: func() error { return r.moveAside("ledger") }, keepNew.Name: func() error { return r.moveAside("ledger.db") },
-		mend.Name: r.mend, segment.Name: r.newSegment, trail.Name: r.rollForward, spent.Name: r.rollForward,
+		abandon.Name: r.abandon, keepOld.Name: func() error { return r.moveAside("ledger") },
+		keepNew.Name: func() error { return r.moveAside("ledger.db") },
+		mend.Name:    r.mend, segment.Name: r.newSegment, trail.Name: r.rollForward, spent.Name: r.rollForward,
 	}[choice]
 	if err := do(); err != nil {
 		return nil, err

@@ -94,7 +94,8 @@ var damages = []struct {
 	ways   []string
 	all    bool // the backup has all records; else the last one is only in the trail
 }{
-	{"ledger gone", func(t *testing.T, d config.Dirs) { check(t, os.RemoveAll(d.Ledger())) }, session.ErrDamaged, "is missing, but its audit trail",
+	{"ledger gone", func(t *testing.T, d config.Dirs) { check(t, os.RemoveAll(d.Ledger())) }, session.ErrDamaged,
+		"is missing, but its audit trail",
 		[]string{"restore", "abandon"}, false},
 	{"ledger's files gone", func(t *testing.T, d config.Dirs) {
 		tables, err := filepath.Glob(filepath.Join(d.Ledger(), "MANIFEST-*"))
@@ -128,12 +129,15 @@ var damages = []struct {
 		}))
 		check(t, db.Close())
 	}, session.ErrTwoLedgers, "there are two", []string{"keep-new"}, false},
-	{"trail gone", func(t *testing.T, d config.Dirs) { check(t, os.Remove(d.AuditTrail())) }, audit.ErrDamaged, "is gone", []string{"mend", "new-segment"}, true},
-	{"trail cut", func(t *testing.T, d config.Dirs) { check(t, os.Truncate(d.AuditTrail(), 100)) }, audit.ErrDamaged, "are missing before record",
+	{"trail gone", func(t *testing.T, d config.Dirs) { check(t, os.Remove(d.AuditTrail())) }, audit.ErrDamaged, "is gone",
+		[]string{"mend", "new-segment"}, true},
+	{"trail cut", func(t *testing.T, d config.Dirs) { check(t, os.Truncate(d.AuditTrail(), 100)) }, audit.ErrDamaged,
+		"are missing before record",
 		[]string{"mend", "new-segment"}, true},
 	{"record in the middle edited", func(t *testing.T, d config.Dirs) {
 		edit(t, d.AuditTrail(), `"seq":3,`, `"seq":9,`)
-	}, audit.ErrDamaged, "record 3 was expected here", []string{"restore"}, false}, // record 9 may be one that the ledger does not know
+		// record 9 may be one that the ledger does not know
+	}, audit.ErrDamaged, "record 3 was expected here", []string{"restore"}, false},
 	{"link in the middle edited", func(t *testing.T, d config.Dirs) {
 		edit(t, d.AuditTrail(), `{"seq":3,"prev":"`, `{"seq":3,"prev":"x`)
 		edit(t, d.AuditTrail(), `"event":"agent.started"`, `"event":"agent.starte"`)
@@ -282,7 +286,8 @@ func TestDamagedBackup(t *testing.T) {
 	if _, err := backup.Check(file); err != nil {
 		t.Fatal(err)
 	}
-	for at := 10; at < len(data)-8; at += len(data) / 60 { // gzip's header has bytes without a meaning, its trailer is behind the manifest
+	// gzip's header has bytes without a meaning, its trailer is behind the manifest
+	for at := 10; at < len(data)-8; at += len(data) / 60 {
 		bad := bytes.Clone(data)
 		bad[at] ^= 0x10
 		check(t, os.WriteFile(file, bad, 0o600))

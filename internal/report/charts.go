@@ -50,7 +50,8 @@ func (r *Report) frame(title, highest string) *chart {
 	c := &chart{Title: title, Width: chartWidth, Height: int(plotTop + plotHeight + 30)}
 	c.Labels = []label{
 		{plotLeft - 6, plotTop + 10, "end", highest}, {plotLeft - 6, plotTop + plotHeight, "end", "0"},
-		{plotLeft, plotTop + plotHeight + 18, "start", r.From.Format("2006-01-02 15:04")}, {chartWidth, plotTop + plotHeight + 18, "end", r.Until.Format("2006-01-02 15:04")},
+		{plotLeft, plotTop + plotHeight + 18, "start", r.From.Format("2006-01-02 15:04")},
+		{chartWidth, plotTop + plotHeight + 18, "end", r.Until.Format("2006-01-02 15:04")},
 	}
 	return c
 }
@@ -91,7 +92,8 @@ func (r *Report) latency() *chart {
 		for class, ms := range map[string]float64{"p50": l.P50, "p99": l.P99} {
 			y := plotTop + plotHeight*(1-ms/highest)
 			points[class] = append(points[class], fmt.Sprintf("%.1f,%.1f", x, y))
-			c.Bars = append(c.Bars, rect{x - 2, y - 2, 4, 4, class, fmt.Sprintf("%s: %s %.3g ms, of %d requests", l.At.Format("2006-01-02 15:04"), class, ms, l.Requests)})
+			c.Bars = append(c.Bars, rect{x - 2, y - 2, 4, 4, class,
+				fmt.Sprintf("%s: %s %.3g ms, of %d requests", l.At.Format("2006-01-02 15:04"), class, ms, l.Requests)})
 		}
 	}
 	for _, class := range []string{"p50", "p99"} {
@@ -119,7 +121,8 @@ func rows(title, class string, all []named) *chart {
 		y := float64(i) * rowHeight
 		w := max(1, n.value/max(all[0].value, 1e-300)*(chartWidth-nameWidth-130))
 		c.Bars = append(c.Bars, rect{nameWidth, y + 4, w, rowHeight - 8, class, n.name + ": " + n.text})
-		c.Labels = append(c.Labels, label{nameWidth - 8, y + 18, "end", n.name}, label{nameWidth + w + 8, y + 18, "start", n.text})
+		c.Labels = append(c.Labels, label{nameWidth - 8, y + 18, "end", n.name},
+			label{nameWidth + w + 8, y + 18, "start", n.text})
 	}
 	return c
 }
@@ -158,7 +161,8 @@ func (r *Report) spend() (charts []*chart) {
 		}
 	}
 	for _, kind := range []struct{ name, title string }{
-		{"fee", "Fees, by session"}, {"transferValue", "Value transferred, by session"}, {"callValue", "Value sent with calls, by session"},
+		{"fee", "Fees, by session"}, {"transferValue", "Value transferred, by session"},
+		{"callValue", "Value sent with calls, by session"},
 	} {
 		if all := byKind[kind.name]; len(all) > 0 {
 			charts = append(charts, rows(kind.title, "granted", all))

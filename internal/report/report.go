@@ -1,5 +1,6 @@
-// Package report sums up a period of the audit trail: what sessions spent, what was refused and why, how long requests took, and what became
-// of sessions and of the agent. It writes that as one HTML page that needs nothing else, as CSV or as JSON.
+// Package report sums up a period of the audit trail: what sessions spent, what was refused and why, how long requests
+// took, and what became of sessions and of the agent. It writes that as one HTML page that needs nothing else, as CSV
+// or as JSON.
 package report
 
 import (
@@ -46,7 +47,8 @@ type Session struct {
 	Spent    []Spent `json:"spent"`
 }
 
-// Spent is what a session's requests counted by one limit, less what was taken back. Amounts are wei, but of "callParam".
+// Spent is what a session's requests counted by one limit, less what was taken back. Amounts are wei, but of
+// "callParam".
 type Spent struct {
 	Limit  string `json:"limit"`  // "fee", "transferValue:0x…": policy.Tracker without its period
 	Amount string `json:"amount"` // decimal; less than 0 if more was taken back than charged in the period
@@ -201,7 +203,8 @@ func (b *Builder) refuse(rec *record, reason string, n uint64) {
 	b.r.Refused += n
 	b.bin(rec.Time).Refused += n
 	b.reasons[reason] += n
-	if rec.Event == audit.SignDenied || rec.Event == audit.MessageRefused { // else the session is one that a stranger named
+	// else the session is one that a stranger named
+	if rec.Event == audit.SignDenied || rec.Event == audit.MessageRefused {
 		b.session(rec).Refused++
 	}
 }
@@ -263,11 +266,17 @@ func (b *Builder) Report() *Report {
 		}
 		r.Sessions = append(r.Sessions, *s)
 	}
-	slices.SortFunc(r.Sessions, func(x, y Session) int { return cmp.Or(cmp.Compare(y.Granted, x.Granted), cmp.Compare(x.ID, y.ID)) })
+	slices.SortFunc(r.Sessions, func(x, y Session) int {
+		return cmp.Or(cmp.Compare(y.Granted, x.Granted),
+			cmp.Compare(x.ID, y.ID))
+	})
 	for reason, n := range b.reasons {
 		r.Refusals = append(r.Refusals, Reason{reason, n})
 	}
-	slices.SortFunc(r.Refusals, func(x, y Reason) int { return cmp.Or(cmp.Compare(y.Count, x.Count), cmp.Compare(x.Reason, y.Reason)) })
+	slices.SortFunc(r.Refusals, func(x, y Reason) int {
+		return cmp.Or(cmp.Compare(y.Count, x.Count),
+			cmp.Compare(x.Reason, y.Reason))
+	})
 	r.Latency = append([]Latency{}, r.Latency...)
 	r.Lifecycle = append([]Step{}, r.Lifecycle[max(0, len(r.Lifecycle)-maxSteps):]...)
 	return &r

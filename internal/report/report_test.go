@@ -51,28 +51,32 @@ func sample(t *testing.T) *Report {
 		`"event":"refusals.summary","detail":{"limitExceeded":40,"overloaded":2}`,
 		`"event":"agent.latency","detail":{"requests":9,"p50":1.5,"p99":30}`,
 		`"event":"sign.failed","session":"aa"`,
-		`"event":"sign.granted","session":`+string(name)+`,"signer":`+string(name)+`,"verdict":{"charges":[{"tracker":`+string(name)+`,"amount":"1"}]}`,
+		`"event":"sign.granted","session":`+string(name)+`,"signer":`+string(name)+`,"verdict":{"charges":[{"tracker":`+
+			string(name)+`,"amount":"1"}]}`,
 		`"event":"session.revoked","session":`+string(name),
 	)
 }
 
 func TestReport(t *testing.T) {
 	r := sample(t)
-	if r.Records != 11 || r.First != 2 || r.Last != 12 || r.Granted != 3 || r.Refused != 44 || r.Failed != 1 || r.Reverted != 1 {
+	if r.Records != 11 || r.First != 2 || r.Last != 12 || r.Granted != 3 || r.Refused != 44 || r.Failed != 1 ||
+		r.Reverted != 1 {
 		t.Errorf("%+v", r)
 	}
 	if diff := cmp.Diff([]Reason{{"limitExceeded", 41}, {"overloaded", 2}, {"unknownSigner", 1}}, r.Refusals); diff != "" {
 		t.Errorf("refusals (-want +got):\n%s", diff)
 	}
 	aa := r.Sessions[0]
-	got := fmt.Sprint(aa.ID, aa.Granted, aa.Refused, aa.Failed, aa.Reverted, aa.Spent[0].Limit, aa.Spent[0].Amount, aa.Spent[1].Limit, aa.Spent[1].Amount)
+	got := fmt.Sprint(aa.ID, aa.Granted, aa.Refused, aa.Failed, aa.Reverted, aa.Spent[0].Limit, aa.Spent[0].Amount,
+		aa.Spent[1].Limit, aa.Spent[1].Amount)
 	if want := "aa2 1 1 1fee340282366920938463463374607431768211456transferValue:0x015"; got != want {
 		t.Errorf("session %s, want %s", got, want)
 	}
 	if len(r.Sessions) != 2 { // a stranger makes no session
 		t.Errorf("%d sessions, want 2", len(r.Sessions))
 	}
-	if len(r.Lifecycle) != 2 || r.Lifecycle[0].By != "uid 7" || r.Lifecycle[1].By != "the agent" || len(r.Latency) != 1 || r.Latency[0].P99 != 30 {
+	if len(r.Lifecycle) != 2 || r.Lifecycle[0].By != "uid 7" || r.Lifecycle[1].By != "the agent" || len(r.Latency) != 1 ||
+		r.Latency[0].P99 != 30 {
 		t.Errorf("lifecycle %+v, latency %+v", r.Lifecycle, r.Latency)
 	}
 	b := NewBuilder(from, from.AddDate(0, 0, 1))
@@ -102,7 +106,8 @@ func TestPage(t *testing.T) {
 				}
 			}
 		}
-		if name == "full" && (!strings.Contains(text, "alert(1)") || !strings.Contains(text, "limitExceeded") || !strings.Contains(text, "polyline class=\"p99\"")) {
+		if name == "full" && (!strings.Contains(text, "alert(1)") || !strings.Contains(text, "limitExceeded") ||
+			!strings.Contains(text, "polyline class=\"p99\"")) {
 			t.Errorf("something is missing in\n%s", text)
 		}
 		if strings.Contains(text, "NaN") || strings.Contains(text, "Inf") || strings.Contains(text, "ZgotmplZ") {
@@ -133,7 +138,8 @@ func TestCSV(t *testing.T) {
 	if err := r.JSON(&text); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(text.Bytes(), &again); err != nil || again.Granted != 3 || again.Sessions[0].Spent[0].Amount != "340282366920938463463374607431768211456" {
+	if err := json.Unmarshal(text.Bytes(), &again); err != nil || again.Granted != 3 ||
+		again.Sessions[0].Spent[0].Amount != "340282366920938463463374607431768211456" {
 		t.Errorf("JSON: %v, %s", err, text.String())
 	}
 }

@@ -15,13 +15,14 @@ import (
 // JSON writes the report as one object.
 func (r *Report) JSON(w io.Writer) error { return json.NewEncoder(w).Encode(r) }
 
-// CSV writes a line for each amount that a session spent, and for each session that spent none. A program that calculates takes
-// a cell for a formula.
+// CSV writes a line for each amount that a session spent, and for each session that spent none. A program that
+// calculates takes a cell for a formula.
 func (r *Report) CSV(w io.Writer) error {
 	c := csv.NewWriter(w)
 	rows := [][]string{{"session", "signer", "granted", "refused", "failed", "reverted", "limit", "amount"}}
 	for _, s := range r.Sessions {
-		row := []string{cell(s.ID), cell(s.Signer), number(s.Granted), number(s.Refused), number(s.Failed), number(s.Reverted)}
+		row := []string{cell(s.ID), cell(s.Signer), number(s.Granted), number(s.Refused), number(s.Failed),
+			number(s.Reverted)}
 		for _, spent := range s.Spent {
 			rows = append(rows, append(row[:6:6], cell(spent.Limit), spent.Amount))
 		}

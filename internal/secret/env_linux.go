@@ -27,10 +27,10 @@ var (
 	handed   map[string]*Buffer // by variable
 )
 
-// HideEnv takes the variables of those names, which hold PINs, out of the environment, for [FromEnv]. What execve(2) was
-// given stays in the process's memory and in /proc/PID/environ. So if any of them is set, HideEnv executes the program again, in
-// the same process, with the same arguments and an environment without them: it does not return. The new program
-// gets the PINs by a pipe, reads them into locked memory, and HideEnv returns nil there.
+// HideEnv takes the variables of those names, which hold PINs, out of the environment, for [FromEnv]. What execve(2)
+// was given stays in the process's memory and in /proc/PID/environ. So if any of them is set, HideEnv executes the
+// program again, in the same process, with the same arguments and an environment without them: it does not return. The
+// new program gets the PINs by a pipe, reads them into locked memory, and HideEnv returns nil there.
 //
 // Call it before other goroutines, and before anything is opened that is not closed by an exec.
 func HideEnv(names []string) error {

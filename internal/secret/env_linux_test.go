@@ -45,7 +45,8 @@ func TestHideEnv(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for _, want := range []string{
-		"TEST_PIN_A 4321=terces\n", "TEST_PIN_B fedcba\n", "TEST_PIN_C error: PIN: environment variable TEST_PIN_C is not set",
+		"TEST_PIN_A 4321=terces\n", "TEST_PIN_B fedcba\n",
+		"TEST_PIN_C error: PIN: environment variable TEST_PIN_C is not set",
 		`args ["an argument"], TEST_KEPT=yes, KEYWARD_PINS_FD=""`,
 	} {
 		if !strings.Contains(out, want) {
@@ -53,7 +54,8 @@ func TestHideEnv(t *testing.T) {
 		}
 	}
 	_, environ, _ := strings.Cut(out, "environ ")
-	if strings.Contains(environ, "1234") || strings.Contains(environ, "abcdef") || !strings.Contains(environ, "TEST_KEPT=yes") {
+	if strings.Contains(environ, "1234") || strings.Contains(environ, "abcdef") ||
+		!strings.Contains(environ, "TEST_KEPT=yes") {
 		t.Errorf("/proc/self/environ still has a PIN, or lost more: %s", environ)
 	}
 }

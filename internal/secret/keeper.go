@@ -113,17 +113,19 @@ var _ PINs = (*Keeper)(nil)
 // the counter forbids that or [Keeper.EndGrant] comes first.
 func NewKeeper(source Source, hold time.Duration) *Keeper {
 	k := &Keeper{source: source, hold: hold, turn: make(chan struct{}, 1), words: words{
-		needed:   fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
-		give:     "keyward unlock",
-		Remedies: Remedies{"unblock it with the PUK or admin PIN, then run: keyward unlock", "give the right one once with the device's own tool"},
+		needed: fmt.Errorf("%w: the device needs its PIN", backends.ErrLocked),
+		give:   "keyward unlock",
+		Remedies: Remedies{"unblock it with the PUK or admin PIN, then run: keyward unlock",
+			"give the right one once with the device's own tool"},
 	}}
 	_, _ = rand.Read(k.key[:]) // never fails
 	return k
 }
 
 // MarkIn has the Keeper note each try of a device with Tries.Device in a file in dir, before it is made, unless
-// the device took the PIN before and has a counter. The note is removed when the device took the PIN, or when no try was spent. While it stands, also after a restart, only
-// Unlock allows a try, and each time one. It returns the Keeper, which was not used yet.
+// the device took the PIN before and has a counter. The note is removed when the device took the PIN, or when no try
+// was spent. While it stands, also after a restart, only Unlock allows a try, and each time one. It returns the Keeper,
+// which was not used yet.
 func (k *Keeper) MarkIn(dir string) *Keeper {
 	k.marks.dir = dir
 	return k
@@ -232,7 +234,8 @@ func (k *Keeper) read(ctx context.Context) (*Buffer, error) {
 	return pin, nil
 }
 
-// begin notes that a try is made, and reports whether the device took the PIN before. From here on the outcome is in doubt.
+// begin notes that a try is made, and reports whether the device took the PIN before. From here on the outcome is in
+// doubt.
 func (k *Keeper) begin(left Tries) (proven bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -263,7 +266,8 @@ func (k *Keeper) settle(pin *Buffer, err error) error {
 		k.holdLocked(pin)
 		return nil
 	case errors.Is(err, backends.ErrPINIncorrect):
-		if errors.Is(err, ErrNotSpent) && k.refused != nil { // it was not shown; the one that was must not be forgotten for it
+		// it was not shown; the one that was must not be forgotten for it
+		if errors.Is(err, ErrNotSpent) && k.refused != nil {
 			_ = pin.Close()
 		} else {
 			k.before = k.doubt.left.Left

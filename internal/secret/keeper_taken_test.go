@@ -9,8 +9,8 @@ import (
 	"github.com/keyward/keyward/backends"
 )
 
-// A PIN that the device took stays good after somebody else's mistake, also if it is read again for each try; another one
-// in its place does not.
+// A PIN that the device took stays good after somebody else's mistake, also if it is read again for each try; another
+// one in its place does not.
 func TestKeeperTakenPIN(t *testing.T) {
 	for name, admin := range map[string]bool{"PIN": false, "admin PIN": true} {
 		t.Run(name, func(t *testing.T) {
@@ -36,13 +36,14 @@ func TestKeeperTakenPIN(t *testing.T) {
 		})
 	}
 	// What the operator does begins anew.
-	for name, act := range map[string]func(*Keeper){"lock and unlock": func(k *Keeper) { k.Lock(); k.stop = nil }, "refused": func(k *Keeper) {
-		d := newDevice()
-		d.pin = "changed"
-		_ = k.Try(t.Context(), d.tries, d.verify)
-		k.stop = nil
-		wipe(&k.refused, nil)
-	}} {
+	for name, act := range map[string]func(*Keeper){"lock and unlock": func(k *Keeper) { k.Lock(); k.stop = nil },
+		"refused": func(k *Keeper) {
+			d := newDevice()
+			d.pin = "changed"
+			_ = k.Try(t.Context(), d.tries, d.verify)
+			k.stop = nil
+			wipe(&k.refused, nil)
+		}} {
 		d := newDevice()
 		k := NewKeeper(from(t, "123456"), 0)
 		d.try(t, k, nil, 1)

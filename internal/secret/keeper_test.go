@@ -200,7 +200,8 @@ func TestKeeperDoubtfulTry(t *testing.T) {
 	d.lose = true
 	k = NewKeeper(from(t, "123456"), 0)
 	_ = k.Try(t.Context(), Tries{Left: Unknown}, d.verify)
-	if err := k.Try(t.Context(), Tries{Left: Unknown}, d.verify); !errors.Is(err, backends.ErrLocked) || len(d.shown) != 1 {
+	if err := k.Try(t.Context(), Tries{Left: Unknown}, d.verify); !errors.Is(err, backends.ErrLocked) ||
+		len(d.shown) != 1 {
 		t.Errorf("Try = %v after %d PINs, want ErrLocked after 1", err, len(d.shown))
 	}
 }
@@ -287,7 +288,8 @@ func TestAdminKeeper(t *testing.T) {
 		d := newDevice()
 		d.tries.Left = tt.left
 		err := NewAdminKeeper("yubi", tt.source).Try(t.Context(), d.tries, d.verify)
-		if err == nil || !strings.Contains(err.Error(), tt.says) || tt.source != nil && strings.Contains(err.Error(), "--admin-pin") {
+		if err == nil || !strings.Contains(err.Error(), tt.says) || tt.source != nil &&
+			strings.Contains(err.Error(), "--admin-pin") {
 			t.Errorf("Try with %d left = %v, want an error with %q", tt.left, err, tt.says)
 		}
 	}
@@ -299,7 +301,8 @@ func TestKeeperTriesTakeTurns(t *testing.T) {
 	err := k.Try(t.Context(), d.tries, func(pin []byte) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := k.Try(ctx, d.tries, d.verify); !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		if err := k.Try(ctx, d.tries, d.verify); !errors.Is(err, backends.ErrUnavailable) ||
+			!errors.Is(err, context.Canceled) {
 			t.Errorf("a second try = %v, want ErrUnavailable and Canceled", err)
 		}
 		if err := k.Unlock(ctx, nil); !errors.Is(err, context.Canceled) {

@@ -11,8 +11,8 @@ import (
 	"github.com/keyward/keyward/internal/durable"
 )
 
-// marks are files that say of a device whose counter does not show how a try went that a PIN try was begun there and not
-// known to have succeeded. They outlive the process, so that restarts spend no tries, and hold nothing of the PIN.
+// marks are files that say of a device whose counter does not show how a try went that a PIN try was begun there and
+// not known to have succeeded. They outlive the process, so that restarts spend no tries, and hold nothing of the PIN.
 type marks struct {
 	dir string // "": there are none
 }
@@ -42,7 +42,8 @@ func (m marks) set(left Tries) error {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return fmt.Errorf("noting the PIN try: %w", err)
 	}
-	if err := durable.WriteFile(m.path(left.Device), fmt.Appendf(nil, "a PIN try of %q was begun\n", left.Device), 0o600); err != nil {
+	if err := durable.WriteFile(m.path(left.Device), fmt.Appendf(nil, "a PIN try of %q was begun\n", left.Device),
+		0o600); err != nil {
 		return fmt.Errorf("noting the PIN try: %w", err)
 	}
 	return nil

@@ -44,7 +44,8 @@ type kind struct {
 }
 
 var (
-	pins   = kind{"PIN", maxPIN, "so it is not tried; remove that, or if the PIN really has it, give it with: keyward unlock"}
+	pins = kind{"PIN", maxPIN, "so it is not tried; remove that, or if the PIN really has it, give it with: keyward " +
+		"unlock"}
 	tokens = kind{"token", maxToken, "so it is not used; remove that"}
 )
 
@@ -52,7 +53,8 @@ var (
 func (k kind) readCredential(name string) (*Buffer, error) {
 	dir := os.Getenv("CREDENTIALS_DIRECTORY")
 	if dir == "" {
-		return nil, fmt.Errorf("%s credential %q: $CREDENTIALS_DIRECTORY is not set; add LoadCredential=%s:PATH to the systemd unit", k.name, name, name)
+		return nil, fmt.Errorf("%s credential %q: $CREDENTIALS_DIRECTORY is not set; add LoadCredential=%s:PATH to the "+
+			"systemd unit", k.name, name, name)
 	}
 	if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
 		return nil, fmt.Errorf("%s credential %q: not a credential's name", k.name, name)
@@ -142,8 +144,9 @@ func trimmed(b *Buffer, n, most int, what string) (*Buffer, error) {
 	return b, nil
 }
 
-// guarded closes and refuses a secret that is not what its source was meant to hold: editors and copying leave line endings,
-// byte-order marks and spaces, and a device would count the try. A PIN that has them is given by keyward unlock.
+// guarded closes and refuses a secret that is not what its source was meant to hold: editors and copying leave line
+// endings, byte-order marks and spaces, and a device would count the try. A PIN that has them is given by keyward
+// unlock.
 func (k kind) guarded(b *Buffer, what string) (*Buffer, error) {
 	var found string
 	if err := b.Use(func(pin []byte) error { found = oddity(pin); return nil }); err != nil || found == "" {

@@ -136,7 +136,8 @@ func TestFromEnvRemovesTheVariable(t *testing.T) {
 		}
 	}
 	t.Setenv("TEST_PIN", "aBcD ")
-	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil || !strings.Contains(err.Error(), "TEST_PIN ends with a space") || strings.Contains(err.Error(), "aBcD") {
+	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "TEST_PIN ends with a space") || strings.Contains(err.Error(), "aBcD") {
 		t.Errorf("FromEnv of a PIN that ends with a space = %v", err)
 	}
 	if _, err := FromEnv("TEST_PIN")(t.Context()); err == nil || !strings.Contains(err.Error(), "TEST_PIN") {

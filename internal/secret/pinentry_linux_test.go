@@ -43,7 +43,8 @@ func TestFromPinentry(t *testing.T) {
 		{"cancelled", "ERR 83886179 Operation cancelled <Pinentry>\n", "", ": cancelled"},
 		{"cancelled after a part", "D 975310\nERR 83886278 Fully cancelled <Pinentry>\n", "", ": cancelled"},
 		{"timed out", "ERR 83886142 Timeout <Pinentry>\n", "", "nobody answered in time"},
-		{"refused", "ERR 83918950 Inappropriate ioctl for device <Pinentry>\n", "", `error 83918950 "Inappropriate ioctl for device <Pinentry>"`},
+		{"refused", "ERR 83918950 Inappropriate ioctl for device <Pinentry>\n", "",
+			`error 83918950 "Inappropriate ioctl for device <Pinentry>"`},
 		{"half an escape", "D 975310%2\nOK\n", "", "not escaped"},
 		{"no escape", "D 975310%zz\nOK\n", "", "not escaped"},
 		{"garbage", "975310\n", "", "does not speak pinentry's protocol"},
@@ -100,7 +101,8 @@ BYE
 	if got != want {
 		t.Errorf("the program was told\n%s\nwant\n%s", got, want)
 	}
-	if _, err := FromPinentry(os.Args[0], strings.Repeat("x", maxAssuanLine))(t.Context()); err == nil || !strings.Contains(err.Error(), "SETDESC") {
+	if _, err := FromPinentry(os.Args[0], strings.Repeat("x", maxAssuanLine))(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "SETDESC") {
 		t.Errorf("with a long description: %v", err)
 	}
 }
@@ -118,7 +120,8 @@ func TestAssuanWipesWhatItUsed(t *testing.T) {
 // Whatever a program answers, it is a PIN or an error, and a PIN that is escaped and sent again is the same.
 func FuzzGetPIN(f *testing.F) {
 	greeting := strings.Repeat("OK\n", 8) // to all up to GETPIN, whatever the environment
-	for _, answer := range []string{"D 9%25\nOK\n", "D 9\nD 7\r\nOK\n", "S x\n#\n\nD 9\nOK", "ERR 83886179 no\n", "D %2\nOK\n", "D %zz\nOK\n"} {
+	for _, answer := range []string{"D 9%25\nOK\n", "D 9\nD 7\r\nOK\n", "S x\n#\n\nD 9\nOK", "ERR 83886179 no\n",
+		"D %2\nOK\n", "D %zz\nOK\n"} {
 		f.Add([]byte(answer))
 	}
 	ask := func(answer []byte) (*Buffer, error) {

@@ -47,7 +47,8 @@ func (k *Keeper) mayTry(left Tries, marked bool) error {
 	}
 	// Also when few tries are left, since what the counter tells now it may not tell later.
 	if k.doubt != nil && (left.Left == Unknown || left.Left < k.doubt.left.Left) {
-		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s", backends.ErrLocked, k.words.give)
+		k.stop = fmt.Errorf("%w: a try of the PIN was cut short and seems to have failed; give it with: %s",
+			backends.ErrLocked, k.words.give)
 	}
 	if left.Left == 0 || left.Left == 1 {
 		k.endGrantLocked()
@@ -56,11 +57,13 @@ func (k *Keeper) mayTry(left Tries, marked bool) error {
 	case left.Left == 0:
 		return fmt.Errorf("%w: the PIN is blocked after too many wrong ones; %s", backends.ErrLocked, k.words.Blocked)
 	case left.Left == 1:
-		return fmt.Errorf("%w: one wrong PIN more would block the device; %s, then run: %s", backends.ErrPINFinalTry, k.words.Final, k.words.give)
+		return fmt.Errorf("%w: one wrong PIN more would block the device; %s, then run: %s", backends.ErrPINFinalTry,
+			k.words.Final, k.words.give)
 	case k.stop != nil:
 		return k.stop
 	case marked && !k.granted:
-		k.stop = fmt.Errorf("%w: an earlier try of the PIN may have failed, so none is tried without you; give it with: %s", backends.ErrLocked, k.words.give)
+		k.stop = fmt.Errorf("%w: an earlier try of the PIN may have failed, so none is tried without you; give it with: %s",
+			backends.ErrLocked, k.words.give)
 		return k.stop
 	case k.taken == [32]byte{} && k.othersFailedLocked(left):
 		return k.othersFailed(left)
@@ -68,7 +71,8 @@ func (k *Keeper) mayTry(left Tries, marked bool) error {
 	return nil
 }
 
-// othersFailedLocked: somebody's try failed, so a PIN that the device did not take yet is tried only for the operator. k.mu is held.
+// othersFailedLocked: somebody's try failed, so a PIN that the device did not take yet is tried only for the operator.
+// k.mu is held.
 func (k *Keeper) othersFailedLocked(left Tries) bool {
 	return !k.granted && !k.proven && left.Left != Unknown && left.Left < left.Full
 }
@@ -95,9 +99,9 @@ func (k *Keeper) mayShow(pin *Buffer, left Tries) error {
 	return nil
 }
 
-// digest is a PIN's, under a key of this Keeper's, so that it can be compared with another when it is held no more. A PIN is
-// short enough to be found from it by whoever reads this process's memory; a PIN to compare has a source, from which this process
-// can read it at any time.
+// digest is a PIN's, under a key of this Keeper's, so that it can be compared with another when it is held no more. A
+// PIN is short enough to be found from it by whoever reads this process's memory; a PIN to compare has a source, from
+// which this process can read it at any time.
 func (k *Keeper) digest(pin *Buffer) (digest [32]byte, err error) {
 	mac := hmac.New(sha256.New, k.key[:])
 	err = pin.Use(func(p []byte) error { mac.Write(p); return nil })
@@ -125,6 +129,7 @@ func (k *Keeper) sameLocked() error {
 	if k.before == Unknown {
 		remedy = "start the agent again and run: " + k.words.give
 	}
-	return fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct it, then run: %s; or if the device's PIN was changed to it, %s",
+	return fmt.Errorf("%w: the configured PIN is the one that the device refused, so it is not tried again; correct "+
+		"it, then run: %s; or if the device's PIN was changed to it, %s",
 		backends.ErrPINIncorrect, k.words.give, remedy)
 }

@@ -52,12 +52,13 @@ func protect(pages []byte) error {
 	return nil
 }
 
-// lockAdvice says what lets a process lock memory that mlock(2) refused to lock. EPERM means a limit of 0, or that a filter of system
-// calls forbids it.
+// lockAdvice says what lets a process lock memory that mlock(2) refused to lock. EPERM means a limit of 0, or that a
+// filter of system calls forbids it.
 func lockAdvice(err error) string {
 	var limit unix.Rlimit
 	if errors.Is(err, unix.EPERM) && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur > 0 {
-		return "a filter of system calls forbids it: allow @memlock in SystemCallFilter= of the systemd unit, or give the container CAP_IPC_LOCK"
+		return "a filter of system calls forbids it: allow @memlock in SystemCallFilter= of the systemd unit, or give the " +
+			"container CAP_IPC_LOCK"
 	}
 	return "raise RLIMIT_MEMLOCK: ulimit -l, or LimitMEMLOCK= in the systemd unit"
 }

@@ -83,7 +83,8 @@ func TestEqual(t *testing.T) {
 		name string
 		b    *Buffer
 		want bool
-	}{{"itself", a, true}, {"same", same, true}, {"clone", clone, true}, {"longer", longer, false}, {"nil", nil, false}, {"closed", closed, false}} {
+	}{{"itself", a, true}, {"same", same, true}, {"clone", clone, true}, {"longer", longer, false}, {"nil", nil, false},
+		{"closed", closed, false}} {
 		if got := a.Equal(tt.b); got != tt.want {
 			t.Errorf("Equal(%s) = %v, want %v", tt.name, got, tt.want)
 		}

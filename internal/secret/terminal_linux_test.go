@@ -69,7 +69,8 @@ func TestNewPINFromTerminal(t *testing.T) {
 		if tt.wantErr == "" && (got.err != nil || got.pin != "1234") {
 			t.Errorf("ask = %q, %v, want 1234", got.pin, got.err)
 		}
-		if tt.wantErr != "" && (got.err == nil || !strings.Contains(got.err.Error(), tt.wantErr) || strings.Contains(got.err.Error(), "123")) {
+		if tt.wantErr != "" && (got.err == nil || !strings.Contains(got.err.Error(), tt.wantErr) ||
+			strings.Contains(got.err.Error(), "123")) {
 			t.Errorf("ask with %q second = %v, want an error with %q", tt.second, got.err, tt.wantErr)
 		}
 		var slip *Slip
@@ -83,7 +84,8 @@ func TestNewPINFromTerminal(t *testing.T) {
 	}
 }
 
-// What is wrong with the first entry is said before it has to be typed again; and what is no fault of who typed is no slip.
+// What is wrong with the first entry is said before it has to be typed again; and what is no fault of who typed is no
+// slip.
 func TestNewPINFromTerminalChecked(t *testing.T) {
 	master, path := openPTY(t)
 	tooShort := errors.New("too short")
@@ -162,7 +164,8 @@ func TestPromptInterrupted(t *testing.T) {
 				}
 				readUntil(t, master, "PIN: ")
 				typed(t, master, "12")
-				time.Sleep(50 * time.Millisecond) // the kernel takes it to the terminal's other end by and by; what comes later is not ours to drop
+				// the kernel takes it to the terminal's other end by and by; what comes later is not ours to drop
+				time.Sleep(50 * time.Millisecond)
 				if err := tt.end(t, master, cmd.Process); err != nil {
 					t.Fatal(err)
 				}

@@ -1,6 +1,6 @@
-// Package simdisk is a file system in memory, for tests. It has what a disk and a kernel have between them: a page cache
-// that a killed process leaves behind and a power cut loses, writes that reach the disk in part, names that are not
-// synced with their files, and a sync that fails and drops what it could not write.
+// Package simdisk is a file system in memory, for tests. It has what a disk and a kernel have between them: a page
+// cache that a killed process leaves behind and a power cut loses, writes that reach the disk in part, names that are
+// not synced with their files, and a sync that fails and drops what it could not write.
 package simdisk
 
 import (
@@ -46,8 +46,8 @@ func (op Op) String() string {
 
 // Disk is a file system. Its methods are safe for concurrent use. Paths are slash-separated and relative to its root.
 type Disk struct {
-	// Before, if not nil, is called before each operation, which fails with its error: a write then has written Part bytes of
-	// what it was given. It is called under the disk's lock and must not call methods other than [Disk.SnapshotLocked].
+	// Before, if not nil, is called before each operation, which fails with its error: a write then has written Part bytes
+	// of what it was given. It is called under the disk's lock and must not call methods other than [Disk.SnapshotLocked].
 	// Set it before the disk is used, or with [Disk.SetBefore].
 	Before func(op Op) (part int, err error)
 	// Slow, if not nil, says how long a sync of a file takes.

@@ -71,10 +71,13 @@ func TestCrash(t *testing.T) {
 		crash Crash
 		want  map[string]string
 	}{
-		{Crash{Power: true}, map[string]string{"named only": "", "synced only": "text", "both": "text", "neither": "none", "renamed": "none"}},
-		{Crash{}, map[string]string{"named only": "text and more", "synced only": "none", "both": "none", "neither": "text", "renamed": "text"}},
+		{Crash{Power: true}, map[string]string{"named only": "", "synced only": "text", "both": "text", "neither": "none",
+			"renamed": "none"}},
+		{Crash{}, map[string]string{"named only": "text and more", "synced only": "none", "both": "none", "neither": "text",
+			"renamed": "text"}},
 		{Crash{Power: true, Kept: 100, RNG: rand.New(rand.NewPCG(1, 1))},
-			map[string]string{"named only": "text and more", "synced only": "none", "both": "none", "neither": "text", "renamed": "text"}},
+			map[string]string{"named only": "text and more", "synced only": "none", "both": "none", "neither": "text",
+				"renamed": "text"}},
 	} {
 		after := d.Snapshot(tc.crash)
 		for path, want := range tc.want {
@@ -107,7 +110,8 @@ func TestTornWrite(t *testing.T) {
 	}
 }
 
-// A sync that failed drops what it had to write. Programs still see it, also after a restart; only what is written again is synced again.
+// A sync that failed drops what it had to write. Programs still see it, also after a restart; only what is written
+// again is synced again.
 func TestFailedSync(t *testing.T) {
 	d := New()
 	f := put(t, d, "f", "lost")
@@ -147,7 +151,8 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
-// A file that became shorter is so after a power cut once it is synced, and what is written behind the cut is not what was there.
+// A file that became shorter is so after a power cut once it is synced, and what is written behind the cut is not what
+// was there.
 func TestTruncate(t *testing.T) {
 	d := New()
 	f := put(t, d, "f", "a long text")

@@ -14,26 +14,30 @@ import (
 
 const module = "github.com/keyward/keyward"
 
-// layers has every package, from what imports nothing of ours to the program. A package imports packages of layers before its own, or
-// of its own if they are named before it.
+// layers has every package, from what imports nothing of ours to the program. A package imports packages of layers
+// before its own, or of its own if they are named before it.
 var layers = [][]string{
 	{"internal/confine", "internal/durable", "internal/owned", "internal/suggest", "internal/syncbuf", "internal/userdb"},
 	{"policy", "internal/zktx", "rules"},
 	{"audit", "chain"},
-	{"backends", "backends/internal/keyfile", "backends/internal/kmscall", "internal/secret", "internal/pcsc", "backends/sealed", "backends/*"},
-	{"session"},
+	{"backends", "backends/internal/keyfile", "backends/internal/kmscall", "internal/secret", "internal/pcsc",
+		"backends/sealed", "backends/*"},
+	{"session", "shared"},
 	{"socket/api", "socket/client", "socket/client/ethsigner", "socket"},
 	{"internal/config", "internal/backup", "internal/*"},
 	{"internal/repair", "internal/command"},
 	{"cmd/*", "examples/*"},
 }
 
-// tests has the packages that only tests and benchmarks use, and tools of developers. They import what they need, and no package above
-// imports one of them.
-var tests = []string{"backends/awskms/kmsfake", "backends/awskms/kmsfake/serve", "backends/azurekv/kvfake", "backends/gcpkms/kmsfake",
-	"backends/transit/transitfake", "backends/backendtest", "backends/soft", "bench", "bench/table", "chain/chaintest", "deploy",
-	"deploy/installtest/load", "internal/cardsim", "internal/cardsim/cmd/cardsim", "internal/fuzzed", "internal/lossyfs", "internal/mutate",
-	"internal/simdisk", "internal/structure", "internal/swtpm", "internal/testbin", "internal/testca", "softhsm-test"}
+// tests has the packages that only tests and benchmarks use, and tools of developers. They import what they need, and
+// no package above imports one of them.
+var tests = []string{"backends/awskms/kmsfake", "backends/awskms/kmsfake/serve", "backends/azurekv/kvfake",
+	"backends/gcpkms/kmsfake",
+	"backends/transit/transitfake", "backends/backendtest", "backends/soft", "bench", "bench/table", "chain/chaintest",
+	"deploy",
+	"deploy/installtest/load", "internal/cardsim", "internal/cardsim/cmd/cardsim", "internal/fuzzed", "internal/lossyfs",
+	"internal/mutate",
+	"internal/simdisk", "internal/pgtest", "internal/structure", "internal/swtpm", "internal/testbin", "internal/testca", "softhsm-test"}
 
 // place is where in layers a package is; its own name wins over a pattern. ok is false for a package that is nowhere.
 func place(pkg string) (layer, index int, ok bool) {

@@ -9,7 +9,8 @@ import (
 // telling is how many bytes of a name tell which one is meant.
 const telling = 3
 
-// DidYouMean is the end of a message that word is unknown: it names the nearest known name, or if none is near all of them.
+// DidYouMean is the end of a message that word is unknown: it names the nearest known name, or if none is near all of
+// them.
 func DidYouMean(word string, known []string) string {
 	if near := Nearest(word, known); near != "" {
 		return fmt.Sprintf("; did you mean %q?", near)

@@ -15,11 +15,12 @@ var (
 	raceOnce  = sync.OnceValues(func() (string, error) { return build(raceFlag) })
 )
 
-// Plain is the path of the program built without the race detector: for commands, of which a test runs many. Each start with
-// the race detector costs 0.2 s of processor time. The program is built once a process, for each tree apart.
+// Plain is the path of the program built without the race detector: for commands, of which a test runs many. Each start
+// with the race detector costs 0.2 s of processor time. The program is built once a process, for each tree apart.
 func Plain() (string, error) { return plainOnce() }
 
-// Race is the path of the program built with the race detector if the test has it: for the agent, where the threads are.
+// Race is the path of the program built with the race detector if the test has it: for the agent, where the threads
+// are.
 func Race() (string, error) { return raceOnce() }
 
 // Env is this process's environment in which the race detector does not pause for a second at each exit.

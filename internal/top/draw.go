@@ -115,7 +115,8 @@ func (s *Screen) rates() string {
 		now = s.signed[len(s.signed)-1]
 	}
 	left := fmt.Sprintf("signed %6.1f/s ", now)
-	right := fmt.Sprintf("  refused %.1f/s  failed %.1f/s  p50 %s  p99 %s", s.refused, s.failed, took(s.last.Status.Recent.P50), took(s.last.Status.Recent.P99))
+	right := fmt.Sprintf("  refused %.1f/s  failed %.1f/s  p50 %s  p99 %s", s.refused, s.failed,
+		took(s.last.Status.Recent.P50), took(s.last.Status.Recent.P99))
 	width := min(history, max(0, s.Width-len(left)-len(right)))
 	return fit(left+pad(spark(s.signed, width), width)+right, s.Width)
 }

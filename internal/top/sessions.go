@@ -105,7 +105,8 @@ func (s *Screen) limit(l *api.Limit) string {
 	if l.RunsOut != nil {
 		text += ", gone in " + span(l.RunsOut.Sub(s.last.At))
 	}
-	return "    " + pad(limitName(&l.Tracker, s.Width >= 120), name-1) + " " + s.paint(leftColor(part), bar(part, width)) + fit(text, max(0, s.Width-4-name-width))
+	return "    " + pad(limitName(&l.Tracker, s.Width >= 120), name-1) + " " + s.paint(leftColor(part), bar(part, width)) +
+		fit(text, max(0, s.Width-4-name-width))
 }
 
 // ratio is how much of a limit is left, 0 to 1. Nothing is left of a limit of 0.
@@ -181,8 +182,10 @@ func (s *Screen) session(at int) []string {
 	if sess.Blocked != "" {
 		lines = append(lines, wrap("The registry stops it: "+clean(sess.Blocked), s.Width, "  ")...)
 	}
-	lines = append(lines, "", fit("signer  "+sess.Signer.String(), s.Width), fit("account "+sess.Account.String(), s.Width),
-		fit("clients "+clean(strings.Join(sess.Clients, ", ")), s.Width), fit(fmt.Sprintf("key     %s, in backend %s", clean(sess.Protection), clean(sess.Backend)), s.Width),
+	lines = append(lines, "", fit("signer  "+sess.Signer.String(), s.Width),
+		fit("account "+sess.Account.String(), s.Width),
+		fit("clients "+clean(strings.Join(sess.Clients, ", ")), s.Width),
+		fit(fmt.Sprintf("key     %s, in backend %s", clean(sess.Protection), clean(sess.Backend)), s.Width),
 		"", s.paint(bold, "Last requests"))
 	if len(s.last.Records) == 0 {
 		lines = append(lines, "none lately")

@@ -19,8 +19,8 @@ var ErrNoTerminal = errors.New("this needs a terminal")
 // step is the time between two snapshots.
 const step = time.Second
 
-// Run shows snapshots on the terminal tty until the person leaves, ctx is done or a signal ends the process. look takes a snapshot, with the
-// records of the session that is shown alone; it must return when its context is done.
+// Run shows snapshots on the terminal tty until the person leaves, ctx is done or a signal ends the process. look takes
+// a snapshot, with the records of the session that is shown alone; it must return when its context is done.
 func Run(ctx context.Context, tty *os.File, look func(ctx context.Context, alone string) Snapshot) (err error) {
 	before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 	if err != nil {
@@ -91,7 +91,8 @@ func Run(ctx context.Context, tty *os.File, look func(ctx context.Context, alone
 // enter takes the terminal: no echo, keys as they come, and a screen of its own. restore gives it back as it was.
 func enter(tty *os.File, before *unix.Termios) (restore func() error, err error) {
 	restore = func() error {
-		_, err := tty.WriteString("\x1b[?25h\x1b[?1049l") // the cursor is shown, and the screen before is back (xterm's private modes)
+		// the cursor is shown, and the screen before is back (xterm's private modes)
+		_, err := tty.WriteString("\x1b[?25h\x1b[?1049l")
 		return errors.Join(err, unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, before))
 	}
 	raw := *before

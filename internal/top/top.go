@@ -1,7 +1,9 @@
-// Package top shows a running agent on a terminal: what each session has left, what is signed and refused, and how the devices are.
+// Package top shows a running agent on a terminal: what each session has left, what is signed and refused, and how the
+// devices are.
 //
-// A [Screen] is fed with snapshots and keys and draws lines; it does no I/O. [Run] connects it to a terminal. What others wrote, as a device's
-// error or a denial, reaches the terminal as printable ASCII only, so that it can't send the terminal commands.
+// A [Screen] is fed with snapshots and keys and draws lines; it does no I/O. [Run] connects it to a terminal. What
+// others wrote, as a device's error or a denial, reaches the terminal as printable ASCII only, so that it can't send
+// the terminal commands.
 package top
 
 import (

@@ -19,7 +19,8 @@ func session(t *testing.T, id string, limits int, part int) *api.Session {
 	t.Helper()
 	list := make([]string, limits)
 	for i := range list {
-		list[i] = fmt.Sprintf(`{"tracker":"transferValue:0x%040x","limit":"100","used":"%d","remaining":"%d"}`, i+1, 100-part, part)
+		list[i] = fmt.Sprintf(`{"tracker":"transferValue:0x%040x","limit":"100","used":"%d","remaining":"%d"}`, i+1, 100-part,
+			part)
 	}
 	text := fmt.Sprintf(`{"id":%q,"status":"active","chainId":11124,"account":"0x1111111111111111111111111111111111111111","clients":["uid:1000"],
 "createdAt":"2026-11-27T12:00:00Z","signsUntil":"2026-11-29T12:00:00Z","outstanding":3,"limits":[%s],
@@ -34,7 +35,8 @@ func session(t *testing.T, id string, limits int, part int) *api.Session {
 
 func snapshot(seconds int, granted uint64, sessions ...*api.Session) Snapshot {
 	return Snapshot{At: at.Add(time.Duration(seconds) * time.Second), Sessions: sessions, Status: &api.Status{
-		Version: "1.2.3", PID: 7, StartedAt: at.Add(-time.Hour), State: api.StateReady, Granted: granted, Denied: granted / 10,
+		Version: "1.2.3", PID: 7, StartedAt: at.Add(-time.Hour), State: api.StateReady, Granted: granted,
+		Denied:   granted / 10,
 		Sessions: map[string]int{"active": len(sessions)}, Recent: api.Recent{Requests: 3, P50: 1.5, P99: 20},
 		Backends: []api.Backend{{Name: "hsm", State: "ready", Queue: &api.Queue{Slots: 8, Busy: 2, Waiting: 1}}},
 	}}
@@ -64,7 +66,8 @@ func TestRates(t *testing.T) {
 	s.Feed(snapshot(0, 1000, session(t, "a", 1, 50)))
 	s.Feed(snapshot(2, 1100, session(t, "a", 1, 50)))
 	text := strings.Join(check(t, s), "\n")
-	for _, want := range []string{"signed   50.0/s", "refused 5.0/s", "p50 1.50ms", "p99 20ms", "outstanding 3", "2 of 8 busy, 1 waiting", "50% 50 wei of 100 wei", " 23h 59m", "12:00:02 UTC"} {
+	for _, want := range []string{"signed   50.0/s", "refused 5.0/s", "p50 1.50ms", "p99 20ms", "outstanding 3",
+		"2 of 8 busy, 1 waiting", "50% 50 wei of 100 wei", " 23h 59m", "12:00:02 UTC"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
@@ -135,15 +138,18 @@ func TestKeys(t *testing.T) {
 		selected string
 		leave    bool
 	}{
-		{Up, "", "a", false}, {Down, "", "b", false}, {Down, "", "b", false}, {Enter, "b", "b", false}, {Down, "b", "b", false},
-		{Quit, "", "b", false}, {Right, "b", "b", false}, {Left, "", "b", false}, {Other, "", "b", false}, {Quit, "", "b", true},
+		{Up, "", "a", false}, {Down, "", "b", false}, {Down, "", "b", false}, {Enter, "b", "b", false},
+		{Down, "b", "b", false},
+		{Quit, "", "b", false}, {Right, "b", "b", false}, {Left, "", "b", false}, {Other, "", "b", false},
+		{Quit, "", "b", true},
 	} {
 		if leave := s.Press(step.key); leave != step.leave || s.Alone() != step.alone || s.selected != step.selected {
 			t.Errorf("after key %d: alone %q, selected %q, leave %v; want %+v", step.key, s.Alone(), s.selected, leave, step)
 		}
 	}
 	s.Feed(Snapshot{Err: errors.New("gone")})
-	if lines := check(t, s); !strings.Contains(lines[0], "no answer: gone") || !strings.Contains(strings.Join(lines, "\n"), "> b") {
+	if lines := check(t, s); !strings.Contains(lines[0], "no answer: gone") ||
+		!strings.Contains(strings.Join(lines, "\n"), "> b") {
 		t.Errorf("after an error:\n%s", strings.Join(lines, "\n"))
 	}
 }

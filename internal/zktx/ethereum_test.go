@@ -50,11 +50,13 @@ func goEthereum(t *Transaction) *types.Transaction {
 		return types.NewTx(&types.LegacyTx{Nonce: t.Nonce, To: &to, Value: t.Value.ToBig(), Data: t.Data,
 			Gas: t.GasLimit.Uint64(), GasPrice: t.MaxFeePerGas.ToBig()})
 	case TypeAccessList:
-		return types.NewTx(&types.AccessListTx{ChainID: chainID, Nonce: t.Nonce, To: &to, Value: t.Value.ToBig(), Data: t.Data,
-			Gas: t.GasLimit.Uint64(), GasPrice: t.MaxFeePerGas.ToBig(), AccessList: list})
+		return types.NewTx(&types.AccessListTx{ChainID: chainID, Nonce: t.Nonce, To: &to, Value: t.Value.ToBig(),
+			Data: t.Data,
+			Gas:  t.GasLimit.Uint64(), GasPrice: t.MaxFeePerGas.ToBig(), AccessList: list})
 	}
 	return types.NewTx(&types.DynamicFeeTx{ChainID: chainID, Nonce: t.Nonce, To: &to, Value: t.Value.ToBig(), Data: t.Data,
-		Gas: t.GasLimit.Uint64(), GasFeeCap: t.MaxFeePerGas.ToBig(), GasTipCap: t.MaxPriorityFeePerGas.ToBig(), AccessList: list})
+		Gas: t.GasLimit.Uint64(), GasFeeCap: t.MaxFeePerGas.ToBig(), GasTipCap: t.MaxPriorityFeePerGas.ToBig(),
+		AccessList: list})
 }
 
 // Digest, raw transaction, hash and JSON are go-ethereum's, byte for byte, for every type, chain and length.

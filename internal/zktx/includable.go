@@ -74,27 +74,31 @@ const (
 	storageKeyBytes   = 32
 )
 
-// Includable returns nil unless t can't be included by any node of the chain, for reasons that follow from t alone: then it
-// returns a *[NotIncludable]. It looks at no state: prices, balances, nonces and the like are the sender's business.
-// signatureSize is the length of the customSignature that a type 0x71 transaction will carry, of others 65; it counts only
-// where rules has a MaxTxSize.
+// Includable returns nil unless t can't be included by any node of the chain, for reasons that follow from t alone:
+// then it returns a *[NotIncludable]. It looks at no state: prices, balances, nonces and the like are the sender's
+// business. signatureSize is the length of the customSignature that a type 0x71 transaction will carry, of others 65;
+// it counts only where rules has a MaxTxSize.
 //
-// Sources: zksync-era, core/node/api_server/src/tx_sender/mod.rs (validate_tx), core/lib/types/src/transaction_request.rs
-// (get_fee_data_checked, get_nonce_checked); era-contracts, bootloader.yul (validateTypedTxStructure, validateAbiEncoding);
-// go-ethereum v1.17.10, core/txpool/validation.go and core/state_transition.go.
+// Sources: zksync-era, core/node/api_server/src/tx_sender/mod.rs (validate_tx),
+// core/lib/types/src/transaction_request.rs (get_fee_data_checked, get_nonce_checked); era-contracts, bootloader.yul
+// (validateTypedTxStructure, validateAbiEncoding); go-ethereum v1.17.10, core/txpool/validation.go and
+// core/state_transition.go.
 func (t *Transaction) Includable(rules *ChainRules, signatureSize int) error {
 	if t.MaxPriorityFeePerGas.Gt(&t.MaxFeePerGas) {
 		return notIncludable("priorityFeeAboveMaxFee", "maxPriorityFeePerGas", "%s is above maxFeePerGas, %s",
 			t.MaxPriorityFeePerGas.Dec(), t.MaxFeePerGas.Dec())
 	}
 	if t.Type == TypeZKsync && t.GasPerPubdata.IsZero() {
-		return notIncludable("gasPerPubdataZero", "gasPerPubdata", "0 pays for no pubdata; want 1 to %d", uint32(math.MaxUint32))
+		return notIncludable("gasPerPubdataZero", "gasPerPubdata", "0 pays for no pubdata; want 1 to %d",
+			uint32(math.MaxUint32))
 	}
 	if rules.MaxGasLimit != 0 && t.GasLimit.GtUint64(rules.MaxGasLimit) {
-		return notIncludable("maxGasLimit", "gas", "%s is above the chain's max_gas_limit, %d", t.GasLimit.Dec(), rules.MaxGasLimit)
+		return notIncludable("maxGasLimit", "gas", "%s is above the chain's max_gas_limit, %d", t.GasLimit.Dec(),
+			rules.MaxGasLimit)
 	}
 	if size := t.nodeSize(rules, signatureSize); rules.MaxTxSize != 0 && size > rules.MaxTxSize {
-		return notIncludable("maxTxSize", "data", "the encoded transaction has %d bytes, above the chain's max_tx_size, %d", size, rules.MaxTxSize)
+		return notIncludable("maxTxSize", "data", "the encoded transaction has %d bytes, above the chain's max_tx_size, %d",
+			size, rules.MaxTxSize)
 	}
 	if rules.Kind == KindZKsync {
 		return t.includableZKsync()
@@ -112,7 +116,8 @@ func (t *Transaction) includableZKsync() error {
 	case t.GasLimit.GtUint64(maxBatchGas):
 		return notIncludable("batchGasLimit", "gas", "%s is above what a batch has, %d", t.GasLimit.Dec(), maxBatchGas)
 	case t.GasLimit.LtUint64(l2IntrinsicGas):
-		return notIncludable("intrinsicGas", "gas", "%s is below what every transaction costs, %d", t.GasLimit.Dec(), l2IntrinsicGas)
+		return notIncludable("intrinsicGas", "gas", "%s is below what every transaction costs, %d", t.GasLimit.Dec(),
+			l2IntrinsicGas)
 	case !t.MaxFeePerGas.IsUint64():
 		return notIncludable("maxFeePerGasSize", "maxFeePerGas", "%s does not fit 64 bits", t.MaxFeePerGas.Dec())
 	case t.Nonce > math.MaxUint32:
@@ -130,7 +135,8 @@ func (t *Transaction) includable0x71() error {
 	case t.GasPerPubdata.GtUint64(math.MaxUint32):
 		return notIncludable("gasPerPubdataSize", "gasPerPubdata", "%s does not fit 32 bits", t.GasPerPubdata.Dec())
 	case len(t.FactoryDepsHash) > maxNewFactoryDeps:
-		return notIncludable("factoryDeps", "factoryDeps", "%d bytecodes, above the %d of one transaction", len(t.FactoryDepsHash), maxNewFactoryDeps)
+		return notIncludable("factoryDeps", "factoryDeps", "%d bytecodes, above the %d of one transaction",
+			len(t.FactoryDepsHash), maxNewFactoryDeps)
 	case t.Paymaster.IsZero() && len(t.PaymasterInput) > 0:
 		return notIncludable("paymasterInput", "paymasterInput", "there is no paymaster that it is for")
 	case !t.Paymaster.IsZero() && isKernel(t.Paymaster):
@@ -156,11 +162,13 @@ func (t *Transaction) includableEthereum(rules *ChainRules) error {
 	case !rules.from("berlin"):
 		return nil
 	case gas < t.intrinsicGas(rules):
-		return notIncludable("intrinsicGas", "gas", "%d is below what the transaction costs at least, %d", gas, t.intrinsicGas(rules))
+		return notIncludable("intrinsicGas", "gas", "%d is below what the transaction costs at least, %d", gas,
+			t.intrinsicGas(rules))
 	case rules.from("prague") && gas < t.floorGas(rules):
 		return notIncludable("floorGas", "gas", "%d is below the floor for its data, %d", gas, t.floorGas(rules))
 	case rules.from("amsterdam") && max(t.intrinsicGas(rules), t.floorGas(rules)) > maxTxGas:
-		return notIncludable("floorGas", "data", "it costs %d, above %d", max(t.intrinsicGas(rules), t.floorGas(rules)), maxTxGas)
+		return notIncludable("floorGas", "data", "it costs %d, above %d", max(t.intrinsicGas(rules), t.floorGas(rules)),
+			maxTxGas)
 	case rules.from("amsterdam") && gas > maxTxTotalGas: // EIP-8037
 		return notIncludable("gasLimitCap", "gas", "%d is above the fork's cap, %d", gas, uint32(maxTxTotalGas))
 	case rules.from("osaka") && !rules.from("amsterdam") && gas > maxTxGas: // EIP-7825
@@ -221,7 +229,8 @@ func (t *Transaction) nodeSize(rules *ChainRules, signatureSize int) uint64 {
 		return 0
 	}
 	if rules.Kind == KindZKsync {
-		n := encodedWords + wordsOf(len(t.Data)) + wordsOf(signatureSize) + wordsOf(len(t.PaymasterInput)) + len(t.FactoryDepsHash)
+		n := encodedWords + wordsOf(len(t.Data)) + wordsOf(signatureSize) + wordsOf(len(t.PaymasterInput)) +
+			len(t.FactoryDepsHash)
 		return wordSize * uint64(n)
 	}
 	var signature [65]byte

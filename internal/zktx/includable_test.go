@@ -33,19 +33,26 @@ func TestIncludableZKsync(t *testing.T) {
 		ok, over edit
 	}{
 		{"priorityFeeAboveMaxFee", func(t *Transaction) {}, func(t *Transaction) { t.MaxPriorityFeePerGas = u(11) }},
-		{"gasPerPubdataZero", func(t *Transaction) { t.GasPerPubdata = u(1) }, func(t *Transaction) { t.GasPerPubdata = u(0) }},
-		{"gasPerPubdataSize", func(t *Transaction) { t.GasPerPubdata = u(math.MaxUint32) }, func(t *Transaction) { t.GasPerPubdata = u(1 << 32) }},
-		{"batchGasLimit", func(t *Transaction) { t.GasLimit = u(1 << 50) }, func(t *Transaction) { t.GasLimit = u(1<<50 + 1) }},
+		{"gasPerPubdataZero", func(t *Transaction) { t.GasPerPubdata = u(1) },
+			func(t *Transaction) { t.GasPerPubdata = u(0) }},
+		{"gasPerPubdataSize", func(t *Transaction) { t.GasPerPubdata = u(math.MaxUint32) },
+			func(t *Transaction) { t.GasPerPubdata = u(1 << 32) }},
+		{"batchGasLimit", func(t *Transaction) { t.GasLimit = u(1 << 50) },
+			func(t *Transaction) { t.GasLimit = u(1<<50 + 1) }},
 		{"intrinsicGas", func(t *Transaction) { t.GasLimit = u(14_070) }, func(t *Transaction) { t.GasLimit = u(14_069) }},
 		{"maxFeePerGasSize", func(t *Transaction) { t.MaxFeePerGas = u(math.MaxUint64) },
 			func(t *Transaction) { t.MaxFeePerGas = *new(uint256.Int).Lsh(uint256.NewInt(1), 64) }},
 		{"nonceSize", func(t *Transaction) { t.Nonce = math.MaxUint32 }, func(t *Transaction) { t.Nonce = 1 << 32 }},
 		{"factoryDeps", deps(64), deps(65)},
-		{"paymasterInput", func(t *Transaction) { t.Paymaster, t.PaymasterInput = policy.Address{0: 3}, []byte{1} }, func(t *Transaction) { t.PaymasterInput = []byte{1} }},
-		{"kernelPaymaster", func(t *Transaction) { t.Paymaster = kernel(1, 0, 0) }, func(t *Transaction) { t.Paymaster = kernel(0xff, 0xff) }},
-		{"kernelSender", func(t *Transaction) { t.From = kernel(1, 0, 0) }, func(t *Transaction) { t.From = kernel(0xff, 0xff) }},
+		{"paymasterInput", func(t *Transaction) { t.Paymaster, t.PaymasterInput = policy.Address{0: 3}, []byte{1} },
+			func(t *Transaction) { t.PaymasterInput = []byte{1} }},
+		{"kernelPaymaster", func(t *Transaction) { t.Paymaster = kernel(1, 0, 0) },
+			func(t *Transaction) { t.Paymaster = kernel(0xff, 0xff) }},
+		{"kernelSender", func(t *Transaction) { t.From = kernel(1, 0, 0) },
+			func(t *Transaction) { t.From = kernel(0xff, 0xff) }},
 		{"accessList", func(t *Transaction) { t.Type = TypeDynamicFee }, func(t *Transaction) { t.Type = TypeAccessList }},
-		{"accessList", func(t *Transaction) { t.Type = TypeLegacy }, func(t *Transaction) { t.Type, t.AccessList = TypeDynamicFee, []AccessTuple{{}} }},
+		{"accessList", func(t *Transaction) { t.Type = TypeLegacy },
+			func(t *Transaction) { t.Type, t.AccessList = TypeDynamicFee, []AccessTuple{{}} }},
 		// What must not be refused: gas of which the excess is given back, and pubdata that the SDKs' default is below.
 		{"", func(t *Transaction) { t.GasLimit = u(80_000_001) }, nil},
 		{"", func(t *Transaction) { t.GasPerPubdata = u(50_001) }, nil},
@@ -84,7 +91,10 @@ func TestIncludableSettings(t *testing.T) {
 	}
 	wantRule(t, big.Includable(&ChainRules{Kind: KindZKsync, MaxTxSize: size - 1}, 65), "maxTxSize")
 
-	legacy := edited(func(t *Transaction) { t.Type, t.MaxPriorityFeePerGas, t.Data = TypeLegacy, u(0), make([]byte, 1000) })
+	legacy := edited(func(t *Transaction) {
+		t.Type, t.MaxPriorityFeePerGas, t.Data = TypeLegacy, u(0),
+			make([]byte, 1000)
+	})
 	wantRule(t, legacy.Includable(&ChainRules{Kind: KindEthereum, MaxTxSize: 1000}, 65), "maxTxSize")
 	if err := legacy.Includable(&ChainRules{Kind: KindEthereum, MaxTxSize: 1200}, 65); err != nil {
 		t.Errorf("below max_tx_size: %v", err)
@@ -97,7 +107,8 @@ func TestIncludableUnknownChain(t *testing.T) {
 	dynamic := func(edit func(t *Transaction)) *Transaction {
 		return edited(func(t *Transaction) { t.Type = TypeDynamicFee; edit(t) })
 	}
-	wantRule(t, dynamic(func(t *Transaction) { t.MaxPriorityFeePerGas = u(11) }).Includable(unknown, 0), "priorityFeeAboveMaxFee")
+	wantRule(t, dynamic(func(t *Transaction) { t.MaxPriorityFeePerGas = u(11) }).Includable(unknown, 0),
+		"priorityFeeAboveMaxFee")
 	wantRule(t, dynamic(func(t *Transaction) { t.Nonce = math.MaxUint64 }).Includable(unknown, 0), "nonceSize")
 	wantRule(t, edited(func(t *Transaction) { t.GasPerPubdata = u(0) }).Includable(unknown, 0), "gasPerPubdataZero")
 	for name, tx := range map[string]*Transaction{
@@ -125,7 +136,8 @@ func TestIncludableGasByFork(t *testing.T) {
 		edit                      func(t *Transaction)
 		berlin, prague, amsterdam cost
 	}{
-		{"plain", func(*Transaction) {}, cost{21_000, "intrinsicGas"}, cost{21_000, "intrinsicGas"}, cost{15_000, "intrinsicGas"}},
+		{"plain", func(*Transaction) {}, cost{21_000, "intrinsicGas"}, cost{21_000, "intrinsicGas"},
+			cost{15_000, "intrinsicGas"}},
 		{"with value", func(t *Transaction) { t.Value = u(1) },
 			cost{21_000, "intrinsicGas"}, cost{21_000, "intrinsicGas"}, cost{21_000, "intrinsicGas"}},
 		{"to itself", func(t *Transaction) { t.To, t.Value = self, u(1) },

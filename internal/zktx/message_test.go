@@ -10,9 +10,11 @@ import (
 	"github.com/keyward/keyward/policy"
 )
 
-const permit2Type = "PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline)TokenPermissions(address token,uint256 amount)"
+const permit2Type = "PermitTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 " +
+	"deadline)TokenPermissions(address token,uint256 amount)"
 
-var usdc = map[string]string{"name": "USD Coin", "version": "2", "chainId": "8453", "verifyingContract": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"}
+var usdc = map[string]string{"name": "USD Coin", "version": "2", "chainId": "8453",
+	"verifyingContract": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"}
 
 // messages are typed data of several types, of which go-ethereum computes the same digest.
 var messages = []struct {
@@ -27,7 +29,8 @@ var messages = []struct {
 "domain":{"name":"USD Coin","version":"2","chainId":8453,"verifyingContract":"0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"},
 "message":{"owner":"0x1111111111111111111111111111111111111111","spender":"0x2222222222222222222222222222222222222222","value":"1000000","nonce":"0","deadline":"1900000000"}}`},
 	{"permit2, with a struct in it and no version", permit2Type,
-		map[string]string{"name": "Permit2", "chainId": "1", "verifyingContract": "0x000000000022D473030F116dDEE9F6B43aC78BA3"}, `{
+		map[string]string{"name": "Permit2", "chainId": "1",
+			"verifyingContract": "0x000000000022D473030F116dDEE9F6B43aC78BA3"}, `{
 "types":{"EIP712Domain":[{"name":"name","type":"string"},{"name":"chainId","type":"uint256"},{"name":"verifyingContract","type":"address"}],
 "TokenPermissions":[{"name":"token","type":"address"},{"name":"amount","type":"uint256"}],
 "PermitTransferFrom":[{"name":"permitted","type":"TokenPermissions"},{"name":"spender","type":"address"},{"name":"nonce","type":"uint256"},{"name":"deadline","type":"uint256"}]},
@@ -35,7 +38,8 @@ var messages = []struct {
 "domain":{"name":"Permit2","chainId":"1","verifyingContract":"0x000000000022D473030F116dDEE9F6B43aC78BA3"},
 "message":{"permitted":{"token":"0x3333333333333333333333333333333333333333","amount":"115792089237316195423570985008687907853269984665640564039457584007913129639935"},"spender":"0x2222222222222222222222222222222222222222","nonce":"340282366920938463463374607431768211456","deadline":"1900000000"}}`},
 	{"every atomic type", "All(address a,bool b,string s,bytes d,bytes32 w,bytes1 o,uint8 u,uint96 v,uint256 x)",
-		map[string]string{"name": "é \"<", "version": "1", "chainId": "137", "verifyingContract": "0x4444444444444444444444444444444444444444", "salt": "0x" + strings.Repeat("ab", 32)}, `{
+		map[string]string{"name": "é \"<", "version": "1", "chainId": "137",
+			"verifyingContract": "0x4444444444444444444444444444444444444444", "salt": "0x" + strings.Repeat("ab", 32)}, `{
 "types":{"EIP712Domain":[{"name":"name","type":"string"},{"name":"version","type":"string"},{"name":"chainId","type":"uint256"},{"name":"verifyingContract","type":"address"},{"name":"salt","type":"bytes32"}],
 "All":[{"name":"a","type":"address"},{"name":"b","type":"bool"},{"name":"s","type":"string"},{"name":"d","type":"bytes"},{"name":"w","type":"bytes32"},{"name":"o","type":"bytes1"},{"name":"u","type":"uint8"},{"name":"v","type":"uint96"},{"name":"x","type":"uint256"}]},
 "primaryType":"All",
@@ -90,7 +94,8 @@ func TestMessageIsReadStrictly(t *testing.T) {
 		{"less in the domain", `"version":"2",`, ``, "domain.version"},
 		{"another primary type", `"primaryType":"Permit"`, `"primaryType":"Permits"`, "primaryType"},
 		{"another field type", `"name":"value","type":"uint256"`, `"name":"value","type":"uint128"`, "types.Permit"},
-		{"fields in another order", `{"name":"nonce","type":"uint256"},{"name":"deadline","type":"uint256"}`, `{"name":"deadline","type":"uint256"},{"name":"nonce","type":"uint256"}`, "types.Permit"},
+		{"fields in another order", `{"name":"nonce","type":"uint256"},{"name":"deadline","type":"uint256"}`,
+			`{"name":"deadline","type":"uint256"},{"name":"nonce","type":"uint256"}`, "types.Permit"},
 		{"a further type", `"Permit":[`, `"Other":[],"Permit":[`, "types.Other"},
 		{"a further field", `"nonce":"0"`, `"nonce":"0","x":"1"`, "message.x"},
 		{"a field missing", `"nonce":"0",`, ``, "message.nonce"},
@@ -99,7 +104,8 @@ func TestMessageIsReadStrictly(t *testing.T) {
 		{"an exponent", `"value":"1000000"`, `"value":1e6`, "message.value"},
 		{"negative", `"value":"1000000"`, `"value":"-1"`, "message.value"},
 		{"too large", `"value":"1000000"`, `"value":"` + uint256Beyond + `"`, "message.value"},
-		{"a wrong checksum", `"owner":"0x1111111111111111111111111111111111111111"`, `"owner":"0x52908400098527886E0F7030069857D2E4169Ee7"`, "message.owner"},
+		{"a wrong checksum", `"owner":"0x1111111111111111111111111111111111111111"`,
+			`"owner":"0x52908400098527886E0F7030069857D2E4169Ee7"`, "message.owner"},
 		{"null", `"value":"1000000"`, `"value":null`, "message.value"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -113,9 +119,12 @@ func TestMessageIsReadStrictly(t *testing.T) {
 
 func TestParseMessageTypeRefuses(t *testing.T) {
 	for _, text := range []string{
-		"", "Permit", "Permit()", "Permit(uint256 a,uint256 a)", "Permit(uint a)", "Permit(uint257 a)", "Permit(uint7 a)", "Permit(bytes33 a)",
-		"Permit(int256 a)", "Permit(address[] a)", "Permit(Other a)", "A(A a)", "A(B b)B(A a)", "B(A a)A(uint256 x)C(uint256 y)",
-		"A(C c,B b)C(uint256 y)B(uint256 x)", "Permit(address a, uint256 b)", "EIP712Domain(string name)", "A(uint256 a)A(uint256 a)",
+		"", "Permit", "Permit()", "Permit(uint256 a,uint256 a)", "Permit(uint a)", "Permit(uint257 a)", "Permit(uint7 a)",
+		"Permit(bytes33 a)",
+		"Permit(int256 a)", "Permit(address[] a)", "Permit(Other a)", "A(A a)", "A(B b)B(A a)",
+		"B(A a)A(uint256 x)C(uint256 y)",
+		"A(C c,B b)C(uint256 y)B(uint256 x)", "Permit(address a, uint256 b)", "EIP712Domain(string name)",
+		"A(uint256 a)A(uint256 a)",
 	} {
 		if _, err := ParseMessageType(text); err == nil {
 			t.Errorf("%q is taken for a type", text)

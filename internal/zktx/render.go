@@ -137,7 +137,8 @@ type rpcTuple struct {
 	StorageKeys []policy.Hash  `json:"storageKeys"`
 }
 
-// rpcSigned is a signed transaction of type 0, 1 or 2, with the fields, their order and their spelling as in go-ethereum.
+// rpcSigned is a signed transaction of type 0, 1 or 2, with the fields, their order and their spelling as in
+// go-ethereum.
 type rpcSigned struct {
 	Type                 hexutil.Uint64  `json:"type"`
 	ChainID              hexutil.Uint64  `json:"chainId"`
@@ -163,7 +164,8 @@ func (t *Transaction) rpcEthereum(signature []byte) (json.RawMessage, error) {
 		return nil, err
 	}
 	tx := rpcSigned{
-		Type: hexutil.Uint64(t.Type), ChainID: hexutil.Uint64(t.ChainID), Nonce: hexutil.Uint64(t.Nonce), To: common.Address(t.To),
+		Type: hexutil.Uint64(t.Type), ChainID: hexutil.Uint64(t.ChainID), Nonce: hexutil.Uint64(t.Nonce),
+		To:  common.Address(t.To),
 		Gas: hexutil.Uint64(t.GasLimit.Uint64()), Value: (*hexutil.U256)(&t.Value), Input: t.Data,
 		V: (*hexutil.U256)(&fields.v), R: (*hexutil.U256)(&fields.r), S: (*hexutil.U256)(&fields.s),
 		Hash: policy.Hash(crypto.Keccak256Hash(t.encodeEthereum(fields))),

@@ -17,9 +17,11 @@ const defaultGasPerPubdata = 50_000
 // Fields of a transaction request: execution-apis' GenericTransaction, the names that
 // ethers and ZKsync's SDKs add, and those of types that are refused.
 var (
-	blobFields    = []string{"maxFeePerBlobGas", "blobVersionedHashes", "blobVersion", "blobs", "commitments", "proofs", "sidecar"}
+	blobFields = []string{"maxFeePerBlobGas", "blobVersionedHashes", "blobVersion", "blobs", "commitments", "proofs",
+		"sidecar"}
 	setCodeFields = []string{"authorizationList"}
-	zksyncFields  = []string{"gasPerPubdata", "gasPerPubdataByteLimit", "factoryDeps", "paymaster", "paymasterInput", "eip712Meta", "customSignature"}
+	zksyncFields  = []string{"gasPerPubdata", "gasPerPubdataByteLimit", "factoryDeps", "paymaster", "paymasterInput",
+		"eip712Meta", "customSignature"}
 	requestFields = slices.Concat([]string{
 		"from", "to", "value", "data", "input", "gas", "gasLimit", "gasPrice",
 		"maxFeePerGas", "maxPriorityFeePerGas", "nonce", "chainId", "type", "accessList",
@@ -58,8 +60,8 @@ func ParseTransaction(data []byte, kind uint8, chainID uint64) (*Transaction, er
 // Request is a transaction request whose members have names that are known, and are not read yet.
 type Request struct{ object *policy.JSONObject }
 
-// OpenRequest finds the members of a transaction request, and those that the caller has added, by name. A member that is
-// null is as if it were not there: many clients write null for what they do not have. Errors are *[FieldError].
+// OpenRequest finds the members of a transaction request, and those that the caller has added, by name. A member that
+// is null is as if it were not there: many clients write null for what they do not have. Errors are *[FieldError].
 func OpenRequest(v policy.JSONValue, added []string) (*Request, error) {
 	names := requestFields
 	if len(added) > 0 {
@@ -148,7 +150,8 @@ func readCommon(req *policy.JSONObject, t *Transaction) {
 }
 
 // either reads a member that goes by two names. If it is there by both, they have to agree.
-func either[T any](o *policy.JSONObject, name, alias string, read func(policy.JSONValue) (T, error), equal func(T, T) bool) T {
+func either[T any](o *policy.JSONObject, name, alias string, read func(policy.JSONValue) (T, error),
+	equal func(T, T) bool) T {
 	a, b := policy.ReadMember(o, name, read), policy.ReadMember(o, alias, read)
 	if !o.Has(alias) {
 		return a

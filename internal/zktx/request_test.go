@@ -39,34 +39,45 @@ var badZKsyncRequests = []requestRow{
 	{"duplicate key", `"nonce":173`, `"nonce":173,"nonce":173`, `nonce: given twice`},
 	{"null", `"nonce":173`, `"nonce":null`, `nonce: missing`},
 	{"no from", `"from":"0x6347ebde6a8d8f4c5711f509ea276e74f4132841",`, ``, `from: missing`},
-	{"from in decimal", `"0x6347ebde6a8d8f4c5711f509ea276e74f4132841"`, `"566793986292168395091546196637362728020093380673"`,
+	{"from in decimal", `"0x6347ebde6a8d8f4c5711f509ea276e74f4132841"`,
+		`"566793986292168395091546196637362728020093380673"`,
 		`from: want an address, found "566793986292168395091546196637362728020093380673": must be 0x and 40 hex digits`},
-	{"from with a wrong checksum", `0x6347ebde6a8d8f4c5711f509ea276e74f4132841`, `0x6347EBDE6a8d8f4c5711f509ea276e74f4132841`,
+	{"from with a wrong checksum", `0x6347ebde6a8d8f4c5711f509ea276e74f4132841`,
+		`0x6347EBDE6a8d8f4c5711f509ea276e74f4132841`,
 		`from: want an address, found "0x6347EBDE6a8d8f4c5711f509ea276e74f4132841": mixed-case address with a wrong EIP-55 checksum`},
 	{"no nonce", `"nonce":173,`, ``, `nonce: missing`},
 	{"no gas", `"gas":"2386000",`, ``, `gas: missing`},
 	{"no fee", `"maxFeePerGas":250000000,`, ``, `maxFeePerGas: missing`},
 	{"fee null", `"maxFeePerGas":250000000`, `"maxFeePerGas":null`, `maxFeePerGas: missing`},
 	{"two fees", `"nonce":173`, `"nonce":173,"gasPrice":250000000`, `maxFeePerGas: give this or gasPrice, not both`},
-	{"nonce beyond 64 bits", `"nonce":173`, `"nonce":18446744073709551616`, `nonce: 18446744073709551616 does not fit 64 bits`},
-	{"data and input differ", `"nonce":173`, `"nonce":173,"input":"0x40c10f18"`, `input: is the same field as data and differs from it`},
-	{"gas and gasLimit differ", `"nonce":173`, `"nonce":173,"gasLimit":1`, `gasLimit: is the same field as gas and differs from it`},
-	{"two gasPerPubdata", `"nonce":173`, `"nonce":173,"gasPerPubdataByteLimit":1`, `gasPerPubdataByteLimit: is the same field as gasPerPubdata and differs from it`},
+	{"nonce beyond 64 bits", `"nonce":173`, `"nonce":18446744073709551616`,
+		`nonce: 18446744073709551616 does not fit 64 bits`},
+	{"data and input differ", `"nonce":173`, `"nonce":173,"input":"0x40c10f18"`,
+		`input: is the same field as data and differs from it`},
+	{"gas and gasLimit differ", `"nonce":173`, `"nonce":173,"gasLimit":1`,
+		`gasLimit: is the same field as gas and differs from it`},
+	{"two gasPerPubdata", `"nonce":173`, `"nonce":173,"gasPerPubdataByteLimit":1`,
+		`gasPerPubdataByteLimit: is the same field as gasPerPubdata and differs from it`},
 	{"another type", `"0x71"`, `"0x2"`, `type: want 0x71, found "0x2"`},
 	{"a type's unknown name", `"0x71"`, `"zksync"`, `type: want an unsigned integer, found "zksync"`},
 	{"access list", `"nonce":173`, `"nonce":173,"accessList":[{"address":"0x9976c0267ae33ef761b6ad01313c2f8f2024c0dd","storageKeys":null}]`, `accessList: ZKsync transactions (type 0x71) have no access list`},
-	{"customSignature", `"nonce":173`, `"nonce":173,"customSignature":"0x"`, `customSignature: the agent makes the signature, a request can't have one`},
+	{"customSignature", `"nonce":173`, `"nonce":173,"customSignature":"0x"`,
+		`customSignature: the agent makes the signature, a request can't have one`},
 	{"paymaster without input", `,"paymasterInput":"0x8c5a3445"`, ``, `paymasterInput: missing`},
 	{"input without paymaster", `"paymaster":"0x5407b5040dec3d339a9247f3654e59eeccbb6391",`, ``, `paymaster: missing`},
 	{"factoryDeps with null", oneWord, `null`, `factoryDeps[0]: want 0x-hex bytes, found null`},
 	{"bytecode of half a word", oneWord, `"0x0001"`, `factoryDeps[0]: bytecode has 2 bytes, want a multiple of 32`},
-	{"bytecode of two words", oneWord, `"0x` + strings.Repeat("00", 64) + `"`, `factoryDeps[0]: bytecode has 2 words of 32 bytes, want an odd number`},
+	{"bytecode of two words", oneWord, `"0x` + strings.Repeat("00", 64) + `"`,
+		`factoryDeps[0]: bytecode has 2 words of 32 bytes, want an odd number`},
 	{"empty bytecode", oneWord, `"0x"`, `factoryDeps[0]: bytecode has 0 words of 32 bytes, want an odd number`},
-	{"bytecode too long", oneWord, `"0x` + strings.Repeat("00", (1<<16+1)*32) + `"`, `factoryDeps[0]: bytecode has 2^16 words of 32 bytes or more`},
+	{"bytecode too long", oneWord, `"0x` + strings.Repeat("00", (1<<16+1)*32) + `"`,
+		`factoryDeps[0]: bytecode has 2^16 words of 32 bytes or more`},
 	{"byte beyond 255", oneWord, `[256]`, `factoryDeps[0][0]: want a number from 0 to 255, found 256`},
 	{"byte as a string", oneWord, `["1"]`, `factoryDeps[0][0]: want a number from 0 to 255, found "1"`},
-	{"eip712Meta beside its fields", `"nonce":173`, `"nonce":173,"eip712Meta":{}`, `gasPerPubdata: give this or eip712Meta, not both`},
-	{"blob", `"nonce":173`, `"nonce":173,"maxFeePerBlobGas":"0x1"`, `maxFeePerBlobGas: refused transaction type: blob transactions (type 3) are not signed`},
+	{"eip712Meta beside its fields", `"nonce":173`, `"nonce":173,"eip712Meta":{}`,
+		`gasPerPubdata: give this or eip712Meta, not both`},
+	{"blob", `"nonce":173`, `"nonce":173,"maxFeePerBlobGas":"0x1"`,
+		`maxFeePerBlobGas: refused transaction type: blob transactions (type 3) are not signed`},
 }
 
 // zksyncMeta is the end of zksyncRequest as the node's API has it.
@@ -85,10 +96,13 @@ func metaRequest(t testing.TB) string {
 var badMeta = []requestRow{
 	{"unknown key", `"gasPerPubdata"`, `"x":1,"gasPerPubdata"`, `eip712Meta.x: unknown field`},
 	{"null", `{"gasPerPubdata"`, `null,"y":{"gasPerPubdata"`, `y: unknown field`},
-	{"customSignature", `"gasPerPubdata"`, `"customSignature":[],"gasPerPubdata"`, `eip712Meta.customSignature: the agent makes the signature, a request can't have one`},
-	{"bytecode", `[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1]`, `[]`, `eip712Meta.factoryDeps[0]: bytecode has 0 words of 32 bytes, want an odd number`},
+	{"customSignature", `"gasPerPubdata"`, `"customSignature":[],"gasPerPubdata"`,
+		`eip712Meta.customSignature: the agent makes the signature, a request can't have one`},
+	{"bytecode", `[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1]`, `[]`,
+		`eip712Meta.factoryDeps[0]: bytecode has 0 words of 32 bytes, want an odd number`},
 	{"paymaster alone", `,"paymasterInput":[140,90,52,69]`, ``, `eip712Meta.paymasterParams.paymasterInput: missing`},
-	{"unknown key of the paymaster", `"paymasterInput"`, `"x":1,"paymasterInput"`, `eip712Meta.paymasterParams.x: unknown field`},
+	{"unknown key of the paymaster", `"paymasterInput"`, `"x":1,"paymasterInput"`,
+		`eip712Meta.paymasterParams.x: unknown field`},
 }
 
 var badDynamicFeeRequests = []requestRow{
@@ -98,23 +112,28 @@ var badDynamicFeeRequests = []requestRow{
 	{"type 256", `"0x2"`, `256`, `type: want 0, 1 or 2, found 256`},
 	{"type 0 with a fee cap", `"0x2"`, `"0x0"`, `maxFeePerGas: transactions of type 0 do not have this field`},
 	{"type 1 with a fee cap", `"0x2"`, `"0x1"`, `maxFeePerGas: transactions of type 1 do not have this field`},
-	{"type 2 with a gas price", `"nonce":173`, `"nonce":173,"gasPrice":1`, `gasPrice: transactions of type 2 do not have this field`},
+	{"type 2 with a gas price", `"nonce":173`, `"nonce":173,"gasPrice":1`,
+		`gasPrice: transactions of type 2 do not have this field`},
 	{"both fees, no type", `"type":"0x2"`, `"gasPrice":1`, `gasPrice: transactions of type 2 do not have this field`},
 	{"no fee", `"maxFeePerGas":250000000,`, ``, `maxFeePerGas: missing`},
-	{"paymaster", `"nonce":173`, `"nonce":173,"paymaster":"0x5407b5040dec3d339a9247f3654e59eeccbb6391"`, `paymaster: only ZKsync transactions (type 0x71) have this field`},
+	{"paymaster", `"nonce":173`, `"nonce":173,"paymaster":"0x5407b5040dec3d339a9247f3654e59eeccbb6391"`,
+		`paymaster: only ZKsync transactions (type 0x71) have this field`},
 	{"chain id 0", `"0x1","type"`, `0,"type"`, `chainId: no chain has the id 0`},
 	{"access list: unknown key", `"storageKeys"`, `"x":1,"storageKeys"`, `accessList[0].x: unknown field`},
 	{"access list: no keys", `,"storageKeys":[` + oneWord + `]`, ``, `accessList[0].storageKeys: missing`},
-	{"access list: no address", `"address":"0x9976c0267ae33ef761b6ad01313c2f8f2024c0dd",`, ``, `accessList[0].address: missing`},
+	{"access list: no address", `"address":"0x9976c0267ae33ef761b6ad01313c2f8f2024c0dd",`, ``,
+		`accessList[0].address: missing`},
 	{"access list: null key", oneWord, `null`, `accessList[0].storageKeys[0]: want 32 bytes, found null: want a string, found null`},
 	{"access list: short key", oneWord, `"0x01"`, `accessList[0].storageKeys[0]: want 32 bytes, found "0x01": must be 0x and 64 hex digits`},
 	{"access list: an object", `"accessList":[`, `"accessList":{},"z":[`, `z: unknown field`},
 }
 
 var badLegacyRequests = []requestRow{
-	{"type 2 with a gas price", `"nonce":173`, `"nonce":173,"type":2`, `gasPrice: transactions of type 2 do not have this field`},
+	{"type 2 with a gas price", `"nonce":173`, `"nonce":173,"type":2`,
+		`gasPrice: transactions of type 2 do not have this field`},
 	{"type 0 with an access list", `"nonce":173`, `"nonce":173,"type":0,"accessList":[{"address":"0x9976c0267ae33ef761b6ad01313c2f8f2024c0dd","storageKeys":[]}]`, `accessList: transactions of type 0 do not have this field`},
-	{"tip", `"nonce":173`, `"nonce":173,"type":"legacy","maxPriorityFeePerGas":1`, `maxPriorityFeePerGas: transactions of type 0 do not have this field`},
+	{"tip", `"nonce":173`, `"nonce":173,"type":"legacy","maxPriorityFeePerGas":1`,
+		`maxPriorityFeePerGas: transactions of type 0 do not have this field`},
 	{"price null", `"0x6fc23ac00"`, `null`, `maxFeePerGas: missing`},
 	{"type 0 without a price", `"gasPrice":"0x6fc23ac00"`, `"type":0`, `gasPrice: missing`},
 }
@@ -202,11 +221,14 @@ func TestParseTransactionAccepts(t *testing.T) {
 		{"gasPerPubdataByteLimit", zksyncRequest, `"gasPerPubdata"`, `"gasPerPubdataByteLimit"`, TypeZKsync},
 		{"two gasPerPubdata", zksyncRequest, `"nonce"`, `"gasPerPubdataByteLimit":50000,"nonce"`, TypeZKsync},
 		{"eip712Meta", zksyncRequest, zksyncRequest, metaRequest(t), TypeZKsync},
-		{"eip712Meta in hex", zksyncRequest, zksyncRequest, strings.Replace(metaRequest(t), `[140,90,52,69]`, `"0x8c5a3445"`, 1), TypeZKsync},
+		{"eip712Meta in hex", zksyncRequest, zksyncRequest,
+			strings.Replace(metaRequest(t), `[140,90,52,69]`, `"0x8c5a3445"`, 1), TypeZKsync},
 		{"type 2 by its fields", dynamicFeeRequest, `"type":"0x2",`, ``, TypeDynamicFee},
 		{"type 2 as a name", dynamicFeeRequest, `"0x2"`, `"eip1559"`, TypeDynamicFee},
 		{"legacy by name", legacyRequest, `"nonce"`, `"type":"legacy","nonce"`, TypeDynamicFee},
-		{"legacy as it is by default", legacyRequest, `"nonce"`, `"value":0,"data":"0x","chainId":2741,"maxFeePerGas":null,"maxPriorityFeePerGas":null,"accessList":null,"nonce"`, TypeDynamicFee},
+		{"legacy as it is by default", legacyRequest, `"nonce"`,
+			`"value":0,"data":"0x","chainId":2741,"maxFeePerGas":null,"maxPriorityFeePerGas":null,"accessList":null,"nonce"`,
+			TypeDynamicFee},
 	} {
 		want, err := ParseTransaction([]byte(test.base), test.kind, 2741)
 		if err != nil {
@@ -244,7 +266,8 @@ func TestParseTransactionGoEthereum(t *testing.T) {
 		&types.LegacyTx{To: &to, Gas: 21000, GasPrice: big.NewInt(7)},
 		&types.AccessListTx{ChainID: chainID, To: &to, Gas: 21000, GasPrice: big.NewInt(7), AccessList: list},
 		&types.AccessListTx{ChainID: chainID, To: &to, Gas: 21000, GasPrice: big.NewInt(7)},
-		&types.DynamicFeeTx{ChainID: chainID, To: &to, Gas: 21000, GasFeeCap: big.NewInt(7), GasTipCap: big.NewInt(7), Data: data},
+		&types.DynamicFeeTx{ChainID: chainID, To: &to, Gas: 21000, GasFeeCap: big.NewInt(7), GasTipCap: big.NewInt(7),
+			Data: data},
 		&types.DynamicFeeTx{ChainID: chainID, To: &to, Gas: 21000, GasFeeCap: big.NewInt(7), AccessList: list},
 	} {
 		want := types.NewTx(inner)
@@ -257,7 +280,8 @@ func TestParseTransactionGoEthereum(t *testing.T) {
 			t.Errorf("%s: %v", request, err)
 			continue
 		}
-		if got, want := tx.Digest(), types.LatestSignerForChainID(chainID).Hash(want); got != policy.Hash(want) || tx.From != policy.Address(from) {
+		if got, want := tx.Digest(), types.LatestSignerForChainID(chainID).Hash(want); got != policy.Hash(want) ||
+			tx.From != policy.Address(from) {
 			t.Errorf("%s: Digest = %v, want %v", request, got, want)
 		}
 	}

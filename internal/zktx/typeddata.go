@@ -99,8 +99,8 @@ func UnwrapTypedData(param policy.JSONValue) (policy.JSONValue, error) {
 	return nil, &FieldError{Msg: fmt.Sprintf("want typed data as a JSON object or string, found %s", param)}
 }
 
-// checkForeign returns an [ErrForeign] that says what differs if doc is another application's typed data. Other errors are
-// about members that are not of their kind.
+// checkForeign returns an [ErrForeign] that says what differs if doc is another application's typed data. Other errors
+// are about members that are not of their kind.
 func checkForeign(doc *policy.JSONObject) error {
 	for _, name := range []string{"types", "domain", "message"} {
 		if v := doc.Get(name); v.Kind() != policy.KindObject {

@@ -150,10 +150,12 @@ func TestParseRawRefuses(t *testing.T) {
 		{"signature in R", 8, []byte{1}, `chainId: want the chain id, two empty fields and the chain id again`},
 		{"signature in S", 9, []byte{1}, `chainId: want the chain id, two empty fields and the chain id again`},
 		{"bytecode", 13, [][]byte{{1}}, `factoryDeps[0]: bytecode has 1 bytes, want a multiple of 32`},
-		{"paymaster alone", 15, [][]byte{make([]byte, 20)}, `paymasterParams: want no fields, or a paymaster's address and its input`},
+		{"paymaster alone", 15, [][]byte{make([]byte, 20)},
+			`paymasterParams: want no fields, or a paymaster's address and its input`},
 		{"short paymaster", 15, [][]byte{{1}, {2}}, `paymasterParams: want no fields, or a paymaster's address and its input`},
 		{"zero paymaster", 15, [][]byte{make([]byte, 20), {}}, `paymasterParams: want no fields where there is no paymaster`},
-		{"three paymaster fields", 15, [][]byte{{1}, {2}, {3}}, `paymasterParams: want no fields, or a paymaster's address and its input`},
+		{"three paymaster fields", 15, [][]byte{{1}, {2}, {3}},
+			`paymasterParams: want no fields, or a paymaster's address and its input`},
 	} {
 		fields := valid()
 		fields[test.field] = test.value
@@ -205,7 +207,8 @@ func TestSignatureForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, signature := range [][]byte{nil, make([]byte, 64), make([]byte, 65), append(make([]byte, 64), 29), append(make([]byte, 65), 27)} {
+	for _, signature := range [][]byte{nil, make([]byte, 64), make([]byte, 65), append(make([]byte, 64), 29),
+		append(make([]byte, 65), 27)} {
 		_, rawErr := tx.Raw(signature)
 		_, hashErr := tx.Hash(signature)
 		_, jsonErr := tx.RPCJSON(signature)
@@ -221,7 +224,8 @@ func TestCall(t *testing.T) {
 	tx := randomTransaction(rand.New(rand.NewPCG(5, 6)))
 	tx.Paymaster, tx.PaymasterInput = policy.Address{1}, []byte{2}
 	validator := policy.Address{3}
-	want := &policy.Call{Account: tx.From, Validator: validator, To: tx.To, Value: tx.Value, Data: tx.Data, GasLimit: tx.GasLimit,
+	want := &policy.Call{Account: tx.From, Validator: validator, To: tx.To, Value: tx.Value, Data: tx.Data,
+		GasLimit:     tx.GasLimit,
 		MaxFeePerGas: tx.MaxFeePerGas, Paymaster: tx.Paymaster, PaymasterInput: tx.PaymasterInput}
 	if diff := cmp.Diff(want, tx.Call(validator)); diff != "" {
 		t.Errorf("Call, want- got+\n%s", diff)
@@ -236,11 +240,14 @@ func TestMarshalJSON(t *testing.T) {
 	}{
 		{"zksync", zksyncRequest, TypeZKsync, `{"type":"0x71","chainId":2741,"nonce":"173","from":"0x6347Ebde6a8D8f4C5711F509Ea276e74F4132841",` +
 			`"to":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","value":"1","data":"0x40c10f19","gas":"2386000","maxFeePerGas":"250000000",` +
-			`"maxPriorityFeePerGas":"1","gasPerPubdata":"50000","factoryDepsHash":["0x01000001` + strings.TrimPrefix(hashOfOneWord, "0xec4916dd") + `"],` +
+			`"maxPriorityFeePerGas":"1","gasPerPubdata":"50000","factoryDepsHash":["0x01000001` +
+			strings.TrimPrefix(hashOfOneWord, "0xec4916dd") + `"],` +
 			`"paymaster":"0x5407B5040dec3D339A9247f3654E59EEccbb6391","paymasterInput":"0x8c5a3445"}`},
-		{"dynamic fee", dynamicFeeRequest, TypeDynamicFee, `{"type":"0x2","chainId":1,"nonce":"173","from":"0x6347Ebde6a8D8f4C5711F509Ea276e74F4132841",` +
-			`"to":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","value":"1","data":"0x40c10f19","gas":"90000","maxFeePerGas":"250000000",` +
-			`"maxPriorityFeePerGas":"1","accessList":[{"address":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","storageKeys":[` + oneWord + `]}]}`},
+		{"dynamic fee", dynamicFeeRequest, TypeDynamicFee,
+			`{"type":"0x2","chainId":1,"nonce":"173","from":"0x6347Ebde6a8D8f4C5711F509Ea276e74F4132841",` +
+				`"to":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","value":"1","data":"0x40c10f19","gas":"90000","maxFeePerGas":"250000000",` +
+				`"maxPriorityFeePerGas":"1","accessList":[{"address":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","storageKeys":[` +
+				oneWord + `]}]}`},
 		{"legacy", legacyRequest, TypeDynamicFee, `{"type":"0x0","chainId":1,"nonce":"173","from":"0x6347Ebde6a8D8f4C5711F509Ea276e74F4132841",` +
 			`"to":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","value":"0","gas":"90000","gasPrice":"30000000000"}`},
 	} {
@@ -268,9 +275,11 @@ func TestRPCJSONZKsync(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"type":"0x71","hash":"` + hash.String() + `","chainId":"0xab5","nonce":"0xad","from":"0x6347Ebde6a8D8f4C5711F509Ea276e74F4132841",` +
+	want := `{"type":"0x71","hash":"` + hash.String() +
+		`","chainId":"0xab5","nonce":"0xad","from":"0x6347Ebde6a8D8f4C5711F509Ea276e74F4132841",` +
 		`"to":"0x9976C0267aE33ef761b6Ad01313c2f8f2024C0DD","value":"0x1","gas":"0x246850","maxFeePerGas":"0xee6b280","maxPriorityFeePerGas":"0x1",` +
-		`"input":"0x40c10f19","eip712Meta":{"gasPerPubdata":"0xc350","factoryDeps":[` + oneWord + `],"customSignature":"0x0102",` +
+		`"input":"0x40c10f19","eip712Meta":{"gasPerPubdata":"0xc350","factoryDeps":[` + oneWord +
+		`],"customSignature":"0x0102",` +
 		`"paymasterParams":{"paymaster":"0x5407B5040dec3D339A9247f3654E59EEccbb6391","paymasterInput":"0x8c5a3445"}}}`
 	got, err := tx.RPCJSON(signature)
 	if diff := cmp.Diff(want, string(got)); err != nil || diff != "" {

@@ -145,8 +145,8 @@ type TrailArchived struct {
 	Files   []ArchivedFile `json:"files,omitempty"`
 }
 
-// TrailErased is the parameter of admin_trailErased, and what the trail's record says: which records personal data is deleted of,
-// all of these together.
+// TrailErased is the parameter of admin_trailErased, and what the trail's record says: which records personal data is
+// deleted of, all of these together.
 type TrailErased struct {
 	Session string `json:"session,omitempty"` // of the session whose id or signer begins with it
 	Client  bool   `json:"client,omitempty"`  // of one client, which the trail does not name again

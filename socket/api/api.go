@@ -45,18 +45,21 @@ type Session struct {
 	KeyDestroyedAt *time.Time `json:"keyDestroyedAt,omitempty"`
 	SignsUntil     time.Time  `json:"signsUntil"` // expiresAt less the operator's margin
 
-	Blocked     string `json:"blocked,omitempty"`     // the policy that the registry does not allow any more: nothing is signed
+	// the policy that the registry does not allow any more: nothing is signed
+	Blocked     string `json:"blocked,omitempty"`
 	Predecessor string `json:"predecessor,omitempty"` // the session that this one renews
 	Successor   string `json:"successor,omitempty"`   // the one that renews it and has not ended
 
 	// Only where one session is asked for.
-	Chain                 *OnChain `json:"chain,omitempty"`   // absent: the chain is not watched, or has said nothing yet
-	Waiting               string   `json:"waiting,omitempty"` // what a person has to do for the key's device to go on; absent: nothing
-	Limits                []Limit  `json:"limits,omitempty"`
-	Outstanding           *int     `json:"outstanding,omitempty"`           // nonces signed for and not settled on chain
-	InDevice              *int     `json:"inDevice,omitempty"`              // charged signatures on which the device still works; of an ended session none is released
-	CreateSessionCalldata string   `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
-	RevokeKeysCalldata    string   `json:"revokeKeysCalldata,omitempty"`    // agw: the same, to end it there
+	Chain *OnChain `json:"chain,omitempty"` // absent: the chain is not watched, or has said nothing yet
+	// what a person has to do for the key's device to go on; absent: nothing
+	Waiting     string  `json:"waiting,omitempty"`
+	Limits      []Limit `json:"limits,omitempty"`
+	Outstanding *int    `json:"outstanding,omitempty"` // nonces signed for and not settled on chain
+	// charged signatures on which the device still works; of an ended session none is released
+	InDevice              *int   `json:"inDevice,omitempty"`
+	CreateSessionCalldata string `json:"createSessionCalldata,omitempty"` // agw: what the owner sends to the validator
+	RevokeKeysCalldata    string `json:"revokeKeysCalldata,omitempty"`    // agw: the same, to end it there
 
 	// Only of a session that was just made.
 	Warnings []policy.Warning `json:"warnings,omitempty"`
@@ -156,8 +159,8 @@ type Queue struct {
 	Waiting int `json:"waiting"`
 }
 
-// Recent is how long requests for a signature took in the last minute, refused ones included: half of them P50 at most, and 99 of 100
-// P99.
+// Recent is how long requests for a signature took in the last minute, refused ones included: half of them P50 at most,
+// and 99 of 100 P99.
 type Recent struct {
 	Requests int     `json:"requests"`
 	P50      float64 `json:"p50"` // milliseconds, to a sixteenth; 0 without requests
@@ -202,7 +205,8 @@ type Status struct {
 	Failed      uint64         `json:"failed"`
 	Recent      Recent         `json:"recent"`
 	AuditHead   AuditHead      `json:"auditHead"`
-	Confined    []string       `json:"confined"` // protections that are on: "no core dumps", "landlock 7", "seccomp" and others
+	// protections that are on: "no core dumps", "landlock 7", "seccomp" and others
+	Confined []string `json:"confined"`
 }
 
 // AuditHead is the audit trail's last record.

@@ -61,7 +61,8 @@ func (c *Client) Close() error {
 // once are the methods that are not sent again when the connection ends before the answer: it can't be known
 // whether they were done, and doing them twice makes two keys, or spends two PIN tries.
 // All others may be repeated: the same digest costs nothing more.
-var once = map[string]bool{"admin_createSession": true, "admin_renewSession": true, "admin_checkBackend": true, "admin_unlock": true}
+var once = map[string]bool{"admin_createSession": true, "admin_renewSession": true, "admin_checkBackend": true,
+	"admin_unlock": true}
 
 // Call calls a method and reads its result into result, which may be nil. If the connection
 // has ended, it connects again, once. Errors are an [*Error] from the agent, or say what

@@ -114,11 +114,13 @@ func TestCall(t *testing.T) {
 	}
 	err := c.Call(t.Context(), nil, "deny")
 	var refusal *client.Error
-	if !errors.As(err, &refusal) || refusal.Denial() == nil || refusal.Denial().Reason != "valueTooHigh" || *refusal.Denial().Policy != 2 {
+	if !errors.As(err, &refusal) || refusal.Denial() == nil || refusal.Denial().Reason != "valueTooHigh" ||
+		*refusal.Denial().Policy != 2 {
 		t.Errorf("denied: %v", err)
 	}
 	err = c.Call(t.Context(), nil, "other")
-	if e := client.Details(err); e == nil || e.Denial() != nil || e.Details() != (api.ErrorData{Reason: "deviceLocked", Retryable: true, Hint: "keyward unlock"}) {
+	if e := client.Details(err); e == nil || e.Denial() != nil ||
+		e.Details() != (api.ErrorData{Reason: "deviceLocked", Retryable: true, Hint: "keyward unlock"}) {
 		t.Errorf("locked: %v", err)
 	}
 }
@@ -339,7 +341,11 @@ func TestSessionOnAdminSocket(t *testing.T) {
 
 func TestUnlockWipes(t *testing.T) {
 	var got json.RawMessage
-	s := startScript(t, func(_ int, r request, nc net.Conn) bool { got = r.Params; return reply(nc, r, `"result":{"ok":true}`) })
+	s := startScript(t, func(_ int, r request, nc net.Conn) bool {
+		got = r.Params
+		return reply(nc, r,
+			`"result":{"ok":true}`)
+	})
 	pin := []byte(`12"4`)
 	if err := dial(t, s.path).Unlock(t.Context(), "hsm", pin); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,8 @@ func TestImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dep := range strings.Fields(string(out)) {
-		for _, banned := range []string{"go.etcd.io/bbolt", "keyward/session", "keyward/backends", "keyward/audit", "miekg/pkcs11"} {
+		for _, banned := range []string{"go.etcd.io/bbolt", "keyward/session", "keyward/backends", "keyward/audit",
+			"miekg/pkcs11"} {
 			if strings.Contains(dep, banned) {
 				t.Errorf("the client imports %s", dep)
 			}

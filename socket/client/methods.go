@@ -96,7 +96,8 @@ func (c *Client) CheckBackend(ctx context.Context, name string) (*api.BackendChe
 	return call[*api.BackendCheck](ctx, c, "admin_checkBackend", api.CheckBackend{Backend: name})
 }
 
-// RewrapKey has a session's key, named by the session's ID or signer or by its URI, encrypted with the device key of now.
+// RewrapKey has a session's key, named by the session's ID or signer or by its URI, encrypted with the device key of
+// now.
 func (c *Client) RewrapKey(ctx context.Context, key string) (*api.RewrappedKey, error) {
 	return call[*api.RewrappedKey](ctx, c, "admin_rewrapKey", api.RewrapKey{Key: key})
 }
@@ -223,7 +224,8 @@ func (c *Client) TrailArchived(ctx context.Context, gone api.TrailArchived) erro
 	return err
 }
 
-// TrailErased has the agent seal its trail's newest segment, and record that personal data of earlier records is deleted.
+// TrailErased has the agent seal its trail's newest segment, and record that personal data of earlier records is
+// deleted.
 func (c *Client) TrailErased(ctx context.Context, choice api.TrailErased) error {
 	_, err := call[api.Done](ctx, c, "admin_trailErased", choice)
 	return err

@@ -33,5 +33,6 @@ func advice(path string) string {
 	case stat.Gid == 0: // nobody is added to that one
 		return "ask the agent's operator to give the socket to a group that this user is in"
 	}
-	return fmt.Sprintf("ask the agent's operator to add this user to its group, %s; then start this process again", userdb.Group(stat.Gid))
+	return fmt.Sprintf("ask the agent's operator to add this user to its group, %s; then start this process again",
+		userdb.Group(stat.Gid))
 }

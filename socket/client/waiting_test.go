@@ -16,7 +16,8 @@ import (
 // waiting writes a notification about the request with that id.
 func waiting(nc net.Conn, id json.RawMessage, what string) {
 	text, _ := json.Marshal(what)
-	_, _ = nc.Write([]byte(`{"jsonrpc":"2.0","method":"keyward_waiting","params":{"id":` + string(id) + `,"for":` + string(text) + "}}\n"))
+	_, _ = nc.Write([]byte(`{"jsonrpc":"2.0","method":"keyward_waiting","params":{"id":` + string(id) + `,"for":` +
+		string(text) + "}}\n"))
 }
 
 // listening is a Client that keeps what it was told.

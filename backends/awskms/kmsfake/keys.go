@@ -193,7 +193,8 @@ func (s *Server) usable(id, usage string) (*key, error) {
 	case k.state != Enabled:
 		return nil, fail("KMSInvalidStateException", "%s is pending deletion.", k.arn)
 	case usage != "" && k.usage != usage:
-		return nil, fail("InvalidKeyUsageException", "%s key usage is %s which is not valid for this operation.", k.arn, k.usage)
+		return nil, fail("InvalidKeyUsageException", "%s key usage is %s which is not valid for this operation.", k.arn,
+			k.usage)
 	}
 	return k, nil
 }

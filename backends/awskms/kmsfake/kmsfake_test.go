@@ -34,8 +34,10 @@ func TestSignaturesAreChecked(t *testing.T) {
 		{"as signed", func(*http.Request) {}, ""},
 		{"no signature", func(r *http.Request) { r.Header.Del("Authorization") }, "MissingAuthenticationTokenException"},
 		{"garbage", func(r *http.Request) { r.Header.Set("Authorization", "Basic eA==") }, "IncompleteSignatureException"},
-		{"other body", func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(`{ }`)); r.ContentLength = 3 }, "InvalidSignatureException"},
-		{"other operation", func(r *http.Request) { r.Header.Set("X-Amz-Target", "TrentService.ListKeys") }, "InvalidSignatureException"},
+		{"other body", func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(`{ }`)); r.ContentLength = 3 },
+			"InvalidSignatureException"},
+		{"other operation", func(r *http.Request) { r.Header.Set("X-Amz-Target", "TrentService.ListKeys") },
+			"InvalidSignatureException"},
 		{"other time", func(r *http.Request) {
 			r.Header.Set("X-Amz-Date", time.Now().UTC().Add(time.Minute).Format("20060102T150405Z"))
 		}, "InvalidSignatureException"},
@@ -47,7 +49,8 @@ func TestSignaturesAreChecked(t *testing.T) {
 			a := r.Header.Get("Authorization")
 			r.Header.Set("Authorization", a[:len(a)-1]+map[bool]string{true: "1", false: "0"}[a[len(a)-1] == '0'])
 		}, "InvalidSignatureException"},
-		{"a token that is not expected", func(r *http.Request) { r.Header.Set("X-Amz-Security-Token", "x") }, "UnrecognizedClientException"},
+		{"a token that is not expected", func(r *http.Request) { r.Header.Set("X-Amz-Security-Token", "x") },
+			"UnrecognizedClientException"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -84,7 +87,8 @@ func signedRequest(t *testing.T, url string, at time.Time) *http.Request {
 	scope := []string{DefaultCredentials.AccessKeyID, stamp[:8], "us-east-1", "kms", "aws4_request"}
 	signed := []string{"content-type", "host", "x-amz-date", "x-amz-target"}
 	r.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=%s, SignedHeaders=%s, Signature=%s",
-		strings.Join(scope, "/"), strings.Join(signed, ";"), sign(DefaultCredentials.SecretAccessKey, scope, r, signed, []byte(`{}`))))
+		strings.Join(scope, "/"), strings.Join(signed, ";"),
+		sign(DefaultCredentials.SecretAccessKey, scope, r, signed, []byte(`{}`))))
 	return r
 }
 
@@ -99,7 +103,8 @@ func expect(t *testing.T, r *http.Request, want string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want == "" && resp.StatusCode != http.StatusOK || want != "" && !strings.Contains(string(body), fmt.Sprintf(`"__type":%q`, want)) {
+	if want == "" && resp.StatusCode != http.StatusOK || want != "" &&
+		!strings.Contains(string(body), fmt.Sprintf(`"__type":%q`, want)) {
 		t.Errorf("answer %d %s, want %q", resp.StatusCode, body, want)
 	}
 }

@@ -74,8 +74,9 @@ func (s *Server) createKey(body []byte, _ *Fault) (any, error) {
 
 func (s *Server) metadata(k *key) map[string]any {
 	m := map[string]any{
-		"AWSAccountId": s.account(), "Arn": k.arn, "KeyId": k.id, "CreationDate": seconds(k.created), "Description": k.description,
-		"Enabled": k.state == Enabled, "KeyManager": "CUSTOMER", "KeySpec": k.spec, "CustomerMasterKeySpec": k.spec,
+		"AWSAccountId": s.account(), "Arn": k.arn, "KeyId": k.id, "CreationDate": seconds(k.created),
+		"Description": k.description,
+		"Enabled":     k.state == Enabled, "KeyManager": "CUSTOMER", "KeySpec": k.spec, "CustomerMasterKeySpec": k.spec,
 		"KeyState": k.state, "KeyUsage": k.usage, "MultiRegion": false, "Origin": "AWS_KMS",
 	}
 	if k.state == PendingDeletion {
@@ -105,7 +106,8 @@ func (s *Server) describeKey(body []byte, _ *Fault) (any, error) {
 }
 
 // spkiPrefix is a SubjectPublicKeyInfo of a secp256k1 key up to the point.
-var spkiPrefix = []byte{0x30, 0x56, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a, 0x03, 0x42, 0x00}
+var spkiPrefix = []byte{0x30, 0x56, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+	0x81, 0x04, 0x00, 0x0a, 0x03, 0x42, 0x00}
 
 func (s *Server) getPublicKey(body []byte, _ *Fault) (any, error) {
 	var in struct{ KeyId string }
@@ -120,8 +122,9 @@ func (s *Server) getPublicKey(body []byte, _ *Fault) (any, error) {
 		return nil, fail("UnsupportedOperationException", "%s is symmetric.", k.arn)
 	}
 	return map[string]any{
-		"KeyId": k.arn, "KeySpec": k.spec, "CustomerMasterKeySpec": k.spec, "KeyUsage": k.usage, "SigningAlgorithms": []string{"ECDSA_SHA_256"},
-		"PublicKey": append(slices.Clone(spkiPrefix), crypto.FromECDSAPub(&k.private.PublicKey)...),
+		"KeyId": k.arn, "KeySpec": k.spec, "CustomerMasterKeySpec": k.spec, "KeyUsage": k.usage,
+		"SigningAlgorithms": []string{"ECDSA_SHA_256"},
+		"PublicKey":         append(slices.Clone(spkiPrefix), crypto.FromECDSAPub(&k.private.PublicKey)...),
 	}, nil
 }
 
@@ -203,7 +206,8 @@ func (s *Server) decrypt(body []byte, _ *Fault) (any, error) {
 			return nil, err
 		}
 		if made != nil && k != made {
-			return nil, fail("IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform this operation.")
+			return nil, fail("IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform "+
+				"this operation.")
 		}
 	}
 	if made == nil {
@@ -232,7 +236,8 @@ func (s *Server) createAlias(body []byte, _ *Fault) (any, error) {
 		return nil, err
 	}
 	if _, taken := s.aliases[in.AliasName]; taken {
-		return nil, fail("AlreadyExistsException", "An alias with the name arn:aws:kms:%s:%s:%s already exists", s.region(), s.account(), in.AliasName)
+		return nil, fail("AlreadyExistsException", "An alias with the name arn:aws:kms:%s:%s:%s already exists", s.region(),
+			s.account(), in.AliasName)
 	}
 	s.aliases[in.AliasName] = k.id
 	return nil, nil
@@ -244,7 +249,8 @@ func (s *Server) deleteAlias(body []byte, _ *Fault) (any, error) {
 		return nil, err
 	}
 	if _, ok := s.aliases[in.AliasName]; !ok {
-		return nil, fail("NotFoundException", "Alias arn:aws:kms:%s:%s:%s is not found.", s.region(), s.account(), in.AliasName)
+		return nil, fail("NotFoundException", "Alias arn:aws:kms:%s:%s:%s is not found.", s.region(), s.account(),
+			in.AliasName)
 	}
 	delete(s.aliases, in.AliasName)
 	return nil, nil
@@ -333,7 +339,8 @@ func (s *Server) scheduleKeyDeletion(body []byte, _ *Fault) (any, error) {
 		return nil, err
 	}
 	k.state, k.deletion = PendingDeletion, time.Now().AddDate(0, 0, days)
-	return map[string]any{"KeyId": k.arn, "KeyState": k.state, "DeletionDate": seconds(k.deletion), "PendingWindowInDays": days}, nil
+	return map[string]any{"KeyId": k.arn, "KeyState": k.state, "DeletionDate": seconds(k.deletion),
+		"PendingWindowInDays": days}, nil
 }
 
 func (s *Server) cancelKeyDeletion(body []byte, _ *Fault) (any, error) {

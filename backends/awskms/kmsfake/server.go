@@ -45,7 +45,8 @@ type Server struct {
 }
 
 // DefaultCredentials are AWS's documentation's.
-var DefaultCredentials = Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
+var DefaultCredentials = Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE",
+	SecretAccessKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}
 
 const (
 	defaultRegion  = "us-east-1"
@@ -131,7 +132,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the client is gone, or floods us
 	}
 	operation, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "TrentService.")
-	if r.Method != http.MethodPost || r.URL.Path != "/" || !ok || r.Header.Get("Content-Type") != "application/x-amz-json-1.1" {
+	if r.Method != http.MethodPost || r.URL.Path != "/" || !ok ||
+		r.Header.Get("Content-Type") != "application/x-amz-json-1.1" {
 		answer(w, nil, fail("UnknownOperationException", "no such operation"))
 		return
 	}
@@ -223,7 +225,8 @@ func (s *Server) asOrdered(operation string, body []byte, fault *Fault) error {
 	}
 	switch fault.Code {
 	case "AccessDeniedException":
-		e.message = fmt.Sprintf("User: arn:aws:iam::%s:user/keyward is not authorized to perform: kms:%s on resource: %s because no identity-based policy allows the kms:%s action",
+		e.message = fmt.Sprintf("User: arn:aws:iam::%s:user/keyward is not authorized to perform: kms:%s on resource: %s "+
+			"because no identity-based policy allows the kms:%s action",
 			s.account(), operation, resource, operation)
 	case "ThrottlingException":
 		e.message = "Rate exceeded"

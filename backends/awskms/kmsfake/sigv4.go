@@ -48,7 +48,8 @@ func (s *Server) authenticate(r *http.Request, body []byte) error {
 	}
 	want := sign(creds.SecretAccessKey, scope, r, signed, body)
 	if !hmac.Equal([]byte(want), []byte(fields["Signature"])) {
-		return fail("InvalidSignatureException", "The request signature we calculated does not match the signature you provided. "+
+		return fail("InvalidSignatureException", "The request signature we calculated does not match the signature you "+
+			"provided. "+
 			"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
 	}
 	return nil
@@ -80,7 +81,8 @@ func checkTime(r *http.Request, day string) error {
 		return fail("IncompleteSignatureException", "Date must be in ISO-8601 'basic format'")
 	}
 	if skew := time.Since(at); skew.Abs() > maxSkew {
-		return fail("InvalidSignatureException", "Signature expired: %s is now earlier than %s", at.Format("20060102T150405Z"), time.Now().UTC().Add(-maxSkew).Format("20060102T150405Z"))
+		return fail("InvalidSignatureException", "Signature expired: %s is now earlier than %s",
+			at.Format("20060102T150405Z"), time.Now().UTC().Add(-maxSkew).Format("20060102T150405Z"))
 	}
 	return nil
 }

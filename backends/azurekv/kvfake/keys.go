@@ -117,7 +117,8 @@ func (s *Server) find(name, id string, refused *azfake.ErrorResponder) (*key, *v
 	return nil, nil
 }
 
-func (s *Server) create(_ context.Context, name string, params azkeys.CreateKeyParameters, _ *azkeys.CreateKeyOptions) (resp azfake.Responder[azkeys.CreateKeyResponse], refused azfake.ErrorResponder) {
+func (s *Server) create(_ context.Context, name string, params azkeys.CreateKeyParameters,
+	_ *azkeys.CreateKeyOptions) (resp azfake.Responder[azkeys.CreateKeyResponse], refused azfake.ErrorResponder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[name]
@@ -145,7 +146,8 @@ func (s *Server) create(_ context.Context, name string, params azkeys.CreateKeyP
 	return
 }
 
-func (s *Server) get(_ context.Context, name, id string, _ *azkeys.GetKeyOptions) (resp azfake.Responder[azkeys.GetKeyResponse], refused azfake.ErrorResponder) {
+func (s *Server) get(_ context.Context, name, id string,
+	_ *azkeys.GetKeyOptions) (resp azfake.Responder[azkeys.GetKeyResponse], refused azfake.ErrorResponder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k, v := s.find(name, id, &refused); k != nil {
@@ -155,7 +157,8 @@ func (s *Server) get(_ context.Context, name, id string, _ *azkeys.GetKeyOptions
 	return
 }
 
-func (s *Server) sign(_ context.Context, name, id string, params azkeys.SignParameters, _ *azkeys.SignOptions) (resp azfake.Responder[azkeys.SignResponse], refused azfake.ErrorResponder) {
+func (s *Server) sign(_ context.Context, name, id string, params azkeys.SignParameters,
+	_ *azkeys.SignOptions) (resp azfake.Responder[azkeys.SignResponse], refused azfake.ErrorResponder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, v := s.find(name, id, &refused)
@@ -174,18 +177,22 @@ func (s *Server) sign(_ context.Context, name, id string, params azkeys.SignPara
 	return
 }
 
-func (s *Server) delete(_ context.Context, name string, _ *azkeys.DeleteKeyOptions) (resp azfake.Responder[azkeys.DeleteKeyResponse], refused azfake.ErrorResponder) {
+func (s *Server) delete(_ context.Context, name string,
+	_ *azkeys.DeleteKeyOptions) (resp azfake.Responder[azkeys.DeleteKeyResponse], refused azfake.ErrorResponder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k, v := s.find(name, "", &refused); k != nil {
 		k.deleted = true
 		b := s.bundle(name, k, v)
-		resp.SetResponse(http.StatusOK, azkeys.DeleteKeyResponse{DeletedKey: azkeys.DeletedKey{Key: b.Key, Attributes: b.Attributes, Tags: b.Tags}}, nil)
+		resp.SetResponse(http.StatusOK, azkeys.DeleteKeyResponse{DeletedKey: azkeys.DeletedKey{Key: b.Key,
+			Attributes: b.Attributes, Tags: b.Tags}}, nil)
 	}
 	return
 }
 
-func (s *Server) purge(_ context.Context, name string, _ *azkeys.PurgeDeletedKeyOptions) (resp azfake.Responder[azkeys.PurgeDeletedKeyResponse], refused azfake.ErrorResponder) {
+func (s *Server) purge(_ context.Context, name string,
+	_ *azkeys.PurgeDeletedKeyOptions) (resp azfake.Responder[azkeys.PurgeDeletedKeyResponse],
+	refused azfake.ErrorResponder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch k := s.keys[name]; {
@@ -210,7 +217,8 @@ func (s *Server) list(*azkeys.ListKeyPropertiesOptions) (pages azfake.PagerRespo
 		var list azkeys.ListKeyPropertiesResponse
 		for _, name := range names[page:min(page+perPage, len(names))] {
 			id, enabled := azkeys.ID(s.URL+"/keys/"+name), true
-			list.Value = append(list.Value, &azkeys.KeyProperties{KID: &id, Attributes: &azkeys.KeyAttributes{Enabled: &enabled}, Tags: s.keys[name].tags})
+			list.Value = append(list.Value, &azkeys.KeyProperties{KID: &id, Attributes: &azkeys.KeyAttributes{Enabled: &enabled},
+				Tags: s.keys[name].tags})
 		}
 		pages.AddPage(http.StatusOK, list, nil)
 	}

@@ -73,7 +73,8 @@ func Start(host string, ca *testca.CA) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{URL: "https://" + host, host: host, keys: map[string]*key{}, faults: map[string]*Fault{}, calls: map[string]int{}}
+	s := &Server{URL: "https://" + host, host: host, keys: map[string]*key{}, faults: map[string]*Fault{},
+		calls: map[string]int{}}
 	s.fake = fake.NewServerTransport(s.operations())
 	s.tls = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.tls.TLS = config
@@ -211,7 +212,8 @@ func (s *Server) challengeFor() string {
 	if s.challenge != "" {
 		return s.challenge
 	}
-	return fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="https://%s"`, issuer, tenant, s.host[strings.Index(s.host, ".")+1:])
+	return fmt.Sprintf(`Bearer authorization="https://%s/%s", resource="https://%s"`, issuer, tenant,
+		s.host[strings.Index(s.host, ".")+1:])
 }
 
 // transport is the library's fake. That gives a page once only and forgets a list that it has given, so a page is
@@ -280,16 +282,19 @@ func (s *Server) serveIssuer(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/discovery/instance"):
 		answer["tenant_discovery_endpoint"] = base + "/v2.0/.well-known/openid-configuration"
-		answer["metadata"] = []any{map[string]any{"preferred_network": issuer, "preferred_cache": issuer, "aliases": []string{issuer}}}
+		answer["metadata"] = []any{map[string]any{"preferred_network": issuer, "preferred_cache": issuer,
+			"aliases": []string{issuer}}}
 	case strings.HasSuffix(r.URL.Path, "/openid-configuration"):
-		answer["token_endpoint"], answer["authorization_endpoint"], answer["issuer"] = base+"/oauth2/v2.0/token", base+"/oauth2/v2.0/authorize", base+"/v2.0"
+		answer["token_endpoint"], answer["authorization_endpoint"], answer["issuer"] = base+"/oauth2/v2.0/token", base+
+			"/oauth2/v2.0/authorize", base+"/v2.0"
 	default:
 		f := s.fault("token")
 		status := http.StatusOK
 		answer["token_type"], answer["expires_in"], answer["access_token"] = "Bearer", 3600, token
 		if f.Status != 0 || r.PostFormValue("client_secret") != Env["AZURE_CLIENT_SECRET"] {
 			status = max(f.Status, http.StatusUnauthorized)
-			answer = map[string]any{"error": "invalid_client", "error_description": "AADSTS7000222: the provided client secret keys are expired"}
+			answer = map[string]any{"error": "invalid_client",
+				"error_description": "AADSTS7000222: the provided client secret keys are expired"}
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)

@@ -96,7 +96,8 @@ func (k *cryptoKey) needEnabled() error {
 	if k.version.State == kmspb.CryptoKeyVersion_ENABLED {
 		return nil
 	}
-	return status.Errorf(codes.FailedPrecondition, "%s is not enabled, current state is: %v.", k.version.Name, k.version.State)
+	return status.Errorf(codes.FailedPrecondition, "%s is not enabled, current state is: %v.", k.version.Name,
+		k.version.State)
 }
 
 var (
@@ -148,7 +149,8 @@ func checkCreate(req *kmspb.CreateCryptoKeyRequest) error {
 		return bad("crypto_key_id " + strconv.Quote(req.CryptoKeyId))
 	case req.CryptoKey.Purpose != kmspb.CryptoKey_ASYMMETRIC_SIGN:
 		return bad("purpose")
-	case template.GetAlgorithm() != kmspb.CryptoKeyVersion_EC_SIGN_SECP256K1_SHA256 || template.GetProtectionLevel() != kmspb.ProtectionLevel_HSM:
+	case template.GetAlgorithm() != kmspb.CryptoKeyVersion_EC_SIGN_SECP256K1_SHA256 ||
+		template.GetProtectionLevel() != kmspb.ProtectionLevel_HSM:
 		return bad("version_template: EC_SIGN_SECP256K1_SHA256 is for HSM only")
 	case d != 0 && (d < 24*time.Hour || d > 120*24*time.Hour):
 		return bad("destroy_scheduled_duration")
@@ -162,7 +164,8 @@ func checkCreate(req *kmspb.CreateCryptoKeyRequest) error {
 }
 
 // GetCryptoKeyVersion tells a version's state.
-func (s *Server) GetCryptoKeyVersion(_ context.Context, req *kmspb.GetCryptoKeyVersionRequest) (*kmspb.CryptoKeyVersion, error) {
+func (s *Server) GetCryptoKeyVersion(_ context.Context, req *kmspb.GetCryptoKeyVersionRequest) (*kmspb.CryptoKeyVersion,
+	error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, err := s.findLocked(req.Name)
@@ -217,13 +220,15 @@ func checksum(data []byte) *wrapperspb.Int64Value {
 }
 
 // AsymmetricSign signs a digest. Half of the signatures have a high S, as the service's do.
-func (s *Server) AsymmetricSign(_ context.Context, req *kmspb.AsymmetricSignRequest) (*kmspb.AsymmetricSignResponse, error) {
+func (s *Server) AsymmetricSign(_ context.Context, req *kmspb.AsymmetricSignRequest) (*kmspb.AsymmetricSignResponse,
+	error) {
 	digest := req.Digest.GetSha256()
 	switch {
 	case len(digest) != 32:
 		return nil, status.Error(codes.InvalidArgument, "The digest is not 32 bytes of SHA-256.")
 	case req.DigestCrc32C != nil && req.DigestCrc32C.Value != checksum(digest).Value:
-		return nil, status.Error(codes.InvalidArgument, "The checksum in field digest_crc32c did not match the data in field digest.")
+		return nil, status.Error(codes.InvalidArgument, "The checksum in field digest_crc32c did not match the data in "+
+			"field digest.")
 	}
 	k, err := s.signer(req.Name)
 	if err != nil {
@@ -266,7 +271,8 @@ func Sign(private *ecdsa.PrivateKey, digest []byte) ([]byte, error) {
 }
 
 // DestroyCryptoKeyVersion schedules a version's destruction.
-func (s *Server) DestroyCryptoKeyVersion(_ context.Context, req *kmspb.DestroyCryptoKeyVersionRequest) (*kmspb.CryptoKeyVersion, error) {
+func (s *Server) DestroyCryptoKeyVersion(_ context.Context,
+	req *kmspb.DestroyCryptoKeyVersionRequest) (*kmspb.CryptoKeyVersion, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, err := s.findLocked(req.Name)
@@ -274,7 +280,8 @@ func (s *Server) DestroyCryptoKeyVersion(_ context.Context, req *kmspb.DestroyCr
 		return nil, err
 	}
 	if k.version.State != kmspb.CryptoKeyVersion_ENABLED && k.version.State != kmspb.CryptoKeyVersion_DISABLED {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s cannot be destroyed, current state is: %v.", k.version.Name, k.version.State)
+		return nil, status.Errorf(codes.FailedPrecondition, "%s cannot be destroyed, current state is: %v.", k.version.Name,
+			k.version.State)
 	}
 	k.version.State = kmspb.CryptoKeyVersion_DESTROY_SCHEDULED
 	k.version.DestroyTime = timestamppb.New(time.Now().Add(k.proto.DestroyScheduledDuration.AsDuration()))
@@ -282,7 +289,8 @@ func (s *Server) DestroyCryptoKeyVersion(_ context.Context, req *kmspb.DestroyCr
 }
 
 // ListCryptoKeys lists keys, few to a page. The token is the number of the first.
-func (s *Server) ListCryptoKeys(_ context.Context, req *kmspb.ListCryptoKeysRequest) (*kmspb.ListCryptoKeysResponse, error) {
+func (s *Server) ListCryptoKeys(_ context.Context, req *kmspb.ListCryptoKeysRequest) (*kmspb.ListCryptoKeysResponse,
+	error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if req.Parent != s.KeyRing {

@@ -82,7 +82,8 @@ func Start(keyRing string, ca *testca.CA) (*Server, error) {
 	}
 	s := &Server{
 		KeyRing: keyRing, Endpoint: l.Addr().String(), ca: ca, account: account,
-		served: make(chan error, 1), page: 3, conns: map[net.Conn]bool{}, faults: map[string]*Fault{}, calls: map[string]int{},
+		served: make(chan error, 1), page: 3, conns: map[net.Conn]bool{}, faults: map[string]*Fault{},
+		calls: map[string]int{},
 	}
 	s.grpc = grpc.NewServer(grpc.Creds(credentials.NewTLS(tlsConfig)), grpc.UnaryInterceptor(s.intercept))
 	kmspb.RegisterKeyManagementServiceServer(s.grpc, s)
@@ -153,7 +154,8 @@ func (s *Server) TotalCalls() (n int) {
 }
 
 // intercept checks who calls, and lets faults happen.
-func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any,
+	error) {
 	fault := s.begin(path.Base(info.FullMethod))
 	if err := s.authenticate(ctx); err != nil {
 		return nil, err
@@ -214,7 +216,8 @@ func (s *Server) authenticate(ctx context.Context) error {
 		Exp   int64
 		Scope string
 	}
-	if errors.Join(sigErr, claimsErr, json.Unmarshal(claims, &c), rsa.VerifyPKCS1v15(&s.account.PublicKey, crypto.SHA256, digest[:], sig)) != nil ||
+	if errors.Join(sigErr, claimsErr, json.Unmarshal(claims, &c),
+		rsa.VerifyPKCS1v15(&s.account.PublicKey, crypto.SHA256, digest[:], sig)) != nil ||
 		time.Now().Unix() > c.Exp || !strings.Contains(c.Scope, "cloud-platform") {
 		return status.Error(codes.Unauthenticated, "Request had invalid authentication credentials.")
 	}

@@ -207,7 +207,8 @@ func ParseURI(scheme, uri string) (common.Address, error) {
 	value, ok := strings.CutPrefix(uri, scheme+"signer=")
 	signer, valid := ParseLower(value)
 	if !ok || !valid {
-		return common.Address{}, fmt.Errorf("key URI %q is not of the form %ssigner=0x…, with 40 lower-case hex digits", uri, scheme)
+		return common.Address{}, fmt.Errorf("key URI %q is not of the form %ssigner=0x…, with 40 lower-case hex digits", uri,
+			scheme)
 	}
 	return signer, nil
 }

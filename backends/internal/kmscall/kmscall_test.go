@@ -91,14 +91,16 @@ func TestRepeats(t *testing.T) {
 func TestDeadlineDuringAnotherTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		_, err := Do(t.Context(), New(Config{Classify: classify, Timeout: 4 * time.Second, Attempt: 4 * time.Second}), func(ctx context.Context) (string, error) {
-			if calls++; calls == 1 {
-				return "", errQuota
-			}
-			<-ctx.Done()
-			return "", ctx.Err()
-		})
-		if !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, errQuota) || !errors.Is(err, context.DeadlineExceeded) {
+		_, err := Do(t.Context(), New(Config{Classify: classify, Timeout: 4 * time.Second, Attempt: 4 * time.Second}),
+			func(ctx context.Context) (string, error) {
+				if calls++; calls == 1 {
+					return "", errQuota
+				}
+				<-ctx.Done()
+				return "", ctx.Err()
+			})
+		if !errors.Is(err, backends.ErrUnavailable) || !errors.Is(err, errQuota) ||
+			!errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v, want ErrUnavailable, DeadlineExceeded and that of the first try", err)
 		}
 	})
@@ -133,7 +135,8 @@ func TestWaitsAsAsked(t *testing.T) {
 		// Longer than there is time: the wait is not begun.
 		s = service{errs: []error{errUseful}}
 		start = time.Now()
-		if _, err := Do(t.Context(), New(Config{Classify: classify, Timeout: 2 * time.Second}), s.call); !errors.Is(err, backends.ErrUnavailable) {
+		if _, err := Do(t.Context(), New(Config{Classify: classify, Timeout: 2 * time.Second}), s.call); !errors.Is(err,
+			backends.ErrUnavailable) {
 			t.Errorf("error %v, want ErrUnavailable", err)
 		}
 		if took := time.Since(start); took != 0 {
@@ -209,7 +212,8 @@ func TestSlowTryIsRepeated(t *testing.T) {
 			t.Errorf("error %v after %d calls, want success after 2", err, calls.Load())
 		}
 		calls.Store(0)
-		if _, err := Once(t.Context(), New(Config{Classify: classify}), slowOnce); !errors.Is(err, backends.ErrUnavailable) || calls.Load() != 1 {
+		if _, err := Once(t.Context(), New(Config{Classify: classify}), slowOnce); !errors.Is(err, backends.ErrUnavailable) ||
+			calls.Load() != 1 {
 			t.Errorf("once: error %v after %d calls, want ErrUnavailable after 1", err, calls.Load())
 		}
 	})
@@ -272,7 +276,8 @@ func TestClose(t *testing.T) {
 		if refused != 2 {
 			t.Errorf("%d calls were told of Close, want 2", refused)
 		}
-		if _, err := Do(t.Context(), c, func(context.Context) (int, error) { return 1, nil }); !errors.Is(err, backends.ErrUnavailable) {
+		if _, err := Do(t.Context(), c, func(context.Context) (int, error) { return 1, nil }); !errors.Is(err,
+			backends.ErrUnavailable) {
 			t.Errorf("after Close: %v, want ErrUnavailable", err)
 		}
 		if err := c.Close(); err != nil {

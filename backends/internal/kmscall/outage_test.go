@@ -81,7 +81,8 @@ func TestThrottledNowAndThen(t *testing.T) {
 	})
 }
 
-// A long overload pulls the brake: then each call is made once, and two that succeed allow one repetition. Rest ends it.
+// A long overload pulls the brake: then each call is made once, and two that succeed allow one repetition. Rest ends
+// it.
 func TestBrake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := service{errs: []error{errQuota}}

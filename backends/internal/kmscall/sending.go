@@ -35,8 +35,8 @@ func Refused(ctx context.Context) {
 // errAbandoned: the call has ended, and its request is not sent any more.
 var errAbandoned = errors.New("nobody waits for the answer any more")
 
-// Transport sends the requests of one service. Before the first byte of each that has a body it calls [backends.Sending.Begin]; requests
-// without one ask for nothing to be signed. Requests for tokens go another way.
+// Transport sends the requests of one service. Before the first byte of each that has a body it calls
+// [backends.Sending.Begin]; requests without one ask for nothing to be signed. Requests for tokens go another way.
 type Transport struct{ Base http.RoundTripper }
 
 func (t Transport) RoundTrip(req *http.Request) (*http.Response, error) {

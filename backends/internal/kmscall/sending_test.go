@@ -88,7 +88,8 @@ func TestTransportSendsNothingAfterTheCall(t *testing.T) {
 		},
 	}}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(WithSending(t.Context(), &s), http.MethodPost, server.URL, bytes.NewReader(make([]byte, 32)))
+	req, err := http.NewRequestWithContext(WithSending(t.Context(), &s), http.MethodPost, server.URL,
+		bytes.NewReader(make([]byte, 32)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,8 @@ func (k *Key) aead(version int, context []byte) (cipher.AEAD, error) {
 	secret := k.versions[version-1]
 	if k.Derived {
 		if len(context) == 0 {
-			return nil, errors.New("missing 'context' for key derivation; the key was created using a derived key, which means additional, " +
+			return nil, errors.New("missing 'context' for key derivation; the key was created using a derived key, which " +
+				"means additional, " +
 				"per-request information must be included in order to perform operations with the key")
 		}
 		var err error
@@ -90,7 +91,8 @@ func (k *Key) encrypt(plain, context []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("vault:v%d:%s", len(k.versions), base64.StdEncoding.EncodeToString(aead.Seal(nil, nil, plain, nil))), nil
+	return fmt.Sprintf("vault:v%d:%s", len(k.versions),
+		base64.StdEncoding.EncodeToString(aead.Seal(nil, nil, plain, nil))), nil
 }
 
 func (k *Key) decrypt(ciphertext string, context []byte) ([]byte, error) {
@@ -131,10 +133,13 @@ func (k *Key) describe(name string) map[string]any {
 		versions[strconv.Itoa(i+1)] = 1700000000
 	}
 	return map[string]any{
-		"name": name, "type": k.Type, "derived": k.Derived, "exportable": k.Exportable, "allow_plaintext_backup": k.AllowPlaintextBackup,
-		"deletion_allowed": false, "latest_version": len(k.versions), "min_available_version": 0, "min_decryption_version": k.MinDecryptionVersion,
-		"min_encryption_version": 0, "supports_encryption": encrypts, "supports_decryption": encrypts, "supports_derivation": encrypts,
-		"supports_signing": !encrypts, "imported_key": false, "keys": versions,
+		"name": name, "type": k.Type, "derived": k.Derived, "exportable": k.Exportable,
+		"allow_plaintext_backup": k.AllowPlaintextBackup,
+		"deletion_allowed":       false, "latest_version": len(k.versions), "min_available_version": 0,
+		"min_decryption_version": k.MinDecryptionVersion,
+		"min_encryption_version": 0, "supports_encryption": encrypts, "supports_decryption": encrypts,
+		"supports_derivation": encrypts,
+		"supports_signing":    !encrypts, "imported_key": false, "keys": versions,
 	}
 }
 

@@ -304,7 +304,8 @@ func (t *token) left() int64 {
 
 func (s *Server) auth(value string, t *token) map[string]any {
 	return map[string]any{"auth": map[string]any{
-		"client_token": value, "accessor": "a", "policies": []string{"default", "keyward"}, "lease_duration": t.left(), "renewable": t.renewable,
+		"client_token": value, "accessor": "a", "policies": []string{"default", "keyward"}, "lease_duration": t.left(),
+		"renewable": t.renewable,
 	}}
 }
 

@@ -1,10 +1,10 @@
-// Command load asks an agent for signatures at a steady rate, each over a connection of its own, until a file exists. It is what the
-// install test has an app do while the agent restarts.
+// Command load asks an agent for signatures at a steady rate, each over a connection of its own, until a file exists.
+// It is what the install test has an app do while the agent restarts.
 //
 //	load SOCKET SESSION STOPFILE
 //
-// It prints the numbers of requests that were signed, refused a connection, lost (the connection ended without an answer; each is sent
-// again) and denied, and the longest wait for an answer.
+// It prints the numbers of requests that were signed, refused a connection, lost (the connection ended without an
+// answer; each is sent again) and denied, and the longest wait for an answer.
 package main
 
 import (
@@ -43,13 +43,15 @@ func main() {
 		<-tick.C
 	}
 	requests.Wait()
-	fmt.Printf("signed=%d refused=%d lost=%d denied=%d longest=%v %s\n", c.signed, c.refused, c.lost, c.denied, c.longest.Round(time.Millisecond), c.first)
+	fmt.Printf("signed=%d refused=%d lost=%d denied=%d longest=%v %s\n", c.signed, c.refused, c.lost, c.denied,
+		c.longest.Round(time.Millisecond), c.first)
 	if c.refused > 0 || c.denied > 0 || c.signed == 0 {
 		os.Exit(1)
 	}
 }
 
-// sign asks for one signature, again if the connection ends without an answer, as clients of a server that may crash do.
+// sign asks for one signature, again if the connection ends without an answer, as clients of a server that may crash
+// do.
 func (c *counts) sign(socket, session string, nonce int) {
 	request := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"session_signTransaction","params":[{"session":%q,`+
 		`"from":"0x1111111111111111111111111111111111111111","to":"0xC4822AbB9F05646A9Ce44EFa6dDcda0Bf45595AA",`+
@@ -87,7 +89,8 @@ func (c *counts) note(what string) {
 	}
 }
 
-// ask sends a request over a new connection. err is that of connecting only; the answer is "" if the connection ended without one.
+// ask sends a request over a new connection. err is that of connecting only; the answer is "" if the connection ended
+// without one.
 func ask(socket, request string) (answer string, err error) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {

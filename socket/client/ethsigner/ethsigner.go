@@ -58,7 +58,8 @@ type transaction struct {
 }
 
 // SignTransaction has tx signed. Types 0, 1 and 2 are; a legacy one always with its chain (EIP-155).
-func (s *Signer) SignTransaction(ctx context.Context, tx *types.Transaction, chainID *big.Int) (*types.Transaction, error) {
+func (s *Signer) SignTransaction(ctx context.Context, tx *types.Transaction, chainID *big.Int) (*types.Transaction,
+	error) {
 	signed, err := s.client.SignTransaction(ctx, s.request(tx, chainID))
 	if err != nil {
 		return nil, err
@@ -117,7 +118,8 @@ func (s *Signer) SignTx(account accounts.Account, tx *types.Transaction, chainID
 }
 
 // SignTxWithPassphrase is not supported: PINs are the operator's.
-func (s *Signer) SignTxWithPassphrase(accounts.Account, string, *types.Transaction, *big.Int) (*types.Transaction, error) {
+func (s *Signer) SignTxWithPassphrase(accounts.Account, string, *types.Transaction, *big.Int) (*types.Transaction,
+	error) {
 	return nil, fmt.Errorf("keyward: PINs are the operator's to give: %w", accounts.ErrNotSupported)
 }
 

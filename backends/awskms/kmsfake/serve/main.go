@@ -27,7 +27,8 @@ func main() {
 	fake := &kmsfake.Server{Latency: *latency}
 	creds := kmsfake.DefaultCredentials
 	fmt.Printf("http://%s\n", l.Addr())
-	fmt.Printf("export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s\n", creds.AccessKeyID, creds.SecretAccessKey)
+	fmt.Printf("export AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s\n", creds.AccessKeyID,
+		creds.SecretAccessKey)
 	server := &http.Server{Handler: fake, ReadHeaderTimeout: 10 * time.Second}
 	log.Fatal(server.Serve(l))
 }

@@ -1,5 +1,6 @@
-// Vaultserver is a Vault in memory with the transit engine and the AppRole and Kubernetes logins. scripts/vault builds it inside a copy of
-// Vault's own module. It prints its address, root token and unseal key as JSON, and runs until its standard input ends.
+// Vaultserver is a Vault in memory with the transit engine and the AppRole and Kubernetes logins. scripts/vault builds
+// it inside a copy of Vault's own module. It prints its address, root token and unseal key as JSON, and runs until its
+// standard input ends.
 package main
 
 import (
@@ -43,13 +44,15 @@ func main() {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
 	check(json.NewEncoder(os.Stdout).Encode(map[string]string{
-		"address": "http://" + l.Addr().String(), "token": result.RootToken, "unseal": hex.EncodeToString(result.SecretShares[0]),
+		"address": "http://" + l.Addr().String(), "token": result.RootToken,
+		"unseal": hex.EncodeToString(result.SecretShares[0]),
 	}))
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	log.Fatal(http.Serve(l, vaulthttp.Handler.Handler(&vault.HandlerProperties{Core: core, ListenerConfig: &configutil.Listener{}})))
+	log.Fatal(http.Serve(l, vaulthttp.Handler.Handler(&vault.HandlerProperties{Core: core,
+		ListenerConfig: &configutil.Listener{}})))
 }
 
 // noPlugins is a registry without plugins: the engines and logins are those of the core's configuration.

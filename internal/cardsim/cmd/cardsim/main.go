@@ -38,9 +38,11 @@ func main() {
 	var o options
 	flag.StringVar(&o.firmware, "firmware", "5.4.3", "`version` of the YubiKey: 5.4.3 or 5.7.1")
 	flag.UintVar(&o.serial, "serial", 12345678, "serial `number` of the YubiKey")
-	flag.StringVar(&o.roots, "attestation-roots", "", "write the certificate that the cards' attestations lead to to `FILE`, PEM")
+	flag.StringVar(&o.roots, "attestation-roots", "",
+		"write the certificate that the cards' attestations lead to to `FILE`, PEM")
 	flag.IntVar(&o.cards, "cards", 1, "`how many` cards, 1 or 2; the second one's serial number is one more")
-	flag.StringVar(&o.touch, "touch", "auto", "`who` touches the cards: auto (each touch is given at once), never, or ask (you, with Enter)")
+	flag.StringVar(&o.touch, "touch", "auto", "`who` touches the cards: auto (each touch is given at once), never, or "+
+		"ask (you, with Enter)")
 	flag.Parse()
 	code, err := run(&o, flag.Args())
 	if err != nil {

@@ -42,7 +42,8 @@ func TestGiveTouches(t *testing.T) {
 	go func() { defer close(done); giveTouches(ctx, in, &out, []*cardsim.Card{card}) }()
 	says := func(text string, times int) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); strings.Count(out.String(), text) != times; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); strings.Count(out.String(),
+			text) != times; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("it says %q, want %q, %d times", out.String(), text, times)
 			}

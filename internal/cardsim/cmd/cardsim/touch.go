@@ -17,8 +17,8 @@ var touches = map[string]string{
 	"ask":   "Enter touches it when it blinks",
 }
 
-// giveTouches says when a card begins to blink and when it ends, and for each line of in touches those that do, until ctx
-// or in ends.
+// giveTouches says when a card begins to blink and when it ends, and for each line of in touches those that do, until
+// ctx or in ends.
 func giveTouches(ctx context.Context, in io.Reader, out io.Writer, cards []*cardsim.Card) {
 	lines := make(chan struct{})
 	go func() { // nothing but its end stops a read of the terminal, so this is not waited for
