@@ -74,6 +74,16 @@ func (w *simWorld) trail() (*simTrail, error) {
 	return t, nil
 }
 
+// chainedPart is what of a line the chain has: the personal members and their salt come after their hash, and can be erased.
+func chainedPart(line []byte) []byte {
+	const personal = `,"personal":"`
+	at := bytes.LastIndex(line, []byte(personal))
+	if at < 0 {
+		return line
+	}
+	return append(bytes.Clone(line[:at+len(personal)+2*sha256.Size+1]), '}')
+}
+
 func parseSimSegment(data []byte) (*simSegment, error) {
 	s := &simSegment{data: data}
 	for line := range bytes.Lines(data) {
@@ -82,7 +92,7 @@ func parseSimSegment(data []byte) (*simSegment, error) {
 		if err := json.Unmarshal(body, &rec); err != nil || !whole {
 			return nil, fmt.Errorf("%q is no whole record: %w", line, err)
 		}
-		rec.hash = sha256.Sum256(body)
+		rec.hash = sha256.Sum256(chainedPart(body))
 		s.records = append(s.records, rec)
 	}
 	return s, nil

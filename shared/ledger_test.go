@@ -327,7 +327,10 @@ func testRevokeSilent(t *testing.T, r *rig) {
 	if _, err := Fence(t.Context(), r.owner, "b"); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.await(t.Context(), a.version, "s"); err != nil {
+	a.mu.Lock()
+	version := a.version
+	a.mu.Unlock()
+	if err := a.await(t.Context(), version, "s"); err != nil {
 		t.Errorf("after the fence: %v", err)
 	}
 }

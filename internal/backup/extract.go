@@ -2,6 +2,7 @@ package backup
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -65,6 +66,9 @@ func unpack(r io.Reader, dir string) (*Manifest, error) {
 			if err = errors.Join(err, json.Unmarshal(data, m)); err != nil {
 				return nil, fmt.Errorf("%w: its manifest: %w", ErrDamaged, err)
 			}
+			if err := readEnd(gz); err != nil {
+				return nil, err
+			}
 			return m, m.compare(found)
 		}
 		if h.Typeflag != tar.TypeReg || !filepath.IsLocal(h.Name) {
@@ -76,6 +80,19 @@ func unpack(r io.Reader, dir string) (*Manifest, error) {
 		}
 		found = append(found, File{h.Name, h.Size, sum})
 	}
+}
+
+// readEnd reads what follows the manifest, the end of the archive. gzip's checksum, which is over all of it, is behind that.
+func readEnd(gz io.Reader) error {
+	const most = 64 << 10 // bytes; tar needs two blocks of 512
+	rest, err := io.ReadAll(io.LimitReader(gz, most))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: its end: %w", ErrDamaged, err)
+	case len(rest) == most || bytes.ContainsFunc(rest, func(r rune) bool { return r != 0 }):
+		return fmt.Errorf("%w: something follows its manifest", ErrDamaged)
+	}
+	return nil
 }
 
 // unpackFile writes a new file and returns its SHA-256.

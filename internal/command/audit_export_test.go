@@ -28,13 +28,13 @@ type siem struct {
 	seqs  []uint64
 }
 
-func startSIEM(t *testing.T, acks bool) *siem {
+func startSIEM(t *testing.T, acks bool, takes int) *siem {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "siem"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &siem{l: l, acks: acks}
+	s := &siem{l: l, acks: acks, takes: takes}
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -102,10 +102,11 @@ func TestExportIsAtLeastOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			receiver := startSIEM(t, acks)
+			takes := 0
 			if acks { // without it, a receiver that reads records and drops them has had them
-				receiver.takes = 3
+				takes = 3
 			}
+			receiver := startSIEM(t, acks, takes)
 			var notes bytes.Buffer
 			x := &export{
 				tool: &tool{stderr: &notes}, trail: cfg.AuditPath, file: filepath.Join(t.TempDir(), "position"), acks: acks,
