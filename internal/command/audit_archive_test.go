@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyward/keyward/audit"
+	"github.com/keyward/keyward/internal/testbin"
 	"github.com/keyward/keyward/session"
 )
 
@@ -50,7 +51,7 @@ func segmentedState(t *testing.T, dir string) {
 // ended.
 func archiveUnder(t *testing.T, dir string, strace ...string) (string, *os.ProcessState) {
 	t.Helper()
-	keyward, err := exec.LookPath("keyward") // this program, see TestMain
+	keyward, err := testbin.Plain()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +99,17 @@ func TestArchiveKilled(t *testing.T) {
 	state := t.TempDir()
 	segmentedState(t, state)
 	seen := map[string]bool{}
-	for _, call := range []string{"renameat", "unlinkat", "fsync", "write"} {
+	sealed, err := audit.SealedSegments(filepath.Join(state, "state", "audit.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := func(i int) string { return filepath.Join("archive", filepath.Base(sealed[i].Path)+".gz.part") }
+	// strace counts the calls of each thread. With a file, it counts those on that file only, which are one thread's.
+	for _, step := range []struct{ call, file string }{
+		{"renameat", ""}, {"unlinkat", ""}, {"fsync", ""},
+		{"write", part(0)}, {"write", part(1)}, {"unlinkat", filepath.Join("state", filepath.Base(sealed[0].Path))},
+	} {
+		call := step.call
 		for when := 1; ; when++ {
 			dir := filepath.Join(t.TempDir(), "agent")
 			if err := os.CopyFS(dir, os.DirFS(state)); err != nil {
@@ -108,8 +119,8 @@ func TestArchiveKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			watch := []string{"-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, when)}
-			if call == "write" { // of copies, not of the ledger, which has tests of its own
-				watch = append(watch, "-P", filepath.Join(dir, "archive", "audit-00000000000000000001.jsonl.gz.part"))
+			if step.file != "" {
+				watch = append(watch, "-P", filepath.Join(dir, step.file))
 			}
 			out, ended := archiveUnder(t, dir, watch...)
 			killed := !ended.Success()
@@ -130,7 +141,7 @@ func TestArchiveKilled(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"2 segments, 0 copies and a part", "2 segments, 1 copies", "1 segments, 1 copies",
+	for _, want := range []string{"2 segments, 0 copies and a part", "2 segments, 1 copies", "1 segments, 1 copies and a part",
 		"0 segments, 2 copies"} {
 		if !seen[want] {
 			t.Errorf("no kill left %s; seen: %v", want, seen)
