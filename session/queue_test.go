@@ -281,23 +281,26 @@ func TestWaitingIsJudgedAgain(t *testing.T) {
 			a := newAgent(t)
 			started, device := a.oneAtATime(t)
 			sess := a.active(t)
-			results := make(chan error, 2)
-			sign := func(nonce uint64) {
-				_, err := a.Sign(t.Context(), app, transfer(sess, nonce))
-				results <- err
+			sign := func(nonce uint64) <-chan error {
+				result := make(chan error, 1)
+				go func() {
+					_, err := a.Sign(t.Context(), app, transfer(sess, nonce))
+					result <- err
+				}()
+				return result
 			}
-			go sign(1)
+			inDevice := sign(1)
 			<-started
-			go sign(2)
+			waits := sign(2)
 			a.waitFor(1)
 			if err := tt.change(a, sess); err != nil {
 				t.Fatal(err)
 			}
 			device <- struct{}{}
-			if err := <-results; err != nil {
+			if err := <-inDevice; err != nil {
 				t.Errorf("the one in the device: %v", err) // whether it is released is for Release
 			}
-			wantDenial(t, <-results, tt.want)
+			wantDenial(t, <-waits, tt.want)
 			if n, err := a.Outstanding(sess.ID); err != nil || n != 1 {
 				t.Errorf("%d liabilities, %v, want 1", n, err)
 			}
