@@ -24,7 +24,7 @@
 # make reproducible  two builds of HEAD, in two directories: one hash
 # make lint  check, licenses, reproducible and govulncheck
 
-FUZZTIME ?= 3s
+FUZZTIME ?= 2s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
