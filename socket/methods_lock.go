@@ -273,9 +273,11 @@ func (s *Server) unlockersFor(params *api.Unlock) (map[string]backends.Unlocker,
 // decodePIN reads a JSON string into bytes that can be wiped, nil for none. The usual PIN, which needs
 // no escapes, never becomes a Go string.
 func decodePIN(value json.RawMessage) ([]byte, error) {
-	switch {
-	case value == nil:
+	if value == nil {
 		return nil, nil
+	}
+	value = bytes.TrimRight(value, " \t\r\n") // a space would become a part of the PIN, and cost a try
+	switch {
 	case len(value) < 3 || value[0] != '"':
 		return nil, badParam("pin", "want a string that is not empty")
 	case bytes.IndexByte(value, '\\') < 0:

@@ -7,7 +7,7 @@ import (
 
 // A PIN is what the JSON string says, which decodePIN reads without encoding/json if it can.
 func FuzzDecodePIN(f *testing.F) {
-	for _, s := range []string{`"123456"`, `"é\u00e9\n"`, `""`, `null`, `7`, `["1"]`} {
+	for _, s := range []string{`"123456"`, `"é\u00e9\n"`, `""`, `null`, `7`, `["1"]`, `"" `, "\"1\"\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
