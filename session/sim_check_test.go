@@ -74,7 +74,8 @@ func (w *simWorld) trail() (*simTrail, error) {
 	return t, nil
 }
 
-// chainedPart is what of a line the chain has: the personal members and their salt come after their hash, and can be erased.
+// chainedPart is what of a line the chain has: the personal members and their salt come after their hash, and can be
+// erased.
 func chainedPart(line []byte) []byte {
 	const personal = `,"personal":"`
 	at := bytes.LastIndex(line, []byte(personal))

@@ -27,7 +27,8 @@ func newOpenAgent(t *testing.T, descriptors int) *Agent {
 	a.Stop()
 	a.configureIn("agent", `socket_mode = "0666"`)
 	script := filepath.Join(t.TempDir(), "run")
-	a.must(os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nulimit -n %d\nexec %s \"$@\"\n", descriptors, a.server), 0o700))
+	a.must(os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nulimit -n %d\nexec %s \"$@\"\n", descriptors, a.server),
+		0o700))
 	a.server = script
 	a.Start()
 	return a

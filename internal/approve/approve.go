@@ -11,7 +11,7 @@ import (
 	"github.com/keyward/keyward/session"
 )
 
-// Request is what a program is told of a request that waits.
+// Request describes a waiting request to a program.
 type Request struct {
 	ID          string          `json:"id"`
 	Session     string          `json:"session"`

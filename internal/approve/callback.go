@@ -113,7 +113,7 @@ func (c *callback) sign(ctx context.Context, parts ...[]byte) (mac string, err e
 	return mac, err
 }
 
-// readAnswer reads the vote. With sign, the answer proves that it comes from who has the secret.
+// readAnswer reads the vote. If sign is not nil, it rejects an answer whose HMAC was not made with the secret.
 func readAnswer(resp *http.Response, id string, sign func(parts ...[]byte) (string, error)) (bool, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {

@@ -82,7 +82,8 @@ func unpack(r io.Reader, dir string) (*Manifest, error) {
 	}
 }
 
-// readEnd reads what follows the manifest, the end of the archive. gzip's checksum, which is over all of it, is behind that.
+// readEnd reads what follows the manifest, the end of the archive. gzip's checksum, which is over all of it, is behind
+// that.
 func readEnd(gz io.Reader) error {
 	const most = 64 << 10 // bytes; tar needs two blocks of 512
 	rest, err := io.ReadAll(io.LimitReader(gz, most))

@@ -141,7 +141,8 @@ func TestArchiveKilled(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"2 segments, 0 copies and a part", "2 segments, 1 copies", "1 segments, 1 copies and a part",
+	for _, want := range []string{"2 segments, 0 copies and a part", "2 segments, 1 copies",
+		"1 segments, 1 copies and a part",
 		"0 segments, 2 copies"} {
 		if !seen[want] {
 			t.Errorf("no kill left %s; seen: %v", want, seen)

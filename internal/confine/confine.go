@@ -88,7 +88,8 @@ func Apply(r Rules) (on, missing []string, err error) {
 	return on, missing, nil
 }
 
-var errNoLandlock = errors.New("there is no Landlock: Linux has it from 5.13 on, the boot parameter lsm= has to name it, " +
+var errNoLandlock = errors.New("there is no Landlock: Linux has it from 5.13 on, the boot parameter lsm= has to " +
+	"name it, " +
 	"and the filter of system calls of a container has to allow it")
 
 // restrictFiles puts the rules for files and TCP into force, and returns the version of Landlock's interface.

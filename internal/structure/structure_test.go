@@ -37,7 +37,8 @@ var tests = []string{"backends/awskms/kmsfake", "backends/awskms/kmsfake/serve",
 	"deploy",
 	"deploy/installtest/load", "internal/cardsim", "internal/cardsim/cmd/cardsim", "internal/fuzzed", "internal/lossyfs",
 	"internal/mutate",
-	"internal/simdisk", "internal/pgtest", "internal/structure", "internal/swtpm", "internal/testbin", "internal/testca", "softhsm-test"}
+	"internal/simdisk", "internal/pgtest", "internal/structure", "internal/swtpm", "internal/testbin", "internal/testca",
+	"softhsm-test"}
 
 // place is where in layers a package is; its own name wins over a pattern. ok is false for a package that is nowhere.
 func place(pkg string) (layer, index int, ok bool) {

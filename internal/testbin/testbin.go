@@ -38,7 +38,8 @@ func build(flag string) (string, error) {
 	}
 	// Each tree has a place of its own: another one's tests may run at the same time.
 	bin := filepath.Join(cache, "keyward-test", fmt.Sprintf("%x", sha256.Sum256(root))[:16], "keyward"+flag)
-	out, err := exec.Command("go", "build", flag, "-buildvcs=false", "-o", bin, "github.com/keyward/keyward/cmd/keyward").CombinedOutput()
+	out, err := exec.Command("go", "build", flag, "-buildvcs=false", "-o", bin,
+		"github.com/keyward/keyward/cmd/keyward").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building the program: %w\n%s", err, out)
 	}
