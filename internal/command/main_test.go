@@ -43,8 +43,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// TestYubiKeyScripts runs scripts with a YubiKey plugged in that comes from the factory, each with its own. Each touch
-// is given at once.
+// TestYubiKeyScripts runs each script with a YubiKey of its own in its factory state. The simulator gives each touch
+// immediately.
 func TestYubiKeyScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/yubikey/*.txtar")
 	if err != nil || len(scripts) == 0 {

@@ -54,8 +54,8 @@ const (
 	inUseStep = 5 * time.Millisecond
 )
 
-// How long a backend's status waits. Backends that share a card are asked for it at once, and none is to say that
-// another backend has the card while that one only waits for a program to leave it.
+// How long a backend's status waits. Backends that share a card get the question simultaneously. While one of them only
+// waits for a program to release the card, the others must not report that it has the card.
 const (
 	StatusInUse = 200 * time.Millisecond // for another program
 	// for other operations: one that waits for a program, and a status or two

@@ -45,8 +45,8 @@ func (h *Held) Tell(what string) {
 }
 
 // Lock takes the lock of a card, which processes that share it have agreed on, and waits for it as long as ctx
-// allows; then it returns [ErrBusy]. tell, if it is not nil, is told meanwhile what the holder tells: a change each
-// time, and "" before Lock returns if it was something else.
+// allows; then it returns [ErrBusy]. While it waits, it calls tell, if that is not nil, each time the holder's message
+// changes. Before it returns it calls tell("") if the last message was not empty.
 //
 // The path's directory must exist; "": there is no lock, and nobody to wait for. The
 // card is to be opened after Lock. The kernel unlocks for a process that dies (flock(2)).

@@ -99,9 +99,9 @@ func (k *Keeper) mayShow(pin *Buffer, left Tries) error {
 	return nil
 }
 
-// digest is a PIN's, under a key of this Keeper's, so that it can be compared with another when it is held no more. A
-// PIN is short enough to be found from it by whoever reads this process's memory; a PIN to compare has a source, from
-// which this process can read it at any time.
+// digest returns the PIN's HMAC under a key of this Keeper, to compare the PIN with another after its buffer is gone. A
+// reader of this process's memory can find so short a PIN from it. That reader gains nothing: the process can read each
+// compared PIN from its source at any time.
 func (k *Keeper) digest(pin *Buffer) (digest [32]byte, err error) {
 	mac := hmac.New(sha256.New, k.key[:])
 	err = pin.Use(func(p []byte) error { mac.Write(p); return nil })
